@@ -1,0 +1,237 @@
+package alloc
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/waitq"
+)
+
+// Limits of an arena.
+const (
+	MinBytes = 4 << 20
+	MaxBytes = 1 << 40
+)
+
+var (
+	// ErrNoMemory is returned when an allocation may not wait and nothing is
+	// free, or when it is larger than the arena could ever give.
+	ErrNoMemory = errors.New("alloc: no free pages")
+	// ErrClosed is returned to whoever waits in an arena that is closed.
+	ErrClosed = errors.New("alloc: arena closed")
+)
+
+// Policy holds the mechanisms of the allocator that can be exchanged.
+type Policy struct {
+	// Mask says what a scope leaves of the flags of an allocation. The
+	// mechanism "scope" is gfp.Scope.Mask; Unmasked ignores the scope.
+	Mask func(gfp.Scope, gfp.Flags) gfp.Flags
+	// Reserve keeps the pages below the min watermark for Memalloc scopes.
+	Reserve bool
+}
+
+// DefaultPolicy has every mechanism on.
+func DefaultPolicy() Policy { return Policy{Mask: gfp.Scope.Mask, Reserve: true} }
+
+// Unmasked is the Mask of a world without scopes.
+func Unmasked(_ gfp.Scope, f gfp.Flags) gfp.Flags { return f }
+
+// Config says how to make an arena.
+type Config struct {
+	// Bytes is the size, from MinBytes to MaxBytes; rounded down to pages.
+	Bytes int64
+	// Lock asks for the memory to be locked (mlock); what came of it is told
+	// by Arena.Locked.
+	Lock   bool
+	Policy Policy
+}
+
+// Validate reports the first thing wrong with c.
+func (c *Config) Validate() error {
+	switch {
+	case c.Bytes < MinBytes:
+		return fmt.Errorf("memory of %d bytes is too little: the arena needs at least %d MiB", c.Bytes, MinBytes>>20)
+	case c.Bytes > MaxBytes:
+		return fmt.Errorf("memory of %d bytes is too much: the limit is %d GiB", c.Bytes, MaxBytes>>30)
+	case c.Policy.Mask == nil:
+		return errors.New("alloc: no scope policy")
+	}
+	return nil
+}
+
+// Reclaimer frees memory for the allocator (try_to_free_pages, kswapd).
+type Reclaimer interface {
+	// DirectReclaim frees up to n pages on behalf of sc and returns how many
+	// it freed. mask is what the allocation may do, after the scope.
+	DirectReclaim(sc gfp.Scope, mask gfp.Flags, n int) int
+	// WakeKswapd asks the background reclaimer for n pages above the high
+	// watermark. It does not block.
+	WakeKswapd(n int)
+}
+
+// Watermarks, in pages (enum zone_watermarks).
+type Watermarks struct{ Min, Low, High int }
+
+// Stats counts what happened in an arena since it was made.
+type Stats struct {
+	Total, Free  int    // pages
+	SlowPath     uint64 // allocations that found too little free memory
+	Stalls       uint64 // times such an allocation had to wait
+	ReservePages uint64 // pages taken from the reserve
+	Waiting      int    // allocations that wait now
+}
+
+// Arena is a bounded set of pages. All methods may be called concurrently.
+type Arena struct {
+	mem     []byte
+	folios  []Folio // folios[0] is not used: number 0 means none
+	policy  Policy
+	marks   Watermarks
+	locked  bool
+	reclaim Reclaimer
+	wq      waitq.Queue // tasks that wait for some memory to be freed
+
+	slow, stalls, reserve atomic.Uint64
+
+	closed atomic.Bool
+	nfree  atomic.Int64
+
+	mu   sync.Mutex
+	free uint32 // head of the list of free folios, chained by LRU.Next
+}
+
+// New maps and touches the memory of an arena, and locks it if asked and
+// allowed.
+func New(cfg Config) (*Arena, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := int(cfg.Bytes >> PageShift)
+	mem, err := unix.Mmap(-1, 0, n<<PageShift, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot map %d MiB of memory: %w; ask for less", cfg.Bytes>>20, err)
+	}
+	a := &Arena{mem: mem, folios: make([]Folio, n+1), policy: cfg.Policy, marks: watermarks(n)}
+	if cfg.Lock {
+		a.locked = unix.Mlock(mem) == nil
+	}
+	for i := n; i >= 1; i-- {
+		f := &a.folios[i]
+		f.num, f.LRU.Next = uint32(i), a.free
+		a.free = f.num
+	}
+	a.nfree.Store(int64(n))
+	return a, nil
+}
+
+// watermarks follows setup_per_zone_wmarks in shape: min is a small part of
+// memory within limits, low and high lie a half and a whole min above it.
+func watermarks(total int) Watermarks {
+	lo := min(max(total/32, 64), 8192)
+	return Watermarks{Min: lo, Low: lo + lo/2, High: 2 * lo}
+}
+
+// SetReclaimer wires the arena to what frees its memory, before first use.
+func (a *Arena) SetReclaimer(r Reclaimer) { a.reclaim = r }
+
+// Locked reports whether the memory is locked.
+func (a *Arena) Locked() bool { return a.locked }
+
+// Total returns the number of pages.
+func (a *Arena) Total() int { return len(a.folios) - 1 }
+
+// Free returns the number of free pages.
+func (a *Arena) Free() int { return int(a.nfree.Load()) }
+
+// Watermarks returns the watermarks, which never change.
+func (a *Arena) Watermarks() Watermarks { return a.marks }
+
+// MaxAlloc returns the most folios that one allocation can get.
+func (a *Arena) MaxAlloc() int { return a.Total() / 8 }
+
+// Stats returns the counters.
+func (a *Arena) Stats() Stats {
+	return Stats{
+		Total: a.Total(), Free: a.Free(),
+		SlowPath: a.slow.Load(), Stalls: a.stalls.Load(), ReservePages: a.reserve.Load(),
+		Waiting: a.wq.Len(),
+	}
+}
+
+// Bytes returns the memory of f: PageSize bytes, valid while the caller holds a
+// reference.
+func (a *Arena) Bytes(f *Folio) []byte {
+	off := int(f.num-1) << PageShift
+	return a.mem[off : off+PageSize : off+PageSize]
+}
+
+// Folio returns the folio of a number from Folio.Num.
+func (a *Arena) Folio(num uint32) *Folio { return &a.folios[num] }
+
+// Put gives back a reference; with the last one the folio is free.
+func (a *Arena) Put(f *Folio) {
+	if f.refs.Add(-1) > 0 {
+		return
+	}
+	a.mu.Lock()
+	f.LRU.Next = a.free
+	a.free = f.num
+	a.mu.Unlock()
+	a.nfree.Add(1)
+	a.wq.Wake()
+}
+
+// PutAll gives back a reference of each folio.
+func (a *Arena) PutAll(fs []*Folio) {
+	for _, f := range fs {
+		a.Put(f)
+	}
+}
+
+// Unpin gives back a reference of each folio by number (vfs.Pinner).
+func (a *Arena) Unpin(nums []uint32) {
+	for _, n := range nums {
+		a.Put(&a.folios[n])
+	}
+}
+
+// Reclaimable tells those who wait for memory that something may be freed now
+// which could not be before: they try again.
+func (a *Arena) Reclaimable() { a.wq.Wake() }
+
+// Close wakes everybody who waits with ErrClosed. The memory stays mapped:
+// somebody may still hold a folio.
+func (a *Arena) Close() {
+	a.closed.Store(true)
+	a.wq.Wake()
+}
+
+// take removes len(dst) folios from the free list if more than mark pages stay
+// free, and returns whether it did.
+func (a *Arena) take(dst []*Folio, mark int) bool {
+	n := int64(len(dst))
+	if a.nfree.Load()-n < int64(mark) {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Put raises nfree after it has chained the folio, so the list is never
+	// shorter than nfree says.
+	if a.nfree.Load()-n < int64(mark) {
+		return false
+	}
+	a.nfree.Add(-n)
+	for i := range dst {
+		f := &a.folios[a.free]
+		a.free = f.LRU.Next
+		f.reset()
+		dst[i] = f
+	}
+	return true
+}

@@ -1,0 +1,271 @@
+package pagecache
+
+import (
+	"sync"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/waitq"
+	"loopnfs/reclaim/writeback"
+)
+
+// counterOf gives the counter of each state that counts as not clean.
+var counterOf = [numStates]writeback.Counter{Dirty: writeback.Dirty, Writeback: writeback.Writeback, Unstable: writeback.Unstable}
+
+// Mapping is the cached part of one file (struct address_space).
+type Mapping struct {
+	back *Backing
+	id   uint32
+	// Ino is the inode number, for messages.
+	Ino uint64
+	// Host is what the file system keeps about the file.
+	Host any
+
+	// Guarded by back.mu.
+	onDirty    bool
+	prev, next *Mapping
+
+	wq waitq.Queue // folios that are unlocked or leave write-back
+
+	mu    sync.Mutex
+	seq   uint64
+	lists [numStates]folioList
+}
+
+// NewMapping returns an empty mapping. Close it when the file is forgotten.
+func (b *Backing) NewMapping(ino uint64, host any) *Mapping {
+	m := &Mapping{back: b, Ino: ino, Host: host}
+	b.cache.register(m)
+	return m
+}
+
+// Close gives up an empty mapping; its folios were dropped before.
+func (m *Mapping) Close() {
+	if m.Len() != 0 {
+		panic("pagecache: mapping closed with folios in it")
+	}
+	m.back.cache.unregister(m)
+}
+
+// Backing returns the file system that m belongs to.
+func (m *Mapping) Backing() *Backing { return m.back }
+
+// Len returns the number of folios.
+func (m *Mapping) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for i := range m.lists {
+		n += m.lists[i].n
+	}
+	return n
+}
+
+// Nr returns the number of folios in state s.
+func (m *Mapping) Nr(s State) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lists[s].n
+}
+
+// Seq returns the number of the latest change of a folio's state. What is in a
+// list now has a Seq of at most that.
+func (m *Mapping) Seq() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seq
+}
+
+// Get returns the folio of page index with a reference for the caller, or nil.
+func (m *Mapping) Get(index uint64) *alloc.Folio {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.get(index)
+}
+
+func (m *Mapping) get(index uint64) *alloc.Folio {
+	f := m.back.cache.find(m.id, index)
+	if f != nil {
+		f.Get()
+		if !f.Has(alloc.Referenced) {
+			f.Set(alloc.Referenced)
+		}
+	}
+	return f
+}
+
+// GetRange fills dst with the folios of the pages from index, each with a
+// reference for the caller, nil where there is none, and returns how many there
+// are.
+func (m *Mapping) GetRange(index uint64, dst []*alloc.Folio) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for i := range dst {
+		dst[i] = m.get(index + uint64(i))
+		if dst[i] != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Insert makes f, which is in no mapping and has the flags the caller chose,
+// the clean folio of page index. The mapping takes a reference of its own. If
+// there is a folio for that page already, it is returned instead, with a
+// reference for the caller, and f is left alone (filemap_add_folio).
+func (m *Mapping) Insert(index uint64, f *alloc.Folio) (existing *alloc.Folio) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old := m.get(index); old != nil {
+		return old
+	}
+	f.Get()
+	f.Index = index
+	f.SetOwner(m.id)
+	m.back.cache.hash(f)
+	m.enter(f, Clean)
+	m.back.cache.lru.Add(f)
+	return nil
+}
+
+// MarkDirty says that the content of f is newer than what is behind the cache.
+// The caller holds a reference (filemap_dirty_folio).
+func (m *Mapping) MarkDirty(f *alloc.Folio) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.Owner() != m.id {
+		return // dropped meanwhile: truncated
+	}
+	switch State(f.State) {
+	case Dirty:
+	case Writeback:
+		f.Set(redirty)
+	default:
+		m.move(f, Dirty)
+	}
+}
+
+// redirty marks a folio under write-back that was written to again.
+const redirty = alloc.Flag(1 << 16)
+
+// State returns the state of f at this moment.
+func (m *Mapping) State(f *alloc.Folio) State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return State(f.State)
+}
+
+// Unlock ends the filling of a folio that was inserted with alloc.Locked; with
+// uptodate, its content is valid from now on. Those who wait for it are woken.
+func (m *Mapping) Unlock(f *alloc.Folio, uptodate bool) {
+	m.mu.Lock()
+	if uptodate {
+		f.Set(alloc.Uptodate)
+	}
+	f.Clear(alloc.Locked)
+	m.mu.Unlock()
+	m.wq.Wake()
+}
+
+// WaitUnlocked waits until nobody fills f any more and reports whether its
+// content is valid. It returns false at once when cancel is closed.
+func (m *Mapping) WaitUnlocked(f *alloc.Folio, cancel <-chan struct{}) bool {
+	if f.Has(alloc.Locked) {
+		w := m.wq.Prepare()
+		for f.Has(alloc.Locked) && w.Wait(cancel) {
+		}
+		m.wq.Finish(w)
+	}
+	return f.Has(alloc.Uptodate) && !f.Has(alloc.Locked)
+}
+
+// enter puts f on the list for s. m.mu is held.
+func (m *Mapping) enter(f *alloc.Folio, s State) {
+	m.seq++
+	f.State, f.Seq = uint8(s), m.seq
+	m.lists[s].append(m.back.cache.arena, f)
+	if s != Clean {
+		m.back.bdi.Add(counterOf[s], 1)
+	}
+	if s == Dirty && m.lists[s].n == 1 {
+		m.back.setDirty(m, true)
+	}
+}
+
+// leave takes f off its list. m.mu is held.
+func (m *Mapping) leave(f *alloc.Folio) {
+	s := State(f.State)
+	m.lists[s].remove(m.back.cache.arena, f)
+	if s != Clean {
+		m.back.bdi.Add(counterOf[s], -1)
+	}
+	if s == Dirty && m.lists[s].n == 0 {
+		m.back.setDirty(m, false)
+	}
+}
+
+// move brings f to state s. m.mu is held.
+func (m *Mapping) move(f *alloc.Folio, s State) {
+	m.leave(f)
+	m.enter(f, s)
+}
+
+// drop takes f, in whatever state, out of the mapping. m.mu is held.
+func (m *Mapping) drop(f *alloc.Folio) {
+	c := m.back.cache
+	m.leave(f)
+	c.unhash(f)
+	f.SetOwner(0)
+	f.Clear(redirty | alloc.Private)
+	c.lru.Remove(f)
+	c.arena.Put(f)
+}
+
+// tryFree drops f if nothing keeps it; otherwise ask says whether the file
+// system can do something about it.
+func (m *Mapping) tryFree(f *alloc.Folio) (v Verdict, ask bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case f.Owner() != m.id, f.Has(alloc.Locked):
+		return Busy, false
+	case State(f.State) != Clean, f.Has(alloc.Private):
+		return Busy, true
+	case f.Refs() > 2: // the mapping's and the caller's
+		return Busy, false
+	}
+	m.drop(f)
+	return Freed, false
+}
+
+// folioList is a list of folios chained by List.
+type folioList struct {
+	head, tail uint32
+	n          int
+}
+
+func (l *folioList) append(a *alloc.Arena, f *alloc.Folio) {
+	f.List = alloc.Link{Prev: l.tail}
+	if l.tail != alloc.None {
+		a.Folio(l.tail).List.Next = f.Num()
+	} else {
+		l.head = f.Num()
+	}
+	l.tail = f.Num()
+	l.n++
+}
+
+func (l *folioList) remove(a *alloc.Arena, f *alloc.Folio) {
+	if f.List.Prev != alloc.None {
+		a.Folio(f.List.Prev).List.Next = f.List.Next
+	} else {
+		l.head = f.List.Next
+	}
+	if f.List.Next != alloc.None {
+		a.Folio(f.List.Next).List.Prev = f.List.Prev
+	} else {
+		l.tail = f.List.Prev
+	}
+	f.List = alloc.Link{}
+	l.n--
+}

@@ -1,0 +1,98 @@
+package waitfor
+
+import (
+	"slices"
+	"testing"
+)
+
+// The loop of the release-page drill: two workers in WRITE, a COMMIT queued.
+func releasePage(g *Graph) (write1, write2, commit *Task) {
+	pool := Resource{Worker, 1}
+	reply := Resource{Reply, ReplyID(700, 9)}
+	write1, write2, commit = g.NewTask("server"), g.NewTask("server"), g.NewTask("server")
+	for _, w := range []*Task{write1, write2} {
+		w.Begin("WRITE")
+		w.Hold(pool)
+		w.Wait("", "a free page", 0, Resource{FreePage, 1})
+		w.Wait("direct reclaim", "COMMIT of inode", 12, reply)
+	}
+	commit.Begin("COMMIT")
+	commit.Hold(reply)
+	commit.Wait("", "a server worker", 0, pool)
+	return
+}
+
+func TestCycleInWords(t *testing.T) {
+	g := New()
+	releasePage(g)
+	c := g.FindCycle()
+	if c == nil {
+		t.Fatal("no cycle found")
+	}
+	want := []string{
+		"server: COMMIT waits for a server worker",
+		"server: WRITE waits for a free page",
+		"direct reclaim waits for COMMIT of inode 12",
+	}
+	if !slices.Equal(c.Edges, want) {
+		t.Errorf("got %q, want %q", c.Edges, want)
+	}
+}
+
+func TestOneFreeHolderBreaksTheCycle(t *testing.T) {
+	g := New()
+	w1, _, _ := releasePage(g)
+	w1.Done()
+	w1.Done()
+	if c := g.FindCycle(); c != nil {
+		t.Errorf("a worker is running, yet a cycle was found: %q", c.Edges)
+	}
+}
+
+func TestSameSeesMovement(t *testing.T) {
+	g := New()
+	w1, w2, _ := releasePage(g)
+	a := g.FindCycle()
+	if b := g.FindCycle(); !a.Same(b) {
+		t.Error("nothing moved, yet the cycles differ")
+	}
+	for _, w := range []*Task{w1, w2} {
+		w.Done()
+		w.Wait("direct reclaim", "COMMIT of inode", 12, Resource{Reply, ReplyID(700, 9)})
+	}
+	if b := g.FindCycle(); a.Same(b) {
+		t.Error("the tasks moved, yet the cycle counts as the same")
+	}
+}
+
+func TestSelfCycle(t *testing.T) {
+	g := New()
+	task := g.NewTask("server")
+	task.Begin("CREATE")
+	lock := Resource{InodeLock, 7}
+	task.Hold(lock)
+	task.Wait("", "a free page", 0, Resource{FreePage, 1})
+	task.Wait("direct reclaim", "the lock of inode", 7, lock)
+	c := g.FindCycle()
+	if c == nil || len(c.Edges) != 2 {
+		t.Fatalf("want a cycle of two edges, got %v", c)
+	}
+}
+
+func TestNilTaskAndNoAllocation(t *testing.T) {
+	var none *Task
+	none.Begin("x")
+	none.Wait("", "y", 0, Resource{})
+	none.Done()
+	task := New().NewTask("server")
+	n := testing.AllocsPerRun(100, func() {
+		task.Begin("READ")
+		task.Hold(Resource{Worker, 1})
+		task.Wait("", "a free page", 0, Resource{FreePage, 1})
+		task.Done()
+		task.End()
+	})
+	if n != 0 {
+		t.Errorf("%v allocations per request", n)
+	}
+}

@@ -1,0 +1,173 @@
+package writeback
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/waitfor"
+	"loopnfs/internal/waitq"
+)
+
+// Counter says why a page cannot be freed at once (enum wb_stat_item).
+type Counter int
+
+// The counters of a BDI.
+const (
+	Dirty     Counter = iota // newer than the device
+	Writeback                // on its way to the device
+	Unstable                 // written to a server, not committed (NR_UNSTABLE_NFS)
+	numCounters
+)
+
+// Config holds the limits of a domain.
+type Config struct {
+	// Pages is the memory the limits are a part of.
+	Pages int
+	// DirtyRatio is the hard limit and BackgroundRatio the point where the
+	// flushers start, in percent of Pages (vm.dirty_ratio,
+	// vm.dirty_background_ratio); 0 < BackgroundRatio < DirtyRatio <= 50.
+	DirtyRatio, BackgroundRatio int
+	Throttle                    Throttle
+}
+
+// Validate reports the first thing wrong with c.
+func (c *Config) Validate() error {
+	switch {
+	case c.Pages < 64:
+		return fmt.Errorf("writeback: %d pages are too few", c.Pages)
+	case c.BackgroundRatio <= 0 || c.BackgroundRatio >= c.DirtyRatio || c.DirtyRatio > 50:
+		return fmt.Errorf("writeback: dirty ratio %d%% and background ratio %d%%: want 0 < background < dirty <= 50",
+			c.DirtyRatio, c.BackgroundRatio)
+	case c.Throttle == nil:
+		return errors.New("writeback: no throttle policy")
+	}
+	return nil
+}
+
+// Domain is the memory that a dirty limit is for (struct wb_domain).
+type Domain struct {
+	thresh, background int64
+	throttle           Throttle
+	nr                 atomic.Int64 // all pages of all devices that count
+	throttled          atomic.Uint64
+	closed             atomic.Bool
+	wq                 waitq.Queue // throttled writers
+}
+
+// NewDomain returns a domain without devices.
+func NewDomain(cfg Config) (*Domain, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Domain{
+		thresh:     int64(cfg.Pages * cfg.DirtyRatio / 100),
+		background: int64(cfg.Pages * cfg.BackgroundRatio / 100),
+		throttle:   cfg.Throttle,
+	}, nil
+}
+
+// Thresholds returns the hard and the background limit in pages.
+func (d *Domain) Thresholds() (thresh, background int) { return int(d.thresh), int(d.background) }
+
+// Pages returns how many pages count towards the limit now.
+func (d *Domain) Pages() int { return int(d.nr.Load()) }
+
+// Throttled returns how many writers wait now, and how many ever waited.
+func (d *Domain) Throttled() (now int, total uint64) { return d.wq.Len(), d.throttled.Load() }
+
+// Close lets every throttled writer go and throttles no more.
+func (d *Domain) Close() {
+	d.closed.Store(true)
+	d.wq.Wake()
+}
+
+// BDI accounts for one backing device (struct bdi_writeback).
+type BDI struct {
+	dom     *Domain
+	name    string
+	nr      [numCounters]atomic.Int64
+	kick    chan struct{} // wakes a flusher
+	written atomic.Uint64
+}
+
+// NewBDI adds a device to the domain.
+func (d *Domain) NewBDI(name string) *BDI {
+	return &BDI{dom: d, name: name, kick: make(chan struct{}, 1)}
+}
+
+// Name returns the name given to NewBDI.
+func (b *BDI) Name() string { return b.name }
+
+// Add counts n more pages (fewer if n < 0) under c.
+func (b *BDI) Add(c Counter, n int) {
+	b.nr[c].Add(int64(n))
+	if b.dom.nr.Add(int64(n)) < 0 {
+		panic("writeback: more pages became clean than were dirty")
+	}
+	if n < 0 {
+		b.dom.wq.Wake()
+	}
+}
+
+// Move counts n pages under to that were counted under from.
+func (b *BDI) Move(from, to Counter, n int) {
+	b.nr[from].Add(int64(-n))
+	b.nr[to].Add(int64(n))
+}
+
+// Nr returns the number of pages under c.
+func (b *BDI) Nr(c Counter) int { return int(b.nr[c].Load()) }
+
+// Pages returns the number of pages of this device that count.
+func (b *BDI) Pages() int {
+	n := 0
+	for c := range b.nr {
+		n += int(b.nr[c].Load())
+	}
+	return n
+}
+
+// DirtyResource is what a throttled writer waits for. Tasks that clean pages
+// hold it while they do.
+var DirtyResource = waitfor.Resource{Kind: waitfor.DirtyLimit, ID: 1}
+
+// BalanceDirtyPages waits while there are too many pages that are not clean
+// (balance_dirty_pages). It is called after making pages dirty, with no lock
+// held, and returns early when cancel, which may be nil, is closed.
+func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
+	d := b.dom
+	if d.nr.Load() > d.background {
+		b.WakeFlusher()
+	}
+	if !b.exceeded(sc) {
+		return
+	}
+	d.throttled.Add(1)
+	task := sc.Task()
+	task.Wait("", "dirty pages to fall below the limit", 0, DirtyResource)
+	defer task.Done()
+	w := d.wq.Prepare()
+	defer d.wq.Finish(w)
+	for b.exceeded(sc) && w.Wait(cancel) {
+		b.WakeFlusher()
+	}
+}
+
+func (b *BDI) exceeded(sc gfp.Scope) bool {
+	d := b.dom
+	return !d.closed.Load() && d.throttle.Exceeded(Load{
+		Thresh: int(d.thresh), Background: int(d.background),
+		Pages: int(d.nr.Load()), DevicePages: b.Pages(),
+	}, sc)
+}
+
+// WakeFlusher asks the flusher of the device to write something. It never
+// blocks.
+func (b *BDI) WakeFlusher() {
+	select {
+	case b.kick <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,51 @@
+package writeback
+
+import "loopnfs/alloc/gfp"
+
+// Load is the state a Throttle decides on, in pages.
+type Load struct {
+	Thresh, Background int // the limits of the domain
+	Pages              int // what counts in the domain
+	DevicePages        int // what of it belongs to the device written to
+}
+
+// FreeRun is the number of pages below which nobody is ever throttled
+// (dirty_freerun_ceiling).
+func (l Load) FreeRun() int { return (l.Thresh + l.Background) / 2 }
+
+// Throttle decides whether a writer has to wait.
+type Throttle interface {
+	Exceeded(l Load, sc gfp.Scope) bool
+}
+
+// GlobalThrottle makes everybody wait when the domain is over its limit.
+type GlobalThrottle struct{}
+
+// Exceeded implements Throttle.
+func (GlobalThrottle) Exceeded(l Load, _ gfp.Scope) bool { return l.Pages >= l.Thresh }
+
+// LocalThrottle spares writers whose scope says LocalThrottle: they clean pages
+// of another device of the same domain, so the only limit that may stop them is
+// that of the device they write to (PF_LOCAL_THROTTLE). Its pages become clean
+// without their help.
+type LocalThrottle struct{}
+
+// Exceeded implements Throttle.
+func (LocalThrottle) Exceeded(l Load, sc gfp.Scope) bool {
+	if sc.IsLocalThrottle() {
+		return l.DevicePages >= l.FreeRun()
+	}
+	return l.Pages >= l.Thresh
+}
+
+// Historical25 is what the kernel did from 2014 to 2020 (PF_LESS_THROTTLE):
+// such writers may go a quarter over the limit. It is there for comparison.
+type Historical25 struct{}
+
+// Exceeded implements Throttle.
+func (Historical25) Exceeded(l Load, sc gfp.Scope) bool {
+	if sc.IsLocalThrottle() {
+		l.Thresh += l.Thresh / 4
+	}
+	return l.Pages >= l.Thresh
+}
