@@ -4,13 +4,13 @@
 // A Cache holds the folios of every file of every file system that shares an
 // arena; a Backing is one such file system; a Mapping is one file.
 //
-//	            write              WritePages           reply UNSTABLE
-//	  Clean ───────────► Dirty ───────────► Writeback ─────────────────► Unstable
-//	    ▲                  ▲                  │   │ write error,            │   │
-//	    │                  └──────────────────┼───┘ written again meanwhile │   │
-//	    └─────────────────────────────────────┴─ stable ◄────── COMMIT ─────┘   │
-//	                       ▲                                                    │
-//	                       └── verifier changed, written again ─────────────────┘
+//	          write              WritePages           reply UNSTABLE
+//	Clean ───────────► Dirty ───────────► Writeback ─────────────────► Unstable
+//	  ▲                  ▲                  │   │ write error,            │   │
+//	  │                  └──────────────────┼───┘ written again meanwhile │   │
+//	  └─────────────────────────────────────┴─ stable ◄────── COMMIT ─────┘   │
+//	                     ▲                                                    │
+//	                     └── verifier changed, written again ─────────────────┘
 //
 // A folio is in exactly one state and on the list of its mapping for that
 // state, in the order in which it got there; Seq counts arrivals. So "all that
