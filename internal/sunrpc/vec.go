@@ -1,0 +1,108 @@
+package sunrpc
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// maxWrite is the most that one system call is given, in bytes: below the
+// 0x7ffff000 at which Linux cuts.
+const maxWrite = 1 << 30
+
+// vecCursor is a position in a list of ranges that it leaves unchanged.
+type vecCursor struct {
+	bufs [][]byte // from the range of the position on
+	off  int      // in bufs[0]
+}
+
+// skip passes empty ranges and reports whether any bytes are left.
+func (c *vecCursor) skip() bool {
+	for len(c.bufs) > 0 && c.off == len(c.bufs[0]) {
+		c.bufs, c.off = c.bufs[1:], 0
+	}
+	return len(c.bufs) > 0
+}
+
+// head returns the rest of the current range. Precondition: skip was true.
+func (c *vecCursor) head() []byte { return c.bufs[0][c.off:] }
+
+// advance moves n bytes on; there are as many.
+func (c *vecCursor) advance(n int) {
+	for n > 0 && c.skip() {
+		k := min(n, len(c.head()))
+		c.off += k
+		n -= k
+	}
+}
+
+// vecIO makes one vectored system call at a time.
+type vecIO struct {
+	trap uintptr // SYS_READV or SYS_WRITEV
+	// try makes the call and reports whether it is done, for RawConn. It is
+	// made once, as a new closure for each call would be an allocation.
+	try func(fd uintptr) bool
+
+	iov   [iovBatch]syscall.Iovec
+	niov  int
+	n     int
+	errno syscall.Errno
+}
+
+func (v *vecIO) init(trap uintptr) {
+	v.trap = trap
+	v.try = v.call
+}
+
+// call makes the system call; false means wait until fd is ready.
+func (v *vecIO) call(fd uintptr) bool {
+	for {
+		n, _, errno := syscall.Syscall(v.trap, fd, uintptr(unsafe.Pointer(&v.iov[0])), uintptr(v.niov))
+		if errno == syscall.EINTR {
+			continue
+		}
+		v.n, v.errno = int(n), errno
+		return errno != syscall.EAGAIN
+	}
+}
+
+// finish returns the outcome of the call that RawConn ended with err, and lets
+// go of the ranges.
+func (v *vecIO) finish(err error) (int, error) {
+	n, errno := v.n, v.errno
+	clear(v.iov[:v.niov])
+	v.niov, v.n, v.errno = 0, 0, 0
+	if err != nil {
+		return 0, err
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+// gather takes up to limit bytes from c, which is a copy, as far as there is
+// room, and returns how many. One range stays free, for add.
+func (v *vecIO) gather(c vecCursor, limit int) int {
+	total := 0
+	for total < limit && v.niov < iovBatch-1 && c.skip() {
+		b := c.head()
+		b = b[:min(len(b), limit-total)]
+		v.add(b)
+		c.advance(len(b))
+		total += len(b)
+	}
+	return total
+}
+
+// one takes b alone and returns its length.
+func (v *vecIO) one(b []byte) int {
+	v.add(b)
+	return len(b)
+}
+
+// add takes b, which is not empty.
+func (v *vecIO) add(b []byte) {
+	v.iov[v.niov].Base = &b[0]
+	v.iov[v.niov].SetLen(len(b))
+	v.niov++
+}
