@@ -1,0 +1,120 @@
+package harness
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// Outcome is how a run ended.
+type Outcome string
+
+// The outcomes.
+const (
+	// Survived: finished, and every acknowledged byte was there afterwards.
+	Survived Outcome = "survived"
+	// Hung: stopped for good; Cycle says in what circle.
+	Hung Outcome = "hung"
+	// Collapsed: still moving, but below a tenth of the same workload without
+	// pressure.
+	Collapsed Outcome = "collapsed"
+	// Failed: wrong data, or the drill itself broke.
+	Failed Outcome = "failed"
+)
+
+// Result is what one run of a drill showed; its JSON form is an interface.
+type Result struct {
+	Drill        string   `json:"drill"`
+	Tier         Tier     `json:"tier"`
+	Server       string   `json:"server"`
+	Kernel       string   `json:"kernel"`
+	Without      string   `json:"without"`
+	Outcome      Outcome  `json:"outcome"`
+	Expected     Outcome  `json:"expected"`
+	Cycle        []string `json:"cycle"`
+	Seconds      float64  `json:"seconds"`
+	Bytes        int64    `json:"bytes"`
+	MaxLatencyMs int64    `json:"max_latency_ms"`
+	DataVerified bool     `json:"data_verified"`
+	Seed         int64    `json:"seed"`
+	// Error says what broke, if something did.
+	Error string `json:"error,omitempty"`
+}
+
+// AsDocumented reports whether the run came out as the drill documents.
+func (r *Result) AsDocumented() bool {
+	if r.Expected == Survived {
+		return r.Outcome == Survived && r.DataVerified
+	}
+	return (r.Outcome == Hung || r.Outcome == Collapsed) && r.Error == ""
+}
+
+// WriteJSON writes results as an array of objects.
+func WriteJSON(w io.Writer, results []Result) error {
+	if results == nil {
+		results = []Result{}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(results)
+}
+
+// WriteTable writes results for a person: a line per run, and below it the
+// circle of waits of those that hung.
+func WriteTable(w io.Writer, results []Result) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "drill\twithout\toutcome\texpected\ttime\tacknowledged\tworst latency\tdata")
+	for i := range results {
+		r := &results[i]
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.1f s\t%.1f MiB\t%.1f s\t%s\n",
+			r.Drill, orDash(r.Without), r.Outcome, r.Expected, r.Seconds,
+			float64(r.Bytes)/(1<<20), float64(r.MaxLatencyMs)/1000, r.data())
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for i := range results {
+		results[i].writeWhy(w)
+	}
+	return nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func (r *Result) data() string {
+	switch {
+	case r.DataVerified:
+		return "verified"
+	case r.Outcome == Hung || r.Outcome == Collapsed:
+		return "-"
+	default:
+		return "NOT verified"
+	}
+}
+
+func (r *Result) writeWhy(w io.Writer) {
+	if len(r.Cycle) > 0 {
+		fmt.Fprintf(w, "\n%s without %s hung, because\n", r.Drill, r.Without)
+		for _, edge := range r.Cycle {
+			fmt.Fprintf(w, "  %s\n", edge)
+		}
+		fmt.Fprintln(w, "  and so on, round and round.")
+	}
+	if r.Error != "" {
+		fmt.Fprintf(w, "\n%s%s: %s\n", r.Drill, withoutWords(r.Without), strings.TrimSpace(r.Error))
+	}
+}
+
+func withoutWords(m string) string {
+	if m == "" {
+		return ""
+	}
+	return " without " + m
+}

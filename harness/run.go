@@ -1,0 +1,462 @@
+package harness
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"loopnfs/harness/work"
+)
+
+// Options say how drills are run.
+type Options struct {
+	// Exe is the loopnfs binary; nodes and workers are subcommands of it.
+	Exe string
+	// Dir is where backing directories and mount points are made. It must be
+	// on a disk for O_DIRECT to mean something.
+	Dir string
+	// Memory is the size of the arena, in bytes.
+	Memory int64
+	Seed   int64
+	// Without switches off mechanisms in addition to that of the drill. With
+	// any, each drill is run only once, without them.
+	Without []string
+	// Say is told, in a line, what is going on.
+	Say func(format string, args ...any)
+}
+
+// Limits of a run.
+const (
+	// DefaultMemory is small enough for the load to be ten times larger.
+	DefaultMemory = 16 << 20
+	nodeWorkers   = 8
+	readyLimit    = 20 * time.Second
+	// stallLimit is how long no acknowledgement makes a stall; with a circle
+	// of waits that stands still it is a hang. Without one, hangLimit is.
+	stallLimit = 4 * time.Second
+	hangLimit  = 20 * time.Second
+	runLimit   = 75 * time.Second
+	// baselineFor is how long the load runs without pressure, to tell a
+	// collapse from slowness, and collapseRatio how much slower that is.
+	baselineFor    = 5 * time.Second
+	baselineMemory = 16 // times the memory of the drill
+	collapseRatio  = 10
+)
+
+// Run runs each drill without its mechanism and with all of them, and returns
+// what came out. The error is for what kept it from running at all; ctx ends it
+// early. Whatever happens, nothing is left behind.
+func Run(ctx context.Context, drills []Drill, opt Options) (results []Result, err error) {
+	if err := checkTools(); err != nil {
+		return nil, err
+	}
+	said, err := CleanLeftovers()
+	for _, s := range said {
+		opt.Say("%s", s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLedger(opt.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{opt: opt, ledger: l, spawn: newSpawner()}
+	defer func() {
+		r.spawn.close()
+		_, cleanErr := l.clean()
+		err = errors.Join(err, cleanErr)
+	}()
+	for _, d := range drills {
+		for _, without := range r.rounds(d) {
+			results = append(results, r.run(ctx, d, without))
+			if ctx.Err() != nil {
+				return results, ctx.Err()
+			}
+		}
+	}
+	return results, nil
+}
+
+// runner holds what the runs of one drill process share.
+type runner struct {
+	opt    Options
+	ledger *ledger
+	spawn  *spawner
+	n      int
+}
+
+// rounds returns the sets of mechanisms that d is run without.
+func (r *runner) rounds(d Drill) [][]string {
+	if len(r.opt.Without) > 0 {
+		return [][]string{r.opt.Without}
+	}
+	return [][]string{{d.Mechanism}, nil}
+}
+
+// run is one run of a drill; what goes wrong is in the result.
+func (r *runner) run(ctx context.Context, d Drill, without []string) Result {
+	res := Result{
+		Drill: d.Name, Tier: TierHost, Server: "loopnfs", Seed: r.opt.Seed,
+		Without: joinNames(without), Expected: Survived, Outcome: Failed,
+	}
+	for _, w := range without {
+		if w == d.Mechanism {
+			res.Expected = Hung
+		}
+	}
+	r.opt.Say("%s%s", d.Name, withoutWords(res.Without))
+	s, err := r.newScene(d, without, r.opt.Memory)
+	if err == nil {
+		err = s.play(ctx, &res)
+		err = errors.Join(err, s.close())
+	}
+	if err != nil {
+		res.Outcome, res.Error = Failed, err.Error()
+	}
+	r.opt.Say("%s%s: %s after %.1f s", d.Name, withoutWords(res.Without), res.Outcome, res.Seconds)
+	return res
+}
+
+func joinNames(names []string) string {
+	s := ""
+	for i, n := range names {
+		if i > 0 {
+			s += ","
+		}
+		s += n
+	}
+	return s
+}
+
+// scene is one run: its directories and processes.
+type scene struct {
+	r       *runner
+	drill   Drill
+	dir     string
+	cfg     NodeConfig
+	work    work.Config
+	node    *child
+	load    []*child
+	started time.Time
+
+	mu       sync.Mutex
+	progress work.Progress
+	moved    time.Time // of the last acknowledgement
+	deadlock []string
+	waits    []string
+	ready    chan struct{}
+}
+
+func (r *runner) newScene(d Drill, without []string, memory int64) (*scene, error) {
+	r.n++
+	s := &scene{r: r, drill: d, dir: filepath.Join(r.ledger.Dir, fmt.Sprint(r.n)), work: d.Work}
+	s.cfg = NodeConfig{
+		Export: filepath.Join(s.dir, "export"), State: filepath.Join(s.dir, "state"),
+		Mountpoint: filepath.Join(s.dir, "mnt"), Memory: memory, Workers: nodeWorkers, Without: without,
+	}
+	s.work.Dir, s.work.Log, s.work.Seed = s.cfg.Mountpoint, filepath.Join(s.dir, "acknowledged"), r.opt.Seed
+	for _, dir := range []string{s.cfg.Export, s.cfg.State, s.cfg.Mountpoint} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// play runs the load, and decides what became of it.
+func (s *scene) play(ctx context.Context, res *Result) error {
+	if err := s.startNode(ctx); err != nil {
+		return err
+	}
+	if err := s.startLoad(); err != nil {
+		return err
+	}
+	outcome, err := s.watch(ctx, runLimit)
+	s.fill(res)
+	if err != nil {
+		return err
+	}
+	switch outcome {
+	case Hung:
+		res.Outcome, res.Cycle = Hung, s.deadlock
+		return s.explain(res)
+	case Collapsed: // out of time, still moving
+		return s.compare(ctx, res)
+	}
+	if err := s.verify(ctx); err != nil {
+		return err
+	}
+	res.Outcome, res.DataVerified = Survived, true
+	return nil
+}
+
+func (s *scene) fill(res *Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	res.Seconds = time.Since(s.started).Seconds()
+	res.Bytes = s.progress.Bytes
+	res.MaxLatencyMs = max(s.progress.MaxLatencyMs, time.Since(s.moved).Milliseconds())
+}
+
+// explain holds a hang against what the drill documents.
+func (s *scene) explain(res *Result) error {
+	switch {
+	case len(res.Cycle) == 0:
+		return fmt.Errorf("no acknowledgement for %v, and no circle of waits; waiting were: %q", hangLimit, s.waits)
+	case res.Expected == Hung && !s.drill.explains(res.Cycle):
+		return fmt.Errorf("hung in another circle than the documented one: %q", res.Cycle)
+	}
+	return nil
+}
+
+// compare tells a collapse from slowness: it runs the same load without
+// pressure, with every mechanism on.
+func (s *scene) compare(ctx context.Context, res *Result) error {
+	rate := float64(res.Bytes) / res.Seconds
+	if err := s.close(); err != nil {
+		return err
+	}
+	s.r.opt.Say("%s: still moving; the same load without pressure, to compare", s.drill.Name)
+	b, err := s.r.newScene(s.drill, nil, s.r.opt.Memory*baselineMemory)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if err := b.startNode(ctx); err != nil {
+		return err
+	}
+	if err := b.startLoad(); err != nil {
+		return err
+	}
+	if _, err := b.watch(ctx, baselineFor); err != nil {
+		return err
+	}
+	var base Result
+	b.fill(&base)
+	if full := float64(base.Bytes) / base.Seconds; rate*collapseRatio >= full {
+		return fmt.Errorf("slow (%.1f MiB/s, %.1f without pressure), but neither hung nor collapsed", rate/(1<<20), full/(1<<20))
+	}
+	res.Outcome = Collapsed
+	return nil
+}
+
+// startNode starts a node and waits until its mount can be used.
+func (s *scene) startNode(ctx context.Context) error {
+	s.ready = make(chan struct{})
+	node, err := s.start("node", s.r.opt.Exe, "drill", "node")
+	if err != nil {
+		return err
+	}
+	s.node = node
+	if err := json.NewEncoder(node.in).Encode(s.cfg); err != nil {
+		return errors.Join(err, node.wait(time.Second))
+	}
+	go s.listen(node)
+	select {
+	case <-s.ready:
+		return nil
+	case <-node.done:
+		return errors.Join(errors.New("the node did not start"), node.failure())
+	case <-time.After(readyLimit):
+		return fmt.Errorf("the node was not ready within %v: %s", readyLimit, node.errs.String())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// start starts a child and records it.
+func (s *scene) start(name string, argv ...string) (*child, error) {
+	c, err := s.r.spawn.start(name, argv...)
+	if err != nil {
+		return nil, err
+	}
+	return c, s.r.ledger.addChild(c.pid())
+}
+
+// listen takes the events of a node.
+func (s *scene) listen(node *child) {
+	dec := json.NewDecoder(node.out)
+	for {
+		var e Event
+		if dec.Decode(&e) != nil {
+			return
+		}
+		s.mu.Lock()
+		switch {
+		case e.Ready:
+			close(s.ready)
+		case e.Deadlock != nil:
+			s.deadlock = e.Deadlock
+		case e.Waits != nil:
+			s.waits = e.Waits
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *scene) startLoad() error {
+	s.started, s.moved = time.Now(), time.Now()
+	worker, err := s.startWorker("run")
+	if err != nil {
+		return err
+	}
+	go s.follow(worker)
+	s.load = append(s.load, worker)
+	fio, err := s.start("fio", fioArgs(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed, false)...)
+	if err != nil {
+		return err
+	}
+	go drain(fio)
+	s.load = append(s.load, fio)
+	return nil
+}
+
+func (s *scene) startWorker(verb string) (*child, error) {
+	c, err := s.start("worker", s.r.opt.Exe, "drill", "worker", verb)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.NewEncoder(c.in).Encode(s.work); err != nil {
+		return nil, errors.Join(err, c.wait(time.Second))
+	}
+	return c, c.in.Close()
+}
+
+// follow takes the progress of a worker.
+func (s *scene) follow(worker *child) {
+	dec := json.NewDecoder(worker.out)
+	for {
+		var p work.Progress
+		if dec.Decode(&p) != nil {
+			return
+		}
+		s.mu.Lock()
+		if p.Acked > s.progress.Acked {
+			s.moved = time.Now()
+		}
+		s.progress = p
+		s.mu.Unlock()
+	}
+}
+
+// drain throws away what a child says.
+func drain(c *child) {
+	in := bufio.NewScanner(c.out)
+	for in.Scan() {
+	}
+}
+
+// watch waits until the load has ended (Survived), hangs (Hung), or limit is
+// over (Collapsed).
+func (s *scene) watch(ctx context.Context, limit time.Duration) (Outcome, error) {
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return Failed, ctx.Err()
+		case <-s.node.done:
+			return Failed, errors.Join(errors.New("the node ended under load"), s.node.failure())
+		case <-tick.C:
+		}
+		if done, err := s.loadEnded(); done || err != nil {
+			return Survived, err
+		}
+		if s.hung() {
+			return Hung, nil
+		}
+		if time.Since(s.started) > limit {
+			return Collapsed, nil
+		}
+	}
+}
+
+// loadEnded reports whether all of the load is through, or why some failed.
+func (s *scene) loadEnded() (bool, error) {
+	for _, c := range s.load {
+		if !c.ended() {
+			return false, nil
+		}
+		if err := c.failure(); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// hung is the watchdog's verdict.
+func (s *scene) hung() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stalled := time.Since(s.moved)
+	if s.load[0].ended() { // only fio is left, which tells nothing
+		stalled = time.Since(s.started) - runLimit/2
+	}
+	if stalled > hangLimit-2*checkEvery && s.waits == nil {
+		_, _ = s.node.in.Write([]byte("waits\n"))
+	}
+	return stalled > stallLimit && s.deadlock != nil || stalled > hangLimit
+}
+
+// verify remounts with fresh caches and checks every acknowledged byte.
+func (s *scene) verify(ctx context.Context) error {
+	if err := s.stopNode(); err != nil {
+		return err
+	}
+	if err := s.startNode(ctx); err != nil {
+		return fmt.Errorf("remount: %w", err)
+	}
+	worker, err := s.startWorker("verify")
+	if err != nil {
+		return err
+	}
+	fio, err := s.start("fio", fioArgs(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed, true)...)
+	if err != nil {
+		return err
+	}
+	s.load = []*child{worker, fio}
+	for _, c := range s.load {
+		go drain(c)
+	}
+	for _, c := range s.load {
+		if err := c.wait(verifyLimit); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+	}
+	return s.stopNode()
+}
+
+// stopNode ends the node in order: everything written, nothing mounted.
+func (s *scene) stopNode() error {
+	if _, err := s.node.in.Write([]byte("stop\n")); err != nil {
+		return errors.Join(err, s.node.wait(time.Second))
+	}
+	err := s.node.wait(stopLimit)
+	s.node.out.Close()
+	return err
+}
+
+// close ends every process, takes down what is mounted and removes the files.
+func (s *scene) close() error {
+	// The node first: then the load gets errors instead of waiting.
+	if s.node != nil {
+		s.node.kill()
+	}
+	if _, err := unmountUnder(s.dir); err != nil {
+		return err
+	}
+	for _, c := range s.load {
+		c.kill()
+	}
+	if err := s.r.ledger.dropChildren(); err != nil {
+		return err
+	}
+	return os.RemoveAll(s.dir)
+}

@@ -1,0 +1,137 @@
+package writeback
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/waitfor"
+)
+
+func TestThrottle(t *testing.T) {
+	local := gfp.Scope{}.LocalThrottle()
+	for _, c := range []struct {
+		name   string
+		policy Throttle
+		sc     gfp.Scope
+		load   Load
+		want   bool
+	}{
+		{"below", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 99, 99}, false},
+		{"at the limit", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 100, 0}, true},
+		{"local writer, limit full of others' pages", LocalThrottle{}, local, Load{100, 50, 200, 10}, false},
+		{"local writer, its own device is behind", LocalThrottle{}, local, Load{100, 50, 75, 75}, true},
+		{"off: the local writer waits for itself", GlobalThrottle{}, local, Load{100, 50, 100, 0}, true},
+		{"2014: a quarter more", Historical25{}, local, Load{100, 50, 124, 0}, false},
+		{"2014: and no further", Historical25{}, local, Load{100, 50, 125, 0}, true},
+	} {
+		if got := c.policy.Exceeded(c.load, c.sc); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func newDomain(t *testing.T) *Domain {
+	t.Helper()
+	d, err := NewDomain(Config{Pages: 1000, DirtyRatio: 20, BackgroundRatio: 10, Throttle: LocalThrottle{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for _, c := range []Config{
+		{Pages: 10, DirtyRatio: 20, BackgroundRatio: 10, Throttle: LocalThrottle{}},
+		{Pages: 1000, DirtyRatio: 10, BackgroundRatio: 10, Throttle: LocalThrottle{}},
+		{Pages: 1000, DirtyRatio: 60, BackgroundRatio: 10, Throttle: LocalThrottle{}},
+		{Pages: 1000, DirtyRatio: 20, BackgroundRatio: 10},
+	} {
+		if _, err := NewDomain(c); err == nil {
+			t.Errorf("%+v was accepted", c)
+		}
+	}
+}
+
+func TestWritersWaitUntilPagesAreClean(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain(t)
+		b := d.NewBDI("client")
+		b.Add(Dirty, 200)
+		graph := waitfor.New()
+		task := graph.NewTask("fuse")
+		task.Begin("write")
+		done := false
+		go func() {
+			b.BalanceDirtyPages(gfp.For(task), nil)
+			done = true
+		}()
+		synctest.Wait()
+		if now, _ := d.Throttled(); done || now != 1 {
+			t.Fatalf("the writer was not throttled")
+		}
+		if w := graph.Waits(); len(w) != 1 || w[0] != "fuse: write waits for dirty pages to fall below the limit" {
+			t.Errorf("waits: %q", w)
+		}
+		b.Move(Dirty, Writeback, 200)
+		b.Move(Writeback, Unstable, 200)
+		synctest.Wait()
+		if done {
+			t.Error("pages that are not clean stopped to count")
+		}
+		b.Add(Unstable, -1)
+		synctest.Wait()
+		if !done {
+			t.Error("the writer still waits")
+		}
+	})
+}
+
+func TestThrottledWriterCanBeCancelled(t *testing.T) {
+	d := newDomain(t)
+	b := d.NewBDI("client")
+	b.Add(Dirty, 500)
+	cancel := make(chan struct{})
+	close(cancel)
+	b.BalanceDirtyPages(gfp.Scope{}, cancel) // hangs if it does not look
+}
+
+// counter is a Writer that cleans what it is asked to.
+type counter struct{ b *BDI }
+
+func (c counter) WritePages(sc gfp.Scope, nr int) int {
+	if !sc.IsMemalloc() || !sc.IsReclaim() {
+		panic("a flusher must run under Memalloc and Reclaim")
+	}
+	n := min(nr, c.b.Nr(Dirty))
+	c.b.Add(Dirty, -n)
+	return n
+}
+
+func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain(t)
+		b := d.NewBDI("store")
+		f := StartFlusher(b, counter{b}, waitfor.New(), 2)
+		defer f.Stop()
+		b.Add(Dirty, 5)
+		b.BalanceDirtyPages(gfp.Scope{}, nil)
+		synctest.Wait()
+		if b.Nr(Dirty) != 5 {
+			t.Error("a few fresh pages were written at once")
+		}
+		b.Add(Dirty, 100)
+		b.BalanceDirtyPages(gfp.Scope{}, nil)
+		synctest.Wait()
+		if b.Nr(Dirty) != 0 {
+			t.Error("nothing was written above the background limit")
+		}
+		b.Add(Dirty, 5)
+		time.Sleep(2 * interval)
+		synctest.Wait()
+		if b.Nr(Dirty) != 0 || b.Written() != 110 {
+			t.Errorf("%d old pages were left, %d written", b.Nr(Dirty), b.Written())
+		}
+	})
+}
