@@ -67,6 +67,15 @@ func (m *Mapping) Nr(s State) int {
 	return m.lists[s].n
 }
 
+// Any reports whether a folio is in state s that was when upTo was the latest
+// Seq.
+func (m *Mapping) Any(s State, upTo uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	num := m.lists[s].head
+	return num != alloc.None && m.back.cache.arena.Folio(num).Seq <= upTo
+}
+
 // Seq returns the number of the latest change of a folio's state. What is in a
 // list now has a Seq of at most that.
 func (m *Mapping) Seq() uint64 {
@@ -165,6 +174,20 @@ func (m *Mapping) Unlock(f *alloc.Folio, uptodate bool) {
 	f.Clear(alloc.Locked)
 	m.mu.Unlock()
 	m.wq.Wake()
+}
+
+// Relock makes the caller the one who fills f, as if it had been inserted with
+// alloc.Locked, and reports whether it did: not if f left the mapping, is being
+// filled by somebody else, or is valid by now. The caller holds a reference and
+// ends it with Unlock (folio_trylock).
+func (m *Mapping) Relock(f *alloc.Folio) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.Owner() != m.id || f.Has(alloc.Locked) || f.Has(alloc.Uptodate) {
+		return false
+	}
+	f.Set(alloc.Locked)
+	return true
 }
 
 // WaitUnlocked waits until nobody fills f any more and reports whether its

@@ -40,6 +40,25 @@ func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 	return n
 }
 
+// BeginFolio puts f under write-back if it is dirty, with a reference for the
+// caller as from BeginWriteback, and reports whether it did.
+func (m *Mapping) BeginFolio(f *alloc.Folio) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.Owner() != m.id || State(f.State) != Dirty {
+		return false
+	}
+	f.Get()
+	m.move(f, Writeback)
+	return true
+}
+
+// WritebackResource is what tasks wait for in WaitWriteback. Those that write
+// pages of m hold it meanwhile.
+func (m *Mapping) WritebackResource() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Writeback, ID: uint64(m.id)}
+}
+
 func (m *Mapping) isDirty(index uint64) bool {
 	f := m.back.cache.find(m.id, index)
 	return f != nil && State(f.State) == Dirty
@@ -94,27 +113,20 @@ func (m *Mapping) EndUnstable(upTo uint64, to State) int {
 // WaitWriteback waits until no folio is under write-back that was when upTo was
 // the latest Seq. It returns false when cancel is closed (filemap_fdatawait).
 func (m *Mapping) WaitWriteback(sc gfp.Scope, upTo uint64, cancel <-chan struct{}) bool {
-	if !m.inWriteback(upTo) {
+	if !m.Any(Writeback, upTo) {
 		return true
 	}
 	task := sc.Task()
-	task.Wait("", "write-back of inode", m.Ino, waitfor.Resource{Kind: waitfor.Writeback, ID: uint64(m.id)})
+	task.Wait("", "write-back of inode", m.Ino, m.WritebackResource())
 	defer task.Done()
 	w := m.wq.Prepare()
 	defer m.wq.Finish(w)
-	for m.inWriteback(upTo) {
+	for m.Any(Writeback, upTo) {
 		if !w.Wait(cancel) {
 			return false
 		}
 	}
 	return true
-}
-
-func (m *Mapping) inWriteback(upTo uint64) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	num := m.lists[Writeback].head
-	return num != alloc.None && m.back.cache.arena.Folio(num).Seq <= upTo
 }
 
 // WaitFolio waits until f is not under write-back (folio_wait_writeback).

@@ -24,6 +24,8 @@ const (
 	Slot
 	// Writeback is the end of write-back of an inode's pages.
 	Writeback
+	// Connection is the client's connection to its server being there again.
+	Connection
 )
 
 // Resource is something a task can wait for, and hold. The zero value is none.

@@ -16,6 +16,14 @@ type Writer interface {
 	WritePages(sc gfp.Scope, nr int) int
 }
 
+// Committer is a Writer whose written pages stay Unstable until it commits
+// them. Its flusher asks for that when it is woken and nothing is left to write:
+// unstable pages count towards the dirty limit, too.
+type Committer interface {
+	// CommitPages starts to commit what is unstable. It does not block.
+	CommitPages()
+}
+
 const (
 	// batch is what one call of WritePages is asked for, in pages
 	// (MAX_WRITEBACK_PAGES).
@@ -65,6 +73,16 @@ func (f *Flusher) run(sc gfp.Scope) {
 		case <-tick.C:
 		}
 		f.drain(sc)
+		f.commit()
+	}
+}
+
+// commit asks for a COMMIT if that is all that is left to do
+// (nfs_commit_unstable_pages).
+func (f *Flusher) commit() {
+	c, ok := f.w.(Committer)
+	if ok && f.bdi.Nr(Dirty) == 0 && f.bdi.Nr(Unstable) > 0 {
+		c.CommitPages()
 	}
 }
 
