@@ -1,0 +1,256 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+)
+
+// Sizes and times of a door, unless the configuration says otherwise.
+const (
+	DefaultMaxWrite         = 1 << 20
+	DefaultMaxInflightBytes = 32 << 20
+	DefaultAttrTimeout      = time.Second
+	DefaultEntryTimeout     = time.Second
+
+	minWrite      = 4096
+	readAhead     = 1 << 20
+	maxBackground = 12 // asynchronous requests of the kernel: read-ahead
+)
+
+// DoorConfig says what to mount where.
+type DoorConfig struct {
+	// FS is the file system behind the door.
+	FS vfs.FS
+	// Mountpoint is an existing directory where nothing is mounted.
+	Mountpoint string
+	// FsName and Type are what mount(8) and df(1) show: "127.0.0.1:/data" of
+	// type "fuse.loopnfs".
+	FsName, Type string
+	// MaxWrite is the largest READ and WRITE in bytes; 0 means
+	// DefaultMaxWrite. It is lowered to what FS takes.
+	MaxWrite int
+	// MaxInflightBytes bounds the Go memory of requests that carry data; 0
+	// means DefaultMaxInflightBytes. One request always fits.
+	MaxInflightBytes int
+	// AttrTimeout and EntryTimeout are how long the kernel may believe
+	// attributes and names without asking; negative means not at all, 0 means
+	// the default.
+	AttrTimeout, EntryTimeout time.Duration
+	// AllowOther lets other users than the one who mounts in; always so for
+	// root. Others need user_allow_other in /etc/fuse.conf for it.
+	AllowOther bool
+	// Graph gets a task per request in work; may be nil.
+	Graph *waitfor.Graph
+	// Logger gets what nobody else is told; nil means slog.Default().
+	Logger *slog.Logger
+}
+
+func (c *DoorConfig) setDefaults() {
+	if c.Type == "" {
+		c.Type = "loopnfs"
+	}
+	if c.FsName == "" {
+		c.FsName = c.Type
+	}
+	if c.MaxWrite == 0 {
+		c.MaxWrite = DefaultMaxWrite
+	}
+	if c.FS != nil {
+		c.MaxWrite = min(c.MaxWrite, int(c.FS.MaxIO()))
+	}
+	c.MaxWrite &^= minWrite - 1
+	if c.MaxInflightBytes == 0 {
+		c.MaxInflightBytes = DefaultMaxInflightBytes
+	}
+	c.AttrTimeout = timeout(c.AttrTimeout, DefaultAttrTimeout)
+	c.EntryTimeout = timeout(c.EntryTimeout, DefaultEntryTimeout)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	c.AllowOther = c.AllowOther || os.Geteuid() == 0
+}
+
+func timeout(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return max(d, 0)
+}
+
+// Validate reports the first thing wrong with c, after defaults are set.
+func (c *DoorConfig) Validate() error {
+	switch {
+	case c.FS == nil:
+		return errors.New("fuse: no file system to mount")
+	case c.Mountpoint == "":
+		return errors.New("fuse: no mount point given")
+	case c.MaxWrite < minWrite:
+		return fmt.Errorf("fuse: requests of %d bytes are too small: at least %d", c.MaxWrite, minWrite)
+	case c.MaxInflightBytes < 0:
+		return fmt.Errorf("fuse: MaxInflightBytes is %d: give a number of bytes", c.MaxInflightBytes)
+	}
+	return nil
+}
+
+// Door is a FUSE mount of a vfs.FS.
+//
+// It speaks the raw protocol: a FUSE node id is a vfs.NodeID. What it adds to
+// the file system behind it:
+//
+//   - Who asks. FUSE names user and group; the supplementary groups are those
+//     of the calling thread in /proc, believed for a second. I/O on an open
+//     file is done in the name of whoever opened it.
+//   - Who may search. The kernel does not check permissions here (the file
+//     system behind the door does, which may be a server that maps users), so
+//     a name is cached only if everybody may search its directory.
+//   - Close-to-open. Each open makes the kernel forget the attributes, and the
+//     pages, that it has cached.
+//   - Signals. A caller that gets a signal goes on waiting unless it dies of it:
+//     no call fails with EINTR because of a timer.
+//   - NFS3ERR_JUKEBOX. The request is tried again until it is served.
+//
+// The kernel's write-back cache is off: dirty pages wait in the arena, not in
+// the kernel. O_APPEND appends at the size that the kernel knows; against
+// writers through other doors it is as good as the attribute timeout.
+//
+// Memory: every WRITE in work holds a Go buffer of MaxWrite bytes, together at
+// most MaxInflightBytes. Data of READ goes from the pages of the file system to
+// the kernel without a copy.
+//
+// Locks: those of the tables (nodes, handles, slots, groups) are leaves; none is
+// held while the file system is called.
+//
+// What it does not do: extended attributes, POSIX locks across machines (locks
+// are the kernel's, local), RENAME_EXCHANGE and RENAME_NOREPLACE, fallocate,
+// SEEK_HOLE, ioctl.
+type Door struct {
+	cfg    DoorConfig
+	mnt    mount
+	fs     *doorFS
+	server *fuse.Server
+	dead   chan struct{} // the kernel serves the connection no more
+	done   chan struct{} // the last request has been served
+	abort  sync.Once
+}
+
+// MountFS mounts cfg.FS and serves it until it is unmounted.
+func MountFS(cfg DoorConfig) (*Door, error) {
+	cfg.setDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	mnt, err := newMount(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &Door{cfg: cfg, mnt: mnt, dead: make(chan struct{}), done: make(chan struct{})}
+	d.fs = newDoorFS(&d.cfg, d.isDead)
+	d.server, err = fuse.NewServer(d.fs, fmt.Sprintf("/dev/fd/%d", mnt.serveFD), d.options())
+	if err != nil {
+		mnt.detach()
+		mnt.close()
+		return nil, fmt.Errorf("cannot start FUSE on %s: %w", mnt.path, err)
+	}
+	mnt.setReadAhead(readAhead)
+	go d.serve()
+	go d.watch()
+	return d, nil
+}
+
+func (d *Door) options() *fuse.MountOptions {
+	return &fuse.MountOptions{
+		FsName:                  d.cfg.FsName,
+		Name:                    d.cfg.Type,
+		MaxWrite:                d.cfg.MaxWrite,
+		MaxReadAhead:            readAhead,
+		MaxBackground:           maxBackground,
+		MaxInflightRequestBytes: d.cfg.MaxInflightBytes,
+		DisableSplice:           true,
+		ExtraCapabilities:       fuse.CAP_READDIRPLUS_AUTO,
+		Logger:                  slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelWarn),
+		PanicHandler: func(v any) fuse.Status {
+			d.cfg.Logger.Error("fuse: a request panicked", "panic", v, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+	}
+}
+
+func (d *Door) serve() {
+	d.server.Serve()
+	d.fs.forgetAll()
+	close(d.done)
+}
+
+// watch closes dead when the kernel has given up the connection. The device
+// would tell poll(2) at once, but wake the poller for every request too.
+func (d *Door) watch() {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	defer d.mnt.close()
+	for !d.mnt.disconnected() {
+		select {
+		case <-tick.C:
+		case <-d.done:
+		}
+	}
+	close(d.dead)
+	<-d.done
+}
+
+func (d *Door) isDead() bool {
+	select {
+	case <-d.dead:
+		return true
+	default:
+		return d.mnt.disconnected()
+	}
+}
+
+// Mountpoint returns the absolute path of the mount point.
+func (d *Door) Mountpoint() string { return d.mnt.path }
+
+// ConnectionID returns the number of the mount under
+// /sys/fs/fuse/connections: the minor number of its device.
+func (d *Door) ConnectionID() int { return d.mnt.id }
+
+// Dead is closed when the kernel has given up the connection: nobody waits for
+// any request any more, though some may still be in work.
+func (d *Door) Dead() <-chan struct{} { return d.dead }
+
+// Done is closed when the door is unmounted and the last request served.
+func (d *Door) Done() <-chan struct{} { return d.done }
+
+// Wait waits until the door is unmounted and the last request served.
+func (d *Door) Wait() {
+	<-d.done
+}
+
+// Unmount unmounts the door and waits for the last request. It fails with
+// EBUSY while somebody uses the mount.
+func (d *Door) Unmount() error {
+	if err := d.mnt.unmount(); err != nil {
+		return err
+	}
+	<-d.done
+	return nil
+}
+
+// Abort ends the connection whoever uses it: everybody who waits gets an
+// error, and the mount point is free. Requests in work may go on; Done tells
+// when they have ended.
+func (d *Door) Abort() {
+	d.abort.Do(d.mnt.detach)
+}
+
+// Counts returns how many requests of each kind were served.
+func (d *Door) Counts() map[string]uint64 { return d.fs.counts() }

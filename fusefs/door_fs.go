@@ -1,0 +1,113 @@
+package fusefs
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"loopnfs/internal/vfs"
+)
+
+// doorFS turns requests of the kernel into calls of a vfs.FS. What it does not
+// define is answered with ENOSYS by the embedded file system, and never asked
+// again.
+type doorFS struct {
+	fuse.RawFileSystem
+	fs           vfs.FS
+	maxWrite     uint32
+	attrTimeout  time.Duration
+	entryTimeout time.Duration
+	logger       *slog.Logger
+	dead         func() bool
+	server       *fuse.Server // set before the first request
+
+	slots   doorSlots
+	groups  groupCache
+	nodes   nodeTable
+	handles handleTable
+	count   doorCounts
+}
+
+func newDoorFS(cfg *DoorConfig, dead func() bool) *doorFS {
+	return &doorFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		fs:            cfg.FS,
+		maxWrite:      uint32(cfg.MaxWrite),
+		attrTimeout:   cfg.AttrTimeout,
+		entryTimeout:  cfg.EntryTimeout,
+		logger:        cfg.Logger,
+		dead:          dead,
+		slots:         doorSlots{graph: cfg.Graph},
+		groups:        groupCache{entries: map[groupKey]groupEntry{}},
+		nodes:         nodeTable{nodes: map[vfs.NodeID]nodeRefs{}},
+	}
+}
+
+// String is the name that go-fuse uses for the file system.
+func (f *doorFS) String() string { return "loopnfs" }
+
+// Init is called before the first request.
+func (f *doorFS) Init(s *fuse.Server) { f.server = s }
+
+// forgetAll gives back what the kernel has not when the mount ended.
+func (f *doorFS) forgetAll() {
+	for _, o := range f.handles.drain() {
+		if o != nil && !o.dir {
+			f.fs.Close(o.node, o.write)
+		}
+	}
+	for node, r := range f.nodes.drain() {
+		if r.fs > 0 {
+			f.fs.Forget(node, r.fs)
+		}
+	}
+	f.slots.close()
+}
+
+func (f *doorFS) counts() map[string]uint64 {
+	m := make(map[string]uint64, numDoorOps)
+	for op, name := range doorOpNames {
+		m[name] = f.count[op].Load()
+	}
+	return m
+}
+
+// Forget gives back references to a node.
+func (f *doorFS) Forget(node, n uint64) {
+	f.count[opForget].Add(1)
+	if refs := f.nodes.forget(vfs.NodeID(node), n); refs > 0 {
+		f.fs.Forget(vfs.NodeID(node), refs)
+	}
+}
+
+// enter tells the kernel of a node that the file system gave us a reference to.
+func (f *doorFS) enter(e *vfs.Entry, cache bool, out *fuse.EntryOut) {
+	f.nodes.add(e.Node, 1, 1)
+	f.fillEntry(e.Node, &e.Attr, cache, out)
+}
+
+func (f *doorFS) fillEntry(node vfs.NodeID, attr *vfs.Attr, cache bool, out *fuse.EntryOut) {
+	out.NodeId = uint64(node)
+	f.fillAttr(attr, &out.Attr)
+	out.SetAttrTimeout(f.attrTimeout)
+	if cache {
+		out.SetEntryTimeout(f.entryTimeout)
+	}
+}
+
+// mayCache reports whether names of dir may be believed without asking: if
+// anybody may search it. Otherwise the file system has to see who walks there.
+func (f *doorFS) mayCache(s *doorSlot, dir vfs.NodeID) bool {
+	if f.entryTimeout == 0 || f.fs.GetAttr(&s.op, dir, &s.attr) != nil {
+		return false
+	}
+	return searchable(&s.attr)
+}
+
+// mayCacheIn is mayCache for a directory that was just changed.
+func (f *doorFS) mayCacheIn(wcc *vfs.WCC) bool {
+	return wcc.HasPost && searchable(&wcc.Post)
+}
+
+func searchable(dir *vfs.Attr) bool { return dir.Mode&0o111 == 0o111 }
