@@ -5,8 +5,6 @@ import (
 	"errors"
 	"syscall"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
-
 	"loopnfs/alloc"
 	"loopnfs/internal/vfs"
 )
@@ -36,5 +34,3 @@ func doorErrno(err error) syscall.Errno {
 	}
 	return errno
 }
-
-func doorStatus(err error) fuse.Status { return fuse.Status(doorErrno(err)) }

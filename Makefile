@@ -1,0 +1,45 @@
+# loopnfs. `make drill` and `make test` do all set-up themselves.
+
+GO      ?= go
+TIMEOUT ?= 20m
+BENCH   ?= .
+
+# Mounts and open_by_handle_at(2) need root. Test binaries are built by the
+# caller and only run as root, so the build cache stays the caller's.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+EXEC := $(if $(SUDO),-exec '$(SUDO)')
+
+# The race detector needs cgo and a C compiler. Looked up late: setup.sh may
+# have installed it.
+RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
+
+.PHONY: build drill test check bench clean setup-build setup-test setup-drill
+
+build: setup-build
+	$(GO) build -trimpath -o bin/loopnfs ./cmd/loopnfs
+
+drill: setup-drill build
+	$(SUDO) bin/loopnfs drill
+
+test: setup-test
+	$(GO) vet ./...
+	$(GO) test $(RACE) $(EXEC) -count=1 -timeout $(TIMEOUT) ./...
+
+check: setup-build
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt is needed on:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./internal/imports
+
+bench: setup-test
+	$(GO) test $(EXEC) -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) ./...
+
+clean:
+	rm -rf bin
+
+setup-build:
+	@scripts/setup.sh build
+setup-test:
+	@scripts/setup.sh test
+setup-drill:
+	@scripts/setup.sh drill

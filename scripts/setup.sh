@@ -1,0 +1,67 @@
+#!/bin/bash
+# Installs what building, testing and drilling need, and is not there yet.
+#
+#   scripts/setup.sh build|test|drill
+#
+# Knows Debian and Ubuntu. Elsewhere it names what is missing and fails.
+set -euo pipefail
+
+missing=()
+# need COMMAND PACKAGE: PACKAGE is missing if there is no COMMAND.
+need() {
+	PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+case "${1:-}" in
+build) ;;
+test | drill)
+	need fusermount3 fuse3
+	need fio fio
+	need nfs-cp libnfs-utils
+	;;
+*)
+	echo "usage: scripts/setup.sh build|test|drill" >&2
+	exit 2
+	;;
+esac
+if [ "$1" = test ]; then # for -race
+	need gcc gcc
+	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+fi
+
+if ! command -v go >/dev/null 2>&1; then
+	echo "setup: go is not installed: get Go 1.26 or later from https://go.dev/dl/" >&2
+	exit 1
+fi
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+	sudo=(sudo)
+fi
+
+install() {
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+if [ ${#missing[@]} -gt 0 ]; then
+	if ! command -v apt-get >/dev/null 2>&1; then
+		echo "setup: please install what these Debian packages contain: ${missing[*]}" >&2
+		exit 1
+	fi
+	if [ ${#sudo[@]} -gt 0 ] && ! command -v sudo >/dev/null 2>&1; then
+		echo "setup: as root, run: apt-get install ${missing[*]}" >&2
+		exit 1
+	fi
+	echo "setup: installing ${missing[*]}"
+	# The lists of packages may be missing or old: fetch them only then.
+	install || { "${sudo[@]}" apt-get update && install; }
+fi
+
+if [ "$1" != build ] && [ ! -e /dev/fuse ]; then
+	"${sudo[@]}" modprobe fuse 2>/dev/null || true
+	if [ ! -e /dev/fuse ]; then
+		echo "setup: there is no /dev/fuse: load the kernel module fuse, or give this container the device" >&2
+		exit 1
+	fi
+fi
