@@ -1,6 +1,7 @@
 package reclaim
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,9 +41,8 @@ type Stats struct {
 // Reclaimer frees the pages of one arena. All methods may be called
 // concurrently.
 type Reclaimer struct {
-	arena   *alloc.Arena
-	pages   Pages
-	devices []Device
+	arena *alloc.Arena
+	pages Pages
 
 	want    atomic.Int64  // pages above high that somebody waits for
 	kick    chan struct{} // wakes kswapd
@@ -52,7 +52,8 @@ type Reclaimer struct {
 	scanned, freed, direct, kswapd atomic.Uint64
 
 	mu         sync.Mutex
-	head, tail uint32 // most and least recently used
+	devices    []Device // copied when it grows
+	head, tail uint32   // most and least recently used
 	size       int
 }
 
@@ -67,12 +68,26 @@ func New(arena *alloc.Arena) *Reclaimer {
 // Start starts kswapd. pages frees folios; devices are asked to clean some when
 // too few can be freed.
 func (r *Reclaimer) Start(pages Pages, g *waitfor.Graph, devices ...Device) {
-	r.pages, r.devices = pages, devices
+	r.pages = pages
+	for _, d := range devices {
+		r.AddDevice(d)
+	}
 	task := g.NewTask("kswapd")
 	r.stopped.Go(func() {
 		r.runKswapd(gfp.For(task).Memalloc().Kswapd())
 		g.Remove(task)
 	})
+}
+
+// AddDevice adds a device that is asked to clean pages when too few can be
+// freed. It may be called at any time; a device that is known already is not
+// added again.
+func (r *Reclaimer) AddDevice(d Device) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(r.devices, d) {
+		r.devices = append(slices.Clone(r.devices), d)
+	}
 }
 
 // Stop ends kswapd and waits for it.
@@ -154,7 +169,10 @@ func (r *Reclaimer) shrink(sc gfp.Scope, mask gfp.Flags, n int) int {
 		freed += r.scan(sc, mask, scan, n-freed)
 	}
 	if freed < n {
-		for _, d := range r.devices {
+		r.mu.Lock()
+		devices := r.devices
+		r.mu.Unlock()
+		for _, d := range devices {
 			d.WakeFlusher()
 		}
 	}
