@@ -386,3 +386,19 @@ func (s *Stream) WriteVec(bufs [][]byte) error {
 	}
 	return s.werr
 }
+
+// TryWriteVec is WriteVec without waiting: it writes what the socket takes at
+// once and returns how many bytes that was. The caller writes the rest.
+func (s *Stream) TryWriteVec(bufs [][]byte) (int, error) {
+	c := vecCursor{bufs: bufs}
+	if s.werr != nil || !c.skip() {
+		return 0, s.werr
+	}
+	s.out.gather(c, maxWrite)
+	n, err := s.out.finish(s.raw.Write(s.out.once))
+	if err == syscall.EAGAIN {
+		return 0, nil
+	}
+	s.werr = err
+	return n, err
+}

@@ -41,6 +41,8 @@ type vecIO struct {
 	// try makes the call and reports whether it is done, for RawConn. It is
 	// made once, as a new closure for each call would be an allocation.
 	try func(fd uintptr) bool
+	// once makes the call and never waits.
+	once func(fd uintptr) bool
 
 	iov   [iovBatch]syscall.Iovec
 	niov  int
@@ -51,6 +53,10 @@ type vecIO struct {
 func (v *vecIO) init(trap uintptr) {
 	v.trap = trap
 	v.try = v.call
+	v.once = func(fd uintptr) bool {
+		v.call(fd)
+		return true
+	}
 }
 
 // call makes the system call; false means wait until fd is ready.
