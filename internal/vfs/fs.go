@@ -116,7 +116,8 @@ type DirSink interface {
 // directory has returned.
 type FS interface {
 	// Lookup finds name in dir. The name ".." is allowed: the parent, or the
-	// root itself at the root.
+	// root itself at the root. The bytes of name are only borrowed: whoever
+	// keeps the name after returning clones it (strings.Clone).
 	Lookup(op *Op, dir NodeID, name string) (Entry, error)
 	// Forget gives back n references to node.
 	Forget(node NodeID, n uint64)
