@@ -1,0 +1,201 @@
+package nfsserver
+
+import (
+	"sync"
+
+	"loopnfs/internal/waitfor"
+	"loopnfs/internal/waitq"
+)
+
+// ReceiveLoad is the state a ReceivePolicy decides on. The unit is request
+// slots, or bytes of WRITE data: both are shared in the same way.
+type ReceiveLoad struct {
+	Limit    int64 // what all connections together can have
+	Used     int64 // what they have
+	ConnUsed int64 // what the connection that asks has
+	Conns    int   // connections that have anything, with the one that asks
+	Need     int64 // what it asks for
+}
+
+// ReceivePolicy decides whether a connection may go on reading.
+type ReceivePolicy interface {
+	Admit(l ReceiveLoad, local bool) bool
+}
+
+// FairShare is the mechanism "socket-reserve": a connection gets an equal part
+// of the limit, with one part left for whoever comes next, and a quarter of the
+// limit is for clients on this host, whose requests free memory.
+type FairShare struct{}
+
+// Admit implements ReceivePolicy.
+func (FairShare) Admit(l ReceiveLoad, local bool) bool {
+	limit := l.Limit
+	if !local {
+		limit -= limit / 4
+	}
+	return l.Used+l.Need <= limit && l.withinShare()
+}
+
+// EqualShare has no part set aside: ordinary connections can keep those out
+// that memory depends on.
+type EqualShare struct{}
+
+// Admit implements ReceivePolicy.
+func (EqualShare) Admit(l ReceiveLoad, _ bool) bool {
+	return l.Used+l.Need <= l.Limit && l.withinShare()
+}
+
+func (l *ReceiveLoad) withinShare() bool {
+	return l.ConnUsed == 0 || l.ConnUsed+l.Need <= l.Limit/int64(l.Conns+1)
+}
+
+// usage is what a connection has of what is shared; guarded by admission.mu.
+type usage struct{ slots, bytes int64 }
+
+func (u *usage) idle() bool { return u.slots == 0 && u.bytes == 0 }
+
+// admission hands out request slots and the right to hold WRITE data, and with
+// them decides which connections go on reading (back-pressure).
+type admission struct {
+	policy ReceivePolicy
+	limit  usage
+	// poolID is that of Config, for the wait-for graph.
+	poolID uint64
+	wq     waitq.Queue // readers that were refused
+
+	mu     sync.Mutex
+	closed bool
+	used   usage
+	conns  int // connections that are not idle
+	free   []*request
+}
+
+// slotResource and dataResource are what a reader waits for.
+func (a *admission) slotResource() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Slot, ID: a.poolID << 1}
+}
+
+func (a *admission) dataResource() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Slot, ID: a.poolID<<1 | 1}
+}
+
+// load describes the state to the policy. a.mu is held.
+func (a *admission) load(c *conn, limit, used, connUsed, need int64) ReceiveLoad {
+	l := ReceiveLoad{Limit: limit, Used: used, ConnUsed: connUsed, Conns: a.conns, Need: need}
+	if c.usage.idle() {
+		l.Conns++
+	}
+	return l
+}
+
+// add changes what c has. a.mu is held.
+func (a *admission) add(c *conn, slots, bytes int64) {
+	was := c.usage.idle()
+	c.usage.slots += slots
+	c.usage.bytes += bytes
+	a.used.slots += slots
+	a.used.bytes += bytes
+	switch is := c.usage.idle(); {
+	case was && !is:
+		a.conns++
+	case !was && is:
+		a.conns--
+	}
+}
+
+// trySlot returns a free request for c, or nil.
+func (a *admission) trySlot(c *conn) *request {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.load(c, a.limit.slots, a.used.slots, c.usage.slots, 1)
+	if len(a.free) == 0 || !a.policy.Admit(l, c.local) {
+		return nil
+	}
+	r := a.free[len(a.free)-1]
+	a.free = a.free[:len(a.free)-1]
+	a.add(c, 1, 0)
+	return r
+}
+
+// tryBytes reports whether c may hold n more bytes of WRITE data, and counts
+// them.
+func (a *admission) tryBytes(c *conn, n int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.load(c, a.limit.bytes, a.used.bytes, c.usage.bytes, n)
+	if !a.policy.Admit(l, c.local) {
+		return false
+	}
+	a.add(c, 0, n)
+	return true
+}
+
+// slot waits for a free request on behalf of c's task; nil if c or the server
+// is closed.
+func (a *admission) slot(c *conn) *request {
+	if r := a.trySlot(c); r != nil {
+		return r
+	}
+	c.task.Wait("", "a request slot", 0, a.slotResource())
+	defer c.task.Done()
+	w := a.wq.Prepare()
+	defer a.wq.Finish(w)
+	r := a.trySlot(c)
+	for ; r == nil && !a.isClosed() && w.Wait(c.done); r = a.trySlot(c) {
+	}
+	return r
+}
+
+// bytes waits until c may hold n more bytes of WRITE data; false if c or the
+// server is closed.
+func (a *admission) bytes(c *conn, n int64) bool {
+	if a.tryBytes(c, n) {
+		return true
+	}
+	c.task.Wait("", "room for its data", 0, a.dataResource())
+	defer c.task.Done()
+	w := a.wq.Prepare()
+	defer a.wq.Finish(w)
+	ok := a.tryBytes(c, n)
+	for ; !ok && !a.isClosed() && w.Wait(c.done); ok = a.tryBytes(c, n) {
+	}
+	return ok
+}
+
+// putSlot gives back a request of c.
+func (a *admission) putSlot(c *conn, r *request) {
+	a.mu.Lock()
+	a.free = append(a.free, r)
+	a.add(c, -1, 0)
+	a.mu.Unlock()
+	a.wq.Wake()
+}
+
+// putBytes gives back the right to hold n bytes.
+func (a *admission) putBytes(c *conn, n int64) {
+	a.mu.Lock()
+	a.add(c, 0, -n)
+	a.mu.Unlock()
+	a.wq.Wake()
+}
+
+// now returns what is in use.
+func (a *admission) now() usage {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.used
+}
+
+func (a *admission) isClosed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closed
+}
+
+// close lets go every reader that waits.
+func (a *admission) close() {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.wq.Wake()
+}

@@ -1,0 +1,36 @@
+package nfsserver
+
+import (
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// postOp puts the attributes of node into p if they can be had. node is 0 if
+// the procedure did not get as far.
+func (r *request) postOp(node vfs.NodeID, p *nfs3.PostOpAttr) {
+	if node != 0 && r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {
+		p.Set(&r.attr)
+	}
+}
+
+// complete fills in the attributes after a change, or after an attempt, if the
+// file system has not given any.
+func (r *request) complete(node vfs.NodeID, w *vfs.WCC) {
+	if node == 0 || w.HasPost {
+		return
+	}
+	if r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {
+		w.Post, w.HasPost = r.attr, true
+	}
+}
+
+// sync puts changed objects on stable storage, as RFC 1813 §4.8 has it for
+// everything that changes a file system but unstable WRITE.
+func (r *request) sync(nodes ...vfs.NodeID) error {
+	for _, n := range nodes {
+		if err := r.exp.FS.Sync(&r.op, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package nfsserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/sunrpc"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+	"loopnfs/internal/xdr"
+)
+
+// streamBuf is the read buffer of a connection: the head of one record, a record
+// mark, and some of what follows.
+const streamBuf = 8 << 10
+
+var (
+	// errDrain ends a reader that has to stop because the server closes.
+	errDrain = errors.New("nfsserver: server closes")
+	// errNotCall ends a connection that sends something else than calls.
+	errNotCall = fmt.Errorf("%w: not a call", sunrpc.ErrBadRecord)
+)
+
+// conn is one connection. Its reader receives calls and queues them; replies are
+// sent by whoever has one, see send.go.
+type conn struct {
+	srv    *Server
+	nc     *net.TCPConn
+	stream *sunrpc.Stream
+	peer   netip.AddrPort
+	local  bool // the client runs on this host
+
+	done     chan struct{} // closed when nobody waits for replies any more
+	abort1   sync.Once
+	inflight sync.WaitGroup // requests that have a slot
+
+	usage usage // guarded by admission.mu
+
+	// Owned by the reader: the call that it receives.
+	task   *waitfor.Task
+	call   sunrpc.Call
+	args   []byte
+	folios []*alloc.Folio
+	data   vfs.Vec
+	charge int64 // bytes of data that admission has counted
+
+	out sendQueue
+}
+
+func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
+	stream, err := sunrpc.NewStream(nc, make([]byte, streamBuf))
+	if err != nil {
+		return nil, err
+	}
+	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
+	c := &conn{
+		srv: s, nc: nc, stream: stream, peer: peer,
+		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
+		done:   make(chan struct{}),
+		task:   s.cfg.Graph.NewTask("server"),
+		args:   make([]byte, headLimit),
+		folios: make([]*alloc.Folio, s.ioPages),
+		out:    sendQueue{wake: make(chan struct{}, 1)},
+	}
+	reserveVec(&c.data, s.ioPages+1)
+	return c, c.setOptions()
+}
+
+// setOptions has the kernel notice peers that are gone.
+func (c *conn) setOptions() error {
+	err := c.nc.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4,
+	})
+	if err != nil {
+		return err
+	}
+	raw, err := c.nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
+	ctlErr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
+	})
+	return errors.Join(ctlErr, err)
+}
+
+// run serves the connection until it ends. After an orderly end the requests in
+// progress get their replies.
+func (c *conn) run() {
+	err := c.receiveAll()
+	if err != io.EOF && err != errDrain {
+		c.abort(err)
+	}
+	c.inflight.Wait()
+	c.abort(nil)
+	close(c.out.wake)
+}
+
+// abort ends the connection at once: nobody waits for replies any more. err is
+// the reason, nil if there is nothing to say.
+func (c *conn) abort(err error) {
+	c.abort1.Do(func() {
+		close(c.done)
+		c.nc.Close()
+		c.report(err)
+	})
+}
+
+// report tells the operator of connections that end for a reason that the peer
+// is to blame for.
+func (c *conn) report(err error) {
+	switch {
+	case err == nil:
+	case errors.Is(err, sunrpc.ErrBadRecord):
+		c.srv.count.badRecords.Add(1)
+		c.srv.noise.warn("connection closed: damaged record", "peer", c.peer.String(), "err", err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.srv.count.timeouts.Add(1)
+		c.srv.noise.warn("connection closed: the peer is too slow", "peer", c.peer.String(), "err", err)
+	default:
+		c.srv.cfg.Logger.Debug("connection lost", "peer", c.peer.String(), "err", err)
+	}
+}
+
+// receiveAll receives calls until the connection or the server ends.
+func (c *conn) receiveAll() error {
+	for {
+		if c.srv.closing.Load() {
+			return errDrain
+		}
+		if err := c.stream.BeginRecord(c.srv.recordLimit); err != nil {
+			return c.drained(err)
+		}
+		if err := c.receive(); err != nil {
+			return c.drained(err)
+		}
+	}
+}
+
+// drained turns the error of a reader that Close has interrupted into errDrain.
+func (c *conn) drained(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.srv.closing.Load() {
+		return errDrain
+	}
+	return err
+}
+
+// receive takes one call from the record that has begun and queues it. It waits
+// for the peer, for memory and for a slot in this order, so that a peer which
+// sends slowly occupies nothing but its own connection and, for the data of one
+// WRITE, its share of the memory for a limited time.
+func (c *conn) receive() error {
+	head, err := c.stream.Peek(headLimit)
+	if err != nil && err != sunrpc.ErrRecordEnd {
+		return err
+	}
+	d := xdr.NewDecoder(head)
+	headerErr := sunrpc.DecodeCall(&d, &c.call)
+	if headerErr == sunrpc.ErrNotCall {
+		return errNotCall
+	}
+	c.call.Cred.Sys.Machine = nil // borrowed from the stream
+	n, args, payload := len(head), d.Offset(), 0
+	if headerErr == nil && isWrite(&c.call) {
+		n, payload = writeHead(d, n)
+	}
+	if err := c.stream.ReadFull(c.args[:n]); err != nil {
+		return err
+	}
+	c.beginTask()
+	var dataErr error
+	if payload > 0 {
+		if dataErr, err = c.receiveData(payload); err != nil {
+			return err
+		}
+	}
+	r := c.srv.adm.slot(c)
+	if r == nil {
+		c.dropData()
+		return errDrain
+	}
+	r.headerErr, r.dataErr = headerErr, dataErr
+	c.handOver(r, args, n)
+	return nil
+}
+
+// writeHead returns where the payload of a WRITE begins and its size, given a
+// decoder at the arguments. A call that cannot be decoded has no payload.
+func writeHead(d xdr.Decoder, n int) (head, payload int) {
+	var a nfs3.WriteArgs
+	if a.Decode(&d) != nil {
+		return n, 0
+	}
+	return d.Offset(), int(a.DataLen)
+}
+
+// beginTask says that the reader works for the call it has received: it holds
+// the reply until a slot's task does.
+func (c *conn) beginTask() {
+	c.task.Begin(procName(&c.call))
+	c.task.Hold(c.reply())
+}
+
+func (c *conn) reply() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Reply, ID: waitfor.ReplyID(c.peer.Port(), c.call.XID)}
+}
+
+// receiveData receives up to the largest WRITE of size bytes of payload into
+// pages. dataErr is what the call has to be answered with, err the end of the
+// connection.
+func (c *conn) receiveData(size int) (dataErr, err error) {
+	n := min(size, c.srv.exports.ioMax)
+	if !c.srv.adm.bytes(c, int64(n)) {
+		return nil, errDrain
+	}
+	c.charge = int64(n)
+	if !c.allocData(n) {
+		c.dropData()
+		return vfs.ErrJukebox, nil
+	}
+	c.task.Hold(c.srv.adm.dataResource())
+	err = c.readData()
+	if err != nil {
+		c.dropData()
+	}
+	if err == sunrpc.ErrRecordEnd {
+		return xdr.ErrShort, nil
+	}
+	return nil, err
+}
+
+// allocData takes pages for n bytes of payload. The reader enters no file
+// system to get them, for the COMMIT that would make pages clean may be the next
+// call on this connection. For a client on this host it may use the reserve.
+func (c *conn) allocData(n int) bool {
+	sc := gfp.For(c.task)
+	if c.local {
+		sc = sc.Memalloc()
+	}
+	c.data.Pins = c.data.Pins[:0]
+	fs := c.folios[:alloc.Pages(n)]
+	if err := c.srv.cfg.Arena.AllocInto(sc, gfp.NoFS, fs); err != nil {
+		return false
+	}
+	c.data.Owner = c.srv.cfg.Arena
+	for _, f := range fs {
+		b := c.srv.cfg.Arena.Bytes(f)
+		b = b[:min(n, len(b))]
+		n -= len(b)
+		c.data.Bufs = append(c.data.Bufs, b)
+		c.data.Pins = append(c.data.Pins, f.Num())
+	}
+	return true
+}
+
+// readData fills the pages within the time that the peer has for it.
+func (c *conn) readData() error {
+	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {
+		return err
+	}
+	if err := c.stream.ReadVec(c.data.Bufs); err != nil {
+		return err
+	}
+	// Close may have set a deadline in between; receiveAll looks.
+	return c.nc.SetReadDeadline(time.Time{})
+}
+
+// dropData gives up the payload received for a call that is not queued.
+func (c *conn) dropData() {
+	c.data.Release()
+	if c.charge > 0 {
+		c.srv.adm.putBytes(c, c.charge)
+		c.charge = 0
+	}
+}
+
+// handOver gives the call, with arguments from offset args to n of its head, to
+// the workers.
+func (c *conn) handOver(r *request, args, n int) {
+	r.conn, r.call = c, c.call
+	r.args, c.args = c.args, r.args
+	r.payload, c.data = c.data, r.payload
+	r.payloadBytes, c.charge = c.charge, 0
+	r.dec.Reset(r.args[min(args, n):n])
+	c.inflight.Add(1)
+	r.task.Begin(procName(&r.call))
+	r.task.Hold(c.reply())
+	r.task.Hold(c.srv.adm.slotResource())
+	if r.payloadBytes > 0 {
+		r.task.Hold(c.srv.adm.dataResource())
+	}
+	r.task.Wait("", "a server worker", 0, c.srv.workerResource())
+	c.task.End()
+	c.srv.queue <- r
+}

@@ -1,0 +1,52 @@
+package nfsserver
+
+import (
+	"syscall"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// create answers CREATE (RFC 1813 §3.3.8).
+func create(r *request) {
+	var args nfs3.CreateArgs
+	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
+	r.set = args.Set
+	if err == nil && r.set.SetSize && r.set.Size > maxFileSize {
+		err = syscall.EFBIG
+	}
+	var ent vfs.Entry
+	var wcc vfs.WCC
+	if err == nil {
+		ent, wcc, err = r.exp.FS.Create(&r.op, dir, string(args.Where.Name), args.How, &r.set, args.Verf)
+	}
+	r.created(dir, &ent, &wcc, err)
+}
+
+// created answers a procedure that made ent in dir, or failed with err.
+func (r *request) created(dir vfs.NodeID, ent *vfs.Entry, wcc *vfs.WCC, err error) {
+	var res nfs3.CreateResult
+	if err == nil {
+		r.hold(ent.Node)
+		err = r.syncCreated(dir, ent)
+	}
+	if err == nil {
+		res.Attr.Set(&ent.Attr)
+		res.Handle.Handle, err = r.fileHandle(ent.Node)
+		res.Handle.Has = err == nil
+	}
+	res.Status = nfs3.StatusOf(err)
+	r.complete(dir, wcc)
+	res.DirWCC = *wcc
+	res.Encode(&r.enc)
+}
+
+// syncCreated puts a new object and its entry on stable storage. Files and
+// directories have attributes of their own to be synced; of anything else the
+// directory's journal has all there is.
+func (r *request) syncCreated(dir vfs.NodeID, ent *vfs.Entry) error {
+	if ent.Attr.Type == vfs.TypeRegular || ent.Attr.Type == vfs.TypeDirectory {
+		return r.sync(ent.Node, dir)
+	}
+	return r.sync(dir)
+}

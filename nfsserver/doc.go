@@ -1,0 +1,39 @@
+// Package nfsserver serves any vfs.FS by NFS version 3 and MOUNT version 3
+// (RFC 1813) over TCP, both on one port. It models nfsd: a fixed pool of
+// workers takes calls from all connections, so that calls of one connection are
+// carried out at once and answered out of order.
+//
+//	        reader of a connection          workers            sender
+//	socket ──► head ──► payload ──► slot ──► queue ──► procedure ──► socket
+//	              bounded memory   bounded                 │ a socket that takes
+//	              of the arena     number                  └ no more: its own sender
+//
+// A call is received by the reader of its connection, which waits for the peer
+// before it takes anything that others need. Payload of WRITE goes from the
+// socket into pages of the arena. Then the call gets a slot (type request),
+// which was made when the server started, as were the workers: nothing is
+// allocated from the Go heap and no goroutine is started for a call. A reader
+// that gets no memory or no slot stops reading its socket; nobody else notices.
+//
+// Each procedure is a function of its own in a file of its own; it decodes with
+// internal/nfs3, calls the FS and encodes. dispatch.go has the table.
+//
+// The allocation scope of a call is that of its client if the client runs on
+// this host (ScopePolicy). WRITE and COMMIT of such a client may use the reserve
+// and are throttled by their own device only: see cleansMemory. Nothing here
+// adds NoFS: a WRITE enters direct reclaim as nfsd's does. Receiving is the
+// exception; see allocData.
+//
+// What changes names or attributes is on stable storage before the reply
+// (FS.Sync); how durable a WRITE is, the FS says and the reply repeats.
+//
+// In the wait-for graph a call is a task "server" that holds its reply from
+// receipt on, waits for a worker, and then holds it. One that waits for a slot,
+// or for room for its payload, waits for all calls that have some.
+//
+// Lock order: no two locks of this package are held together, and none while
+// the FS is called or the socket is used.
+//
+// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS, and, so far, a
+// duplicate request cache: a call that the client repeats is carried out again.
+package nfsserver

@@ -1,0 +1,32 @@
+package nfsserver
+
+import (
+	"syscall"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// mknod answers MKNOD (RFC 1813 §3.3.11).
+func mknod(r *request) {
+	var args nfs3.MknodArgs
+	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
+	r.set = args.Set
+	if err == nil && !isSpecial(args.Type) {
+		err = syscall.EPROTOTYPE // NFS3ERR_BADTYPE
+	}
+	var ent vfs.Entry
+	var wcc vfs.WCC
+	if err == nil {
+		ent, wcc, err = r.exp.FS.Mknod(&r.op, dir, string(args.Where.Name), args.Type, args.Major, args.Minor, &r.set)
+	}
+	r.created(dir, &ent, &wcc, err)
+}
+
+func isSpecial(t vfs.FileType) bool {
+	switch t {
+	case vfs.TypeBlock, vfs.TypeChar, vfs.TypeSocket, vfs.TypeFIFO:
+		return true
+	}
+	return false
+}

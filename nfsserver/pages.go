@@ -1,0 +1,100 @@
+package nfsserver
+
+import (
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/xdr"
+)
+
+const (
+	// dirMax is the largest directory listing, in bytes (dtpref).
+	dirMax = 64 << 10
+	// recordMax is more than any record in a pageBuf: an entry of
+	// READDIRPLUS, or one of DUMP.
+	recordMax = 1536
+	// listFolios holds dirMax bytes of records that never cross a page.
+	listFolios = dirMax/(alloc.PageSize-recordMax) + 1
+)
+
+// A directory entry with all that READDIRPLUS adds, and the end of the list.
+var _ [recordMax - (4 + 8 + 4 + nfs3.MaxName + 1 + 8 + 4 + nfs3.AttrLen + 8 + nfs3.MaxHandle) - 8]byte
+
+// pageBuf collects encoded records in pages of the arena. Each record lies in
+// one page, and what is left of a page that the next record does not fit in is
+// not part of the data.
+type pageBuf struct {
+	arena  *alloc.Arena
+	enc    xdr.Encoder    // over the page in use
+	folios []*alloc.Folio // all pages; those from next on are not used yet
+	next   int
+	bufs   [][]byte // data of the pages before the one in use
+}
+
+// allocPages takes pages for n bytes, at most dirMax, of records in each of
+// bufs: all pages at once, as nobody waits for memory while holding some.
+func (r *request) allocPages(n int, bufs ...*pageBuf) error {
+	each := n/(alloc.PageSize-recordMax) + 1
+	all := r.folios[:each*len(bufs)]
+	if err := r.srv.cfg.Arena.AllocInto(r.op.Scope, gfp.Kernel, all); err != nil {
+		return vfs.ErrJukebox
+	}
+	for i, p := range bufs {
+		p.folios = append(p.folios[:0], all[i*each:(i+1)*each]...)
+		p.turn()
+	}
+	clear(all)
+	return nil
+}
+
+// turn makes the next page the one in use.
+func (p *pageBuf) turn() {
+	b := p.arena.Bytes(p.folios[p.next])
+	p.enc.Buf = b[:0]
+	p.next++
+}
+
+// reserve makes room in one page for a record of n bytes; false if there is no
+// page left.
+func (p *pageBuf) reserve(n int) bool {
+	if n <= cap(p.enc.Buf)-len(p.enc.Buf) {
+		return true
+	}
+	if p.next == len(p.folios) || n > alloc.PageSize {
+		return false
+	}
+	p.bufs = append(p.bufs, p.enc.Buf)
+	p.turn()
+	return true
+}
+
+// seal returns the data, which stays in the pages.
+func (p *pageBuf) seal() [][]byte {
+	p.bufs = append(p.bufs, p.enc.Buf)
+	p.enc.Buf = nil
+	return p.bufs
+}
+
+// moveTo gives data and pages to v. Pages that were not used are free.
+func (p *pageBuf) moveTo(v *vfs.Vec) {
+	v.Bufs = append(v.Bufs, p.seal()...)
+	for _, f := range p.folios[:p.next] {
+		v.Pins = append(v.Pins, f.Num())
+	}
+	v.Owner = p.arena
+	p.arena.PutAll(p.folios[p.next:])
+	p.empty()
+}
+
+// release gives back all pages.
+func (p *pageBuf) release() {
+	p.arena.PutAll(p.folios)
+	p.empty()
+}
+
+func (p *pageBuf) empty() {
+	clear(p.folios)
+	p.folios, p.bufs, p.next = p.folios[:0], p.bufs[:0], 0
+	p.enc.Buf = nil
+}

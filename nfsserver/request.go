@@ -1,0 +1,212 @@
+package nfsserver
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/sunrpc"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+	"loopnfs/internal/xdr"
+)
+
+const (
+	maxArgs  = nfs3.MaxArgs
+	replyLen = 4 + sunrpc.MaxReplyHeader + nfs3.MaxResult
+	// maxRefs is how many nodes a procedure refers to: RENAME has two
+	// directories, CREATE a directory and what it made.
+	maxRefs = 4
+)
+
+// request is a slot for one call on its way through the server. It is made when
+// the server starts and used again and again. From reader to worker to sender it
+// belongs to one goroutine at a time.
+type request struct {
+	srv  *Server
+	conn *conn
+	task *waitfor.Task
+	next *request // in the send queue of conn
+
+	call   sunrpc.Call
+	args   []byte // holds head: header and arguments
+	dec    xdr.Decoder
+	accept sunrpc.AcceptStat
+	// headerErr is the error of decoding the header, dataErr that of receiving
+	// the payload.
+	headerErr, dataErr error
+
+	op     vfs.Op
+	exp    *export // nil until a handle was seen
+	refs   [maxRefs]vfs.NodeID
+	nrefs  int
+	handle [nfs3.MaxHandle]byte
+
+	// What is passed to the FS by pointer lives here, or it would be
+	// allocated for each call.
+	attr  vfs.Attr
+	set   vfs.SetAttr
+	wrote vfs.WriteResult
+	names nameSink
+	list  dirSink
+	pages pageBuf
+	// folios is where allocPages gets its pages.
+	folios [2 * listFolios]*alloc.Folio
+
+	payload      vfs.Vec // of WRITE
+	payloadBytes int64   // counted by admission
+
+	enc  xdr.Encoder // record mark, header, results
+	mark int
+	data vfs.Vec // what follows enc: of READ and of READDIR
+	iov  [][]byte
+	// unsent is the part of iov that is not sent.
+	unsent [][]byte
+}
+
+func newRequest(s *Server) *request {
+	r := &request{
+		srv:  s,
+		task: s.cfg.Graph.NewTask("server"),
+		args: make([]byte, headLimit),
+		enc:  xdr.Encoder{Buf: make([]byte, 0, replyLen)},
+	}
+	ranges := s.ioPages + 1
+	reserveVec(&r.payload, ranges)
+	reserveVec(&r.data, ranges)
+	r.iov = make([][]byte, 0, ranges+2)
+	r.pages.arena = s.cfg.Arena
+	r.names.pages.arena = s.cfg.Arena
+	return r
+}
+
+func reserveVec(v *vfs.Vec, n int) {
+	v.Bufs, v.Pins = make([][]byte, 0, n), make([]uint32, 0, n)
+}
+
+// serve carries out the call and leaves the reply in enc and data.
+func (r *request) serve() {
+	defer r.recover()
+	defer r.forget()
+	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done}
+	r.startReply()
+	sunrpc.ReplySuccess(&r.enc, r.call.XID)
+	// A duplicate request cache looks here whether the call was carried out
+	// before, and keeps the reply below.
+	r.dispatch()
+	if r.accept != sunrpc.Success {
+		r.refuse(r.accept)
+	}
+}
+
+// scope returns the allocation scope that the call runs under.
+func (r *request) scope() gfp.Scope {
+	sc := gfp.For(r.task)
+	if r.call.Cred.Flavor != sunrpc.AuthSys {
+		return sc
+	}
+	if wire, ok := sunrpc.ScopeFromStamp(r.call.Cred.Sys.Stamp); ok {
+		return r.srv.cfg.Scope(wire, r.conn.local, sc)
+	}
+	return sc
+}
+
+// cleansMemory lets the call, until it ends, use the reserve and go past the
+// global dirty limit if its client shares this host's memory: it ends in pages
+// of that client being clean (PF_LOCAL_THROTTLE in nfsd_vfs_write).
+func (r *request) cleansMemory() {
+	if r.conn.local {
+		r.op.Scope = r.op.Scope.Memalloc().LocalThrottle()
+	}
+}
+
+// undecodable returns err, and unless it is one that NFS has a status for, has
+// the call answered with GARBAGE_ARGS instead.
+func (r *request) undecodable(err error) error {
+	if !errors.Is(err, nfs3.ErrBadHandle) && !errors.Is(err, nfs3.ErrNameTooLong) {
+		r.accept = sunrpc.GarbageArgs
+	}
+	return err
+}
+
+func (r *request) startReply() {
+	r.enc.Buf = r.enc.Buf[:0]
+	r.mark = sunrpc.BeginRecord(&r.enc)
+}
+
+// refuse replaces the reply.
+func (r *request) refuse(stat sunrpc.AcceptStat) {
+	r.data.Release()
+	r.startReply()
+	switch stat {
+	case sunrpc.ProgUnavail:
+		sunrpc.ReplyProgUnavail(&r.enc, r.call.XID)
+	case sunrpc.ProgMismatch:
+		sunrpc.ReplyProgMismatch(&r.enc, r.call.XID, nfs3.Version, nfs3.Version)
+	case sunrpc.ProcUnavail:
+		sunrpc.ReplyProcUnavail(&r.enc, r.call.XID)
+	case sunrpc.GarbageArgs:
+		sunrpc.ReplyGarbageArgs(&r.enc, r.call.XID)
+	default:
+		sunrpc.ReplySystemErr(&r.enc, r.call.XID)
+	}
+}
+
+// recover answers a call whose procedure panicked. What the file system had
+// locked stays locked, but others can be served.
+func (r *request) recover() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	r.srv.count.panics.Add(1)
+	r.srv.cfg.Logger.Error("panic while serving a call", "call", r.name(),
+		"peer", r.conn.peer.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	r.refuse(sunrpc.SystemErr)
+}
+
+// leave gives back the memory that the procedure needed and the reply does not.
+func (r *request) leave() {
+	r.names.pages.release()
+	r.pages.release()
+	r.releasePayload()
+}
+
+func (r *request) releasePayload() {
+	r.payload.Release()
+	if r.payloadBytes > 0 {
+		r.task.Release(r.srv.adm.dataResource())
+		r.srv.adm.putBytes(r.conn, r.payloadBytes)
+		r.payloadBytes = 0
+	}
+}
+
+var padding [3]byte
+
+// finishReply completes the record and gathers it in iov.
+func (r *request) finishReply() {
+	n := r.data.Len()
+	pad := xdr.PadLen(n)
+	sunrpc.EndRecord(&r.enc, r.mark, n+pad)
+	r.iov = append(r.iov[:0], r.enc.Buf)
+	r.iov = append(r.iov, r.data.Bufs...)
+	if pad > 0 {
+		r.iov = append(r.iov, padding[:pad])
+	}
+	r.unsent = r.iov
+}
+
+// end makes the slot free once its reply is sent, or cannot be sent.
+func (r *request) end() {
+	c := r.conn
+	r.data.Release()
+	clear(r.iov)
+	r.task.End()
+	r.conn, r.exp, r.next, r.op = nil, nil, nil, vfs.Op{}
+	r.headerErr, r.dataErr, r.accept = nil, nil, sunrpc.Success
+	r.srv.adm.putSlot(c, r)
+	c.inflight.Done()
+}

@@ -1,0 +1,255 @@
+package nfsserver
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/waitfor"
+)
+
+// ErrClosed is returned by Serve after Close.
+var ErrClosed = errors.New("nfsserver: server closed")
+
+// Server serves NFS and MOUNT. All methods may be called concurrently.
+type Server struct {
+	cfg     Config
+	exports *exportTable
+	mounts  mountList
+	noise   *throttledLog
+	count   counters
+
+	ioPages     int // pages of the largest READ or WRITE
+	recordLimit int // bytes
+
+	adm     admission
+	slots   []*request
+	queue   chan *request
+	workers sync.WaitGroup
+
+	closing atomic.Bool
+	serving sync.WaitGroup // connections, and those who accept them
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+}
+
+// New returns a server with its workers ready. Close it also if it never
+// serves.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	exports, err := newExportTable(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		cfg: cfg, exports: exports, noise: newThrottledLog(cfg.Logger),
+		ioPages: alloc.Pages(exports.ioMax),
+		// Room for a WRITE of twice the limit: it is cut short, not refused.
+		recordLimit: headLimit + 2*exports.ioMax,
+		queue:       make(chan *request, cfg.Slots),
+		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
+	}
+	s.adm = admission{
+		policy: cfg.Receive, poolID: cfg.PoolID,
+		limit: usage{slots: int64(cfg.Slots), bytes: int64(cfg.Arena.Total()) << alloc.PageShift / payloadPart},
+	}
+	for range cfg.Slots {
+		s.slots = append(s.slots, newRequest(s))
+	}
+	s.adm.free = append(s.adm.free, s.slots...)
+	for range cfg.Workers {
+		s.workers.Go(s.work)
+	}
+	return s, nil
+}
+
+func (s *Server) workerResource() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Worker, ID: s.cfg.PoolID}
+}
+
+// work carries out calls until there will be none any more.
+func (s *Server) work() {
+	worker := s.workerResource()
+	for r := range s.queue {
+		s.count.busy.Add(1)
+		r.task.Done()
+		r.task.Hold(worker)
+		r.serve()
+		r.leave()
+		r.finishReply()
+		r.task.Release(worker)
+		s.count.busy.Add(-1)
+		r.conn.send(r)
+	}
+}
+
+// Serve accepts connections from l, which it closes, until Close; then it
+// returns ErrClosed. It may be called for several listeners.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	if !s.listen(l) {
+		return ErrClosed
+	}
+	defer s.unlisten(l)
+	for delay := time.Duration(0); ; {
+		nc, err := l.Accept()
+		switch {
+		case s.closing.Load():
+			if err == nil {
+				nc.Close()
+			}
+			return ErrClosed
+		case err == nil:
+			delay = 0
+			s.welcome(nc)
+		case !isTemporary(err):
+			return fmt.Errorf("nfsserver: %w", err)
+		default:
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			s.noise.warn("cannot accept a connection", "err", err, "retry", delay)
+			time.Sleep(delay)
+		}
+	}
+}
+
+// isTemporary reports whether accepting may work later: out of file descriptors,
+// or a connection that ended before it was accepted.
+func isTemporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+func (s *Server) listen(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	s.serving.Add(1)
+	return true
+}
+
+func (s *Server) unlisten(l net.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+	s.serving.Done()
+}
+
+// welcome starts a connection, or closes it if there are too many.
+func (s *Server) welcome(nc net.Conn) {
+	peer := nc.RemoteAddr().String()
+	tc, ok := nc.(*net.TCPConn)
+	if !ok {
+		s.noise.warn("connection refused: not TCP", "peer", peer)
+		nc.Close()
+		return
+	}
+	if s.connCount() >= s.cfg.MaxConns {
+		s.count.refused.Add(1)
+		s.noise.warn("connection refused: too many", "peer", peer, "limit", s.cfg.MaxConns)
+		nc.Close()
+		return
+	}
+	c, err := newConn(s, tc)
+	if err != nil {
+		s.noise.warn("connection refused", "peer", peer, "err", err)
+		nc.Close()
+		return
+	}
+	s.start(c)
+}
+
+func (s *Server) connCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// start makes c known and its goroutines run.
+func (s *Server) start(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	s.count.accepted.Add(1)
+	s.serving.Go(c.sender)
+	s.serving.Go(func() {
+		c.run()
+		s.cfg.Graph.Remove(c.task)
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	})
+}
+
+// Close stops accepting and receiving, gives requests in progress CloseTimeout
+// to finish and to have their replies sent, then closes all connections. It
+// returns an error if requests are still in progress: the file system does not
+// let go of them. A second call does nothing.
+func (s *Server) Close() error {
+	if s.closing.Swap(true) {
+		return nil
+	}
+	s.stopReceiving()
+	ended := make(chan struct{})
+	go s.end(ended)
+	if !closedWithin(ended, s.cfg.CloseTimeout) {
+		s.abortAll()
+		if !closedWithin(ended, s.cfg.CloseTimeout) {
+			return fmt.Errorf("nfsserver: %d requests are still in progress", s.adm.now().slots)
+		}
+	}
+	return nil
+}
+
+// end waits for the connections, then for the workers, and closes ended.
+func (s *Server) end(ended chan struct{}) {
+	s.serving.Wait()
+	close(s.queue)
+	s.workers.Wait()
+	for _, r := range s.slots {
+		s.cfg.Graph.Remove(r.task)
+	}
+	close(ended)
+}
+
+// stopReceiving ends every Serve and every reader that waits for its peer or
+// for admission.
+func (s *Server) stopReceiving() {
+	s.adm.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *Server) abortAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.abort(nil)
+	}
+}
+
+// closedWithin reports whether ch is closed within d.
+func closedWithin(ch <-chan struct{}, d time.Duration) bool {
+	select {
+	case <-ch:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}

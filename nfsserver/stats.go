@@ -1,0 +1,63 @@
+package nfsserver
+
+import (
+	"sync/atomic"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/sunrpc"
+)
+
+// Stats counts what a server did since it was made, and tells what it does now.
+type Stats struct {
+	Conns, LocalConns int // open now; of clients on this host
+	Accepted, Refused uint64
+	BadRecords        uint64 // connections closed for a damaged record
+	Timeouts          uint64 // connections closed because the peer was too slow
+	Panics            uint64
+
+	Calls      [nfs3.NumProcs]uint64 // by NFS procedure number
+	MountCalls uint64
+
+	Busy         int   // workers that carry out a call now
+	InFlight     int   // requests from receipt to reply
+	PayloadBytes int64 // data of WRITEs in flight
+}
+
+type counters struct {
+	accepted, refused, badRecords, timeouts, panics atomic.Uint64
+	calls                                           [nfs3.NumProcs]atomic.Uint64
+	mountCalls                                      atomic.Uint64
+	busy                                            atomic.Int64
+}
+
+// call counts c, whose procedure exists.
+func (n *counters) call(c *sunrpc.Call) {
+	if c.Prog == nfs3.Program {
+		n.calls[c.Proc].Add(1)
+		return
+	}
+	n.mountCalls.Add(1)
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	used := s.adm.now()
+	st := Stats{
+		Accepted: s.count.accepted.Load(), Refused: s.count.refused.Load(),
+		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
+		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(),
+		Busy: int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
+	}
+	for i := range st.Calls {
+		st.Calls[i] = s.count.calls[i].Load()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Conns = len(s.conns)
+	for c := range s.conns {
+		if c.local {
+			st.LocalConns++
+		}
+	}
+	return st
+}
