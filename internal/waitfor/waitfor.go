@@ -26,6 +26,9 @@ const (
 	Writeback
 	// Connection is the client's connection to its server being there again.
 	Connection
+	// Folio is a page of a file being read from the server; ID is the inode
+	// number.
+	Folio
 )
 
 // Resource is something a task can wait for, and hold. The zero value is none.
