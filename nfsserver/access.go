@@ -23,7 +23,7 @@ func access(r *request) {
 		res.Access, err = r.exp.FS.Access(&r.op, node, want)
 		res.Access &= want
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }

@@ -21,7 +21,7 @@ func commit(r *request) {
 		r.cleansMemory()
 		res.Verf, res.WCC, err = r.exp.FS.Commit(&r.op, node, args.Offset, args.Count)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.complete(node, &res.WCC)
 	res.Encode(&r.enc)
 }

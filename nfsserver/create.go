@@ -35,7 +35,7 @@ func (r *request) created(dir vfs.NodeID, ent *vfs.Entry, wcc *vfs.WCC, err erro
 		res.Handle.Handle, err = r.fileHandle(ent.Node)
 		res.Handle.Has = err == nil
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.complete(dir, wcc)
 	res.DirWCC = *wcc
 	res.Encode(&r.enc)

@@ -14,7 +14,7 @@ func fsinfo(r *request) {
 	if err == nil {
 		res.Info = r.exp.info()
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }

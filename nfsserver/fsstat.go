@@ -10,7 +10,7 @@ func fsstat(r *request) {
 	if err == nil {
 		res.Stat, err = r.exp.FS.StatFS(&r.op, node)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }

@@ -9,6 +9,6 @@ func getattr(r *request) {
 	if err == nil {
 		err = r.exp.FS.GetAttr(&r.op, node, &r.attr)
 	}
-	res := nfs3.GetAttrResult{Status: nfs3.StatusOf(err), Attr: r.attr}
+	res := nfs3.GetAttrResult{Status: statusOf(err), Attr: r.attr}
 	res.Encode(&r.enc)
 }

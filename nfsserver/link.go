@@ -26,7 +26,7 @@ func link(r *request) {
 	} else {
 		r.postOp(node, &res.Attr)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.complete(dir, &res.DirWCC)
 	res.Encode(&r.enc)
 }

@@ -15,7 +15,7 @@ func lookup(r *request) {
 	if err == nil {
 		err = r.lookup(dir, args.Name, &res)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(dir, &res.DirAttr)
 	res.Encode(&r.enc)
 }

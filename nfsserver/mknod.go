@@ -1,8 +1,6 @@
 package nfsserver
 
 import (
-	"syscall"
-
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
@@ -13,7 +11,7 @@ func mknod(r *request) {
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
 	r.set = args.Set
 	if err == nil && !isSpecial(args.Type) {
-		err = syscall.EPROTOTYPE // NFS3ERR_BADTYPE
+		err = errBadType
 	}
 	var ent vfs.Entry
 	var wcc vfs.WCC

@@ -17,7 +17,7 @@ func pathconf(r *request) {
 		st, statErr := r.exp.FS.StatFS(&r.op, node)
 		res.Conf.NameMax, err = min(st.NameMax, nfs3.MaxName), statErr
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }

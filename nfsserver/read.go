@@ -26,6 +26,6 @@ func read(r *request) {
 		r.data.Release()
 		r.postOp(node, &res.Attr)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	res.Encode(&r.enc)
 }

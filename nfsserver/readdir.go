@@ -1,13 +1,9 @@
 package nfsserver
 
 import (
-	"syscall"
-
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
-
-const errTooSmall = syscall.EOVERFLOW // NFS3ERR_TOOSMALL
 
 // dirSink puts the entries of READDIR into pages as they come.
 type dirSink struct {
@@ -29,7 +25,7 @@ func readdir(r *request) {
 	if err == nil {
 		err = r.readdir(node, &args, &res)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	res.Encode(&r.enc)
 }
 

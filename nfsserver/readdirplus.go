@@ -44,7 +44,7 @@ func readdirplus(r *request) {
 	if err == nil {
 		err = r.readdirplus(node, &args, &res)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	res.Encode(&r.enc)
 }
 

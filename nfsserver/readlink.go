@@ -14,7 +14,7 @@ func readlink(r *request) {
 	if err == nil && len(res.Target) > nfs3.MaxSymlink {
 		err = nfs3.ErrNameTooLong
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }

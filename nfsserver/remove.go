@@ -22,6 +22,6 @@ func (r *request) removed(dir vfs.NodeID, wcc *vfs.WCC, err error) {
 		err = r.sync(dir)
 	}
 	r.complete(dir, wcc)
-	res := nfs3.WCCResult{Status: nfs3.StatusOf(err), WCC: *wcc}
+	res := nfs3.WCCResult{Status: statusOf(err), WCC: *wcc}
 	res.Encode(&r.enc)
 }

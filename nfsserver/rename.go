@@ -20,7 +20,7 @@ func rename(r *request) {
 	if err == nil {
 		err = r.syncRenamed(from, to)
 	}
-	res.Status = nfs3.StatusOf(err)
+	res.Status = statusOf(err)
 	r.complete(from, &res.From)
 	r.complete(to, &res.To)
 	res.Encode(&r.enc)

@@ -24,7 +24,7 @@ func setattr(r *request) {
 		err = r.sync(node)
 	}
 	r.complete(node, &wcc)
-	res := nfs3.SetAttrResult{Status: nfs3.StatusOf(err), WCC: wcc}
+	res := nfs3.SetAttrResult{Status: statusOf(err), WCC: wcc}
 	res.Encode(&r.enc)
 }
 

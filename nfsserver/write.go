@@ -24,7 +24,7 @@ func write(r *request) {
 	}
 	r.complete(node, &r.wrote.WCC)
 	res := nfs3.WriteResult{
-		Status: nfs3.StatusOf(err), WCC: r.wrote.WCC,
+		Status: statusOf(err), WCC: r.wrote.WCC,
 		Count: r.wrote.Count, Committed: r.wrote.Stable, Verf: r.wrote.Verifier,
 	}
 	res.Encode(&r.enc)
