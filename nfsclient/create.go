@@ -1,0 +1,202 @@
+package nfsclient
+
+import (
+	"crypto/rand"
+	"errors"
+	"syscall"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/xdr"
+)
+
+// Create makes a regular file. Exclusive is carried out by the server with verf,
+// or a random verifier if that is zero; the attributes are set afterwards.
+func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
+	if how == vfs.Exclusive && verf == (vfs.Verifier{}) {
+		rand.Read(verf[:])
+	}
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcCreate)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	args := nfs3.CreateArgs{Where: where(d, name), How: how, Set: *set, Verf: verf}
+	args.Encode(&s.enc)
+	e, w, err := c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == vfs.TypeRegular })
+	if err != nil {
+		return e, w, err
+	}
+	c.created(e.Node, op.Cred.UID)
+	if how == vfs.Exclusive && changes(set) {
+		err = c.setCreated(op, &e, set)
+	}
+	return e, w, err
+}
+
+// changes reports whether set changes anything.
+func changes(s *vfs.SetAttr) bool {
+	return s.SetMode || s.SetUID || s.SetGID || s.SetSize || s.SetAtime != vfs.DontChange || s.SetMtime != vfs.DontChange
+}
+
+// setCreated gives a file made with Exclusive its attributes: the server may
+// have used them to keep the verifier in, times first of all.
+func (c *Client) setCreated(op *vfs.Op, e *vfs.Entry, set *vfs.SetAttr) error {
+	all := *set
+	if all.SetAtime == vfs.DontChange {
+		all.SetAtime = vfs.SetToServerTime
+	}
+	if all.SetMtime == vfs.DontChange {
+		all.SetMtime = vfs.SetToServerTime
+	}
+	_, err := c.SetAttr(op, e.Node, &all)
+	if err == nil {
+		err = c.GetAttr(op, e.Node, &e.Attr)
+	}
+	if err != nil {
+		c.Forget(e.Node, 1)
+		*e = vfs.Entry{}
+	}
+	return err
+}
+
+// created lets uid open node once whatever its mode says, as open(O_CREAT) does.
+func (c *Client) created(node vfs.NodeID, uid uint32) {
+	if ino, err := c.tab.get(node); err == nil {
+		ino.mu.Lock()
+		ino.fresh, ino.freshUID = true, uid
+		ino.mu.Unlock()
+	}
+}
+
+// Mkdir makes a directory.
+func (c *Client) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcMkdir)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	args := nfs3.MkdirArgs{Where: where(d, name), Set: *set}
+	args.Encode(&s.enc)
+	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == vfs.TypeDirectory })
+}
+
+// Symlink makes a symbolic link.
+func (c *Client) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	if len(target) > nfs3.MaxSymlink {
+		return vfs.Entry{}, vfs.WCC{}, syscall.ENAMETOOLONG
+	}
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcSymlink)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	args := nfs3.SymlinkArgs{Where: where(d, name), Set: *set, Target: bytesOf(target)}
+	args.Encode(&s.enc)
+	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool {
+		return a.Type == vfs.TypeSymlink && a.Size == uint64(len(target))
+	})
+}
+
+// Mknod makes a device, socket or FIFO.
+func (c *Client) Mknod(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, major, minor uint32, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcMknod)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	args := nfs3.MknodArgs{Where: where(d, name), Type: typ, Set: *set, Major: major, Minor: minor}
+	args.Encode(&s.enc)
+	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == typ })
+}
+
+// beginMake starts a call that makes name in dir.
+func (c *Client) beginMake(op *vfs.Op, dir vfs.NodeID, name string, proc uint32) (*inode, *slot, error) {
+	d, err := c.named(dir, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := c.begin(op, proc)
+	return d, s, err
+}
+
+// finishMake makes the call in s and returns what was made. If the call was sent
+// twice and the name exists, what is there counts if same says it may be ours.
+func (c *Client) finishMake(op *vfs.Op, s *slot, d *inode, name string, same func(*vfs.Attr) bool) (vfs.Entry, vfs.WCC, error) {
+	start := c.seq.Add(1)
+	var res nfs3.CreateResult
+	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	c.updateWCC(d, &res.DirWCC, start, true)
+	err = nfs3.Errno(res.Status)
+	if err != nil {
+		if again && errors.Is(err, syscall.EEXIST) {
+			e, err := c.mineAfterAll(op, d, name, same)
+			return e, res.DirWCC, err
+		}
+		return vfs.Entry{}, res.DirWCC, err
+	}
+	if !res.Handle.Has {
+		e, err := c.lookup(op, d, name)
+		return e, res.DirWCC, err
+	}
+	e, err := c.entry(op, &res.Handle.Handle, &res.Attr, start)
+	return e, res.DirWCC, err
+}
+
+// mineAfterAll decides whether name, which exists, is what a call made that was
+// sent twice.
+func (c *Client) mineAfterAll(op *vfs.Op, d *inode, name string, same func(*vfs.Attr) bool) (vfs.Entry, error) {
+	e, err := c.lookup(op, d, name)
+	if err == nil && !same(&e.Attr) {
+		c.Forget(e.Node, 1)
+		return vfs.Entry{}, syscall.EEXIST
+	}
+	return e, err
+}
+
+// Link makes name in dir another name of node.
+func (c *Client) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, vfs.WCC, error) {
+	ino, err := c.tab.get(node)
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcLink)
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	args := nfs3.LinkArgs{Handle: ino.fh, To: where(d, name)}
+	args.Encode(&s.enc)
+	start := c.seq.Add(1)
+	var res nfs3.LinkResult
+	again, err := c.call(op, s, ino.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	c.updateWCC(d, &res.DirWCC, start, true)
+	ino.changed(&res.Attr, c, start)
+	if err := nfs3.Errno(res.Status); err != nil && !(again && c.isLink(op, d, name, ino, err)) {
+		return vfs.Attr{}, res.DirWCC, err
+	}
+	var attr vfs.Attr
+	err = c.getAttr(op, ino, &attr)
+	return attr, res.DirWCC, err
+}
+
+// isLink reports whether name exists because a LINK that was sent twice made it.
+func (c *Client) isLink(op *vfs.Op, d *inode, name string, ino *inode, err error) bool {
+	if !errors.Is(err, syscall.EEXIST) {
+		return false
+	}
+	var res nfs3.LookupResult
+	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK &&
+		(res.Handle == ino.fh || res.Attr.Has && res.Attr.Attr.Ino == ino.ino)
+}
+
+// changed takes in attributes after a change of the number of links, which
+// leaves the data alone.
+func (ino *inode) changed(a *nfs3.PostOpAttr, c *Client, start uint64) {
+	if a.Has {
+		c.updateWCC(ino, &vfs.WCC{HasPost: true, Post: a.Attr}, start, false)
+		return
+	}
+	ino.expire()
+}

@@ -1,0 +1,81 @@
+// Package nfsclient is an NFS version 3 client (RFC 1813) with a page cache: the
+// file system that the FUSE door shows, and the mirror image of the server's
+// store. It models fs/nfs and net/sunrpc of the kernel.
+//
+//	Read ──► page cache ──miss──► READ  ─┐
+//	Write ─► page cache ─flusher► WRITE ─┤ slots ─► sender ─► TCP ─► server
+//	fsync ─► WRITE, then COMMIT ─────────┤                            │
+//	names, attributes ──► one call each ─┘   reader ◄─────────────────┘
+//
+// # Transport
+//
+// One TCP connection carries many calls; replies come in any order. A call in
+// flight owns a slot, and all slots exist from the start, so that a call
+// allocates nothing. The last few slots are only for Memalloc scopes: write-back
+// can always send. Payload goes from folios to the socket and back without a
+// copy in between.
+//
+//	idle ─► queued ─► sending ─► waiting ─► reply ─► idle
+//	          ▲                    │  ▲       │
+//	          └── connection lost ─┘  │       │ NFS3ERR_JUKEBOX
+//	          ▲                       │       ▼
+//	          └────────── new xid ────┴─── delayed
+//
+// The reader goroutine receives, and runs the completions of asynchronous calls,
+// which never block. It is also the one that reconnects, for ever, with a
+// back-off (a hard mount). The sender goroutine sends what callers did not send
+// themselves, and everything in flight again, with the same xids, after a
+// reconnect. Both exist from the start, and neither takes a page from the arena:
+// they are the rescuers of write-back (kernel: WQ_MEM_RECLAIM). A reply that
+// cannot be decoded closes the connection and is asked for again; after a few of
+// them for one call, the call fails with EIO. A call that is given up
+// (Op.Cancel) leaves its slot in quarantine until its reply, or a reconnect.
+//
+// # Write-back
+//
+// Folios go through the states of package pagecache. WRITE is UNSTABLE; the
+// write verifier is kept per inode, and when it changes, everything unstable
+// there is dirty again. One COMMIT per inode is in flight, and covers what was
+// unstable when it was sent (Mapping.Seq); who needs a later one shares it with
+// others. fsync writes in the caller's own scope, as filemap_fdatawrite does,
+// the flusher in its own; the scope crosses the wire in the AUTH_SYS stamp. An
+// error of the server's (not the loss of the connection) is reported once, by
+// the next write, flush or sync of that inode, and the data is dropped.
+//
+// Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
+//
+// # Consistency
+//
+// Close-to-open: opening a file asks for its attributes and drops clean pages if
+// it was changed elsewhere; the last close writes back, commits, and takes the
+// attributes after that for those of the cached pages. Weak cache consistency
+// data tells own changes from those of others. Attributes are kept for a second.
+// As long as there is data that was not sent, the size and the mtime are local.
+//
+// A file that is removed here while it is open here is renamed to .nfs… first
+// and removed at the last close, because an NFSv3 server knows no open files.
+//
+// # Replayed calls
+//
+// A call that is sent again after a reconnect may have been carried out before,
+// and then fails because of itself. Only for a call that really was sent twice,
+// EEXIST after CREATE, MKDIR, SYMLINK, MKNOD or LINK is success if LOOKUP finds
+// what it would have made (the same type, target or file), and ENOENT after
+// REMOVE, RMDIR or RENAME is success (RENAME: if the new name exists). That
+// cannot tell a neighbour who did just the same; EXCLUSIVE create can.
+//
+// # Locks
+//
+//	inode.sem (held for a write or a truncation; waits for replies, never for memory)
+//	  inode.mu
+//	    Mapping.mu, table.mu, Client.listMu (leaves)
+//	transport.sendMu (held during writev)
+//	  transport.mu
+//	    Task.mu
+//
+// Reclaim and completions take no inode.sem. Pages are allocated before it is
+// taken.
+//
+// The package deliberately has no locking (NLM), no port mapper, no UDP, no
+// RPCSEC_GSS, no delegation, and no retransmission on a connection that is up.
+package nfsclient

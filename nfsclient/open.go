@@ -1,0 +1,83 @@
+package nfsclient
+
+import (
+	"syscall"
+
+	"loopnfs/internal/vfs"
+)
+
+// Open checks that the caller may use node, keeps it alive, and makes sure that
+// what is cached is not older than the file on the server (close-to-open).
+func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
+	ino, err := c.tab.get(node)
+	if err != nil {
+		return err
+	}
+	if err := c.checkOpen(op, ino, write); err != nil {
+		return err
+	}
+	if ino.isFile() {
+		ino.mu.Lock()
+		stale := ino.stale
+		ino.mu.Unlock()
+		if stale {
+			c.invalidate(op, ino)
+		}
+	}
+	c.tab.mu.Lock()
+	ino.opens++
+	c.tab.open++
+	c.tab.mu.Unlock()
+	return nil
+}
+
+// checkOpen asks the server for rights and attributes, in one call if it answers
+// ACCESS with both.
+func (c *Client) checkOpen(op *vfs.Op, ino *inode, write bool) error {
+	ino.mu.Lock()
+	ino.fetched = 0
+	mine := ino.fresh && ino.freshUID == op.Cred.UID
+	ino.fresh = false
+	ino.mu.Unlock()
+	rights, err := c.fetchAccess(op, ino)
+	if err != nil {
+		return err
+	}
+	want := uint32(vfs.AccessRead | vfs.AccessExecute)
+	if write {
+		want = vfs.AccessModify | vfs.AccessExtend
+	}
+	if rights&want == 0 && !mine {
+		return syscall.EACCES
+	}
+	ino.mu.Lock()
+	ok := ino.fetched != 0
+	ino.mu.Unlock()
+	if ok {
+		return nil
+	}
+	return c.fetchAttr(op, ino)
+}
+
+// Close undoes one Open. With the last one, a file that was removed meanwhile is
+// removed from the server.
+func (c *Client) Close(node vfs.NodeID, write bool) {
+	t := c.tab
+	t.mu.Lock()
+	ino := t.byID[node]
+	if ino == nil || ino.opens == 0 {
+		t.mu.Unlock()
+		return
+	}
+	ino.opens--
+	t.open--
+	var silly *sillyName
+	if ino.opens == 0 {
+		silly, ino.silly = ino.silly, nil
+	}
+	t.mu.Unlock()
+	if silly != nil {
+		c.unhide(silly)
+	}
+	c.evict(ino)
+}

@@ -1,0 +1,171 @@
+package nfsclient
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/xdr"
+)
+
+// sillyName is where a file is that was removed while it was open.
+type sillyName struct {
+	dir  *inode
+	name string
+	who  vfs.Cred
+}
+
+// Remove removes a name that is no directory.
+func (c *Client) Remove(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	d, err := c.named(dir, name)
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	if hidden, w, err := c.hide(op, d, name); hidden || err != nil {
+		return w, err
+	}
+	return c.remove(op, d, name, nfs3.ProcRemove)
+}
+
+// Rmdir removes an empty directory.
+func (c *Client) Rmdir(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	d, err := c.named(dir, name)
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	return c.remove(op, d, name, nfs3.ProcRmdir)
+}
+
+func (c *Client) remove(op *vfs.Op, d *inode, name string, proc uint32) (vfs.WCC, error) {
+	s, err := c.begin(op, proc)
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	args := where(d, name)
+	args.Encode(&s.enc)
+	start := c.seq.Add(1)
+	var res nfs3.WCCResult
+	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	c.updateWCC(d, &res.WCC, start, true)
+	if again && res.Status == nfs3.StatusNoEnt {
+		return res.WCC, nil // the first time, it was there
+	}
+	return res.WCC, nfs3.Errno(res.Status)
+}
+
+// hide renames a file that is open here to a name that nobody asks for, and
+// reports whether there was one to rename (nfs_sillyrename).
+func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) {
+	ino := c.openFile(op, d, name)
+	if ino == nil {
+		return false, vfs.WCC{}, nil
+	}
+	silly := fmt.Sprintf(".nfs%016x%08x", ino.ino, c.sillySeq.Add(1))
+	w, _, err := c.rename(op, d, name, d, silly)
+	if err != nil {
+		return false, w, err
+	}
+	c.tab.mu.Lock()
+	ino.silly = &sillyName{dir: d, name: silly, who: vfs.Cred{UID: op.Cred.UID, GID: op.Cred.GID, Groups: append([]uint32(nil), op.Cred.Groups...)}}
+	d.refs++ // until the file is removed
+	c.tab.mu.Unlock()
+	ino.expire()
+	return true, w, nil
+}
+
+// openFile returns the inode of a name if it is open here and was not hidden
+// before.
+func (c *Client) openFile(op *vfs.Op, d *inode, name string) *inode {
+	c.tab.mu.RLock()
+	open := c.tab.open
+	c.tab.mu.RUnlock()
+	var res nfs3.LookupResult
+	if open == 0 || c.lookupCall(op, d, name, &res) != nil || res.Status != nfs3.StatusOK {
+		return nil
+	}
+	c.tab.mu.RLock()
+	defer c.tab.mu.RUnlock()
+	ino := c.tab.byFH[res.Handle]
+	if ino == nil || ino.opens == 0 || ino.silly != nil || !ino.isFile() || res.Attr.Has && res.Attr.Attr.Nlink > 1 {
+		return nil
+	}
+	return ino
+}
+
+// unhide removes a file that was removed while it was open, after its last
+// close.
+func (c *Client) unhide(silly *sillyName) {
+	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: c.t.stop}
+	if _, err := c.remove(op, silly.dir, silly.name, nfs3.ProcRemove); err != nil {
+		c.cfg.Logger.Warn("cannot remove a file after its last close; it stays on the server", "name", silly.name, "err", err)
+	}
+	c.Forget(silly.dir.id, 1)
+}
+
+// Rename gives a file a new name. What has the new name and is open here lives
+// on until it is closed.
+func (c *Client) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {
+	d, err := c.named(dir, name)
+	if err != nil {
+		return from, to, err
+	}
+	nd, err := c.named(newDir, newName)
+	if err != nil {
+		return from, to, err
+	}
+	if d != nd || name != newName {
+		if err := c.hideTarget(op, d, name, nd, newName); err != nil {
+			return from, to, err
+		}
+	}
+	return c.rename(op, d, name, nd, newName)
+}
+
+// hideTarget hides what a rename will replace, unless it is the same file.
+func (c *Client) hideTarget(op *vfs.Op, d *inode, name string, nd *inode, newName string) error {
+	target := c.openFile(op, nd, newName)
+	if target == nil {
+		return nil
+	}
+	var res nfs3.LookupResult
+	if err := c.lookupCall(op, d, name, &res); err != nil || res.Status != nfs3.StatusOK || res.Handle == target.fh {
+		return err
+	}
+	_, _, err := c.hide(op, nd, newName)
+	return err
+}
+
+func (c *Client) rename(op *vfs.Op, d *inode, name string, nd *inode, newName string) (from, to vfs.WCC, err error) {
+	s, err := c.begin(op, nfs3.ProcRename)
+	if err != nil {
+		return from, to, err
+	}
+	args := nfs3.RenameArgs{From: where(d, name), To: where(nd, newName)}
+	args.Encode(&s.enc)
+	start := c.seq.Add(1)
+	var res nfs3.RenameResult
+	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
+	if err != nil {
+		return from, to, err
+	}
+	c.updateWCC(d, &res.From, start, true)
+	if nd != d {
+		c.updateWCC(nd, &res.To, start, true)
+	}
+	err = nfs3.Errno(res.Status)
+	if again && errors.Is(err, syscall.ENOENT) && c.exists(op, nd, newName) {
+		err = nil
+	}
+	return res.From, res.To, err
+}
+
+func (c *Client) exists(op *vfs.Op, d *inode, name string) bool {
+	var res nfs3.LookupResult
+	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK
+}

@@ -1,0 +1,180 @@
+package nfsclient
+
+import "time"
+
+// pumpBatch is how many calls a caller sends for others before it leaves the
+// rest to the sender.
+const pumpBatch = 8
+
+// pump sends what is queued, unless somebody else is sending: that one sends it,
+// for it looks at the queue once more after letting go of sendMu.
+func (t *transport) pump() {
+	for t.sendMu.TryLock() {
+		more := t.drain(pumpBatch)
+		t.sendMu.Unlock()
+		if more {
+			t.kickSender()
+			return
+		}
+		if !t.sendable() {
+			return
+		}
+	}
+}
+
+func (t *transport) sendable() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nqueue > 0 && t.conn != nil
+}
+
+// drain sends up to limit queued calls and reports whether there are more.
+// sendMu is held.
+func (t *transport) drain(limit int) (more bool) {
+	for ; limit > 0; limit-- {
+		s, c := t.pop()
+		if s == nil {
+			return false
+		}
+		err := c.stream.WriteVec(s.out)
+		t.sent(s, c, err)
+	}
+	return t.sendable()
+}
+
+// pop returns the next call to send and the connection, or nil.
+func (t *transport) pop() (*slot, *conn) {
+	for {
+		t.mu.Lock()
+		if t.nqueue == 0 || t.conn == nil {
+			t.mu.Unlock()
+			return nil, nil
+		}
+		s := t.queue[t.head]
+		t.head = (t.head + 1) % len(t.queue)
+		t.nqueue--
+		if !s.gone {
+			s.state = sending
+			s.sends++
+			c := t.conn
+			t.mu.Unlock()
+			return s, c
+		}
+		t.mu.Unlock()
+		t.finish(s)
+	}
+}
+
+// sent ends the sending of s on c. If the reply came first, it is delivered now.
+func (t *transport) sent(s *slot, c *conn, err error) {
+	t.mu.Lock()
+	s.state = waiting
+	if err != nil {
+		t.lost(c)
+	}
+	got := s.got
+	t.mu.Unlock()
+	if got {
+		t.finish(s)
+	}
+}
+
+// lost closes c, which is broken; the reader notices and reconnects. t.mu is
+// held.
+func (t *transport) lost(c *conn) {
+	c.Close()
+	if t.conn == c {
+		t.conn = nil
+	}
+}
+
+// runSender sends what nobody else does: what is due again, what callers left,
+// and everything in flight after a reconnect.
+func (t *transport) runSender() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-t.stop:
+			return
+		case c := <-t.next:
+			t.adopt(c)
+		case <-t.kick:
+		case <-timer.C:
+		}
+		if wait := t.requeueDue(); wait > 0 {
+			timer.Reset(wait)
+		}
+		t.sendMu.Lock()
+		for t.drain(len(t.all)) {
+		}
+		t.sendMu.Unlock()
+	}
+}
+
+// adopt makes c the connection and queues everything that has no reply. Holding
+// sendMu says that nobody sends on the old connection any more.
+func (t *transport) adopt(c *conn) {
+	t.sendMu.Lock()
+	defer t.sendMu.Unlock()
+	t.mu.Lock()
+	if t.down {
+		c.Close()
+	}
+	t.conn, t.port = c, c.port
+	var gone []*slot
+	for _, s := range t.all {
+		switch {
+		case s.state == waiting && s.gone:
+			gone = append(gone, s)
+			s.state = queued
+		case s.state == waiting && !s.got:
+			t.push(s)
+			t.resent.Add(1)
+			t.rerecord(s)
+		case s.state == queued:
+			t.rerecord(s)
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range gone {
+		t.finish(s)
+	}
+}
+
+// requeueDue queues the delayed calls that are due, with new xids, and returns
+// how long it is until the next one is; 0 if there is none.
+func (t *transport) requeueDue() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, next := t.now().UnixNano(), int64(0)
+	for _, s := range t.all {
+		if s.state != delayed {
+			continue
+		}
+		if s.gone || s.due <= now {
+			s.newXID()
+			s.call.XID = s.xid
+			s.enc.PutUint32At(xidOffset, s.xid)
+			t.push(s)
+			t.rerecord(s)
+		} else if next == 0 || s.due < next {
+			next = s.due
+		}
+	}
+	if next == 0 {
+		return 0
+	}
+	return max(time.Duration(next-now), time.Millisecond)
+}
+
+// resubmit sends the slot again from its completion, with a new xid and the rest
+// of its payload; the caller has encoded the record. It does not block.
+func (t *transport) resubmit(s *slot) {
+	t.mu.Lock()
+	s.got, s.sends = false, 0
+	t.own(s, nil)
+	t.push(s)
+	t.mu.Unlock()
+	t.kickSender()
+}

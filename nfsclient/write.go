@@ -1,0 +1,222 @@
+package nfsclient
+
+import (
+	"errors"
+	"math"
+	"syscall"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/vfs"
+)
+
+// Write puts the bytes of v into the page cache and, if how asks for it, on
+// stable storage.
+func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how vfs.Stable, res *vfs.WriteResult) error {
+	*res = vfs.WriteResult{Stable: how, Verifier: c.verf}
+	ino, err := c.regular(node)
+	if err != nil {
+		return err
+	}
+	if err := c.mayUse(op, ino, vfs.AccessModify|vfs.AccessExtend); err != nil {
+		return err
+	}
+	if err := ino.takeError(); err != nil {
+		return err
+	}
+	total := v.Len()
+	if uint64(total) > math.MaxInt64-min(off, math.MaxInt64) || c.maxSize != 0 && off+uint64(total) > c.maxSize {
+		return syscall.EFBIG
+	}
+	done := 0
+	for done < total {
+		n, err := c.writeSome(op, ino, off+uint64(done), v, done, total-done)
+		if err != nil {
+			if done == 0 {
+				return err
+			}
+			break // what was taken counts
+		}
+		done += n
+		c.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
+	}
+	res.Count = uint32(done)
+	if how != vfs.Unstable && done > 0 {
+		return c.sync(op, ino)
+	}
+	return nil
+}
+
+// writeSome writes up to left bytes from offset at of v to offset off, as many
+// as a scratch has pages for, and returns how many.
+func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, left int) (int, error) {
+	first := off >> alloc.PageShift
+	skip := int(off & (alloc.PageSize - 1))
+	n := min(left, c.scratch.size*alloc.PageSize-skip)
+	pages := alloc.Pages(skip + n)
+	w := c.scratch.get()
+	defer c.scratch.put(w)
+	ino.m.GetRange(first, w.folios[:pages])
+	for {
+		if err := c.allocMissing(op, ino, first, pages, w); err != nil {
+			return 0, err
+		}
+		c.putFolios(w, pages)
+		err := c.writeLocked(op, ino, off, n, v, at, w)
+		if err == errMorePages {
+			continue // pages were freed since they were counted
+		}
+		c.putFresh(w)
+		if err != nil {
+			return 0, err
+		}
+		return n, nil
+	}
+}
+
+// writeLocked copies n bytes under the lock of the inode.
+func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.Vec, at int, w *scratch) error {
+	if err := ino.lock(op.Scope, op.Cancel); err != nil {
+		return err
+	}
+	defer ino.unlock(op.Scope)
+	pages := alloc.Pages(int(off&(alloc.PageSize-1)) + n)
+	err := c.preparePages(op, ino, off, n, w, pages)
+	if err == nil {
+		c.copyIn(w, pages, off, n, v, at)
+		ino.grow(off+uint64(n), c.now(), identify(&op.Cred))
+		for i, f := range w.folios[:pages] {
+			ino.m.MarkDirty(f)
+			if w.ours[i] {
+				ino.m.Unlock(f, true)
+			}
+		}
+		ino.settle()
+	} else {
+		c.unlockOurs(ino, w, pages)
+	}
+	c.putFolios(w, pages)
+	return err
+}
+
+// unlockOurs lets go of pages that were locked and not filled.
+func (c *Client) unlockOurs(ino *inode, w *scratch, pages int) {
+	for i, f := range w.folios[:pages] {
+		if f != nil && w.ours[i] {
+			ino.m.Unlock(f, false)
+		}
+	}
+}
+
+// errMorePages says that fewer pages were allocated than are needed now.
+var errMorePages = errors.New("nfsclient: more pages needed")
+
+// preparePages makes every page that [off, off+n) touches ready to be written
+// to: in the mapping, referenced, and valid where the bytes do not go
+// (write_begin). ino.sem is held.
+func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scratch, pages int) error {
+	first := off >> alloc.PageShift
+	clear(w.ours[:pages])
+	for i := range pages {
+		if err := c.preparePage(op, ino, first+uint64(i), off, off+uint64(n), w, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// preparePage is preparePages for page index, the i-th; [from, to) will be
+// written.
+func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *scratch, i int) error {
+	start := index << alloc.PageShift
+	covered := from <= start && to >= min(start+alloc.PageSize, max(c.sizeOf(ino), start))
+	for {
+		f := ino.m.Get(index)
+		if f == nil {
+			if len(w.fresh) == 0 {
+				return errMorePages
+			}
+			f, w.ours[i] = c.insertLocked(ino, index, w)
+		} else if covered && ino.m.Relock(f) {
+			w.ours[i] = true
+		}
+		w.folios[i] = f
+		if w.ours[i] {
+			if covered || start >= c.sizeOf(ino) {
+				c.clearOutside(f, from, to)
+				return nil
+			}
+			w.ours[i] = false
+			if err := c.fillOne(op, ino, f); err != nil {
+				return err
+			}
+		}
+		gone, err := c.waitFolio(op, ino, f)
+		if !gone || err != nil {
+			return err
+		}
+		w.folios[i] = nil
+		c.arena.Put(f)
+	}
+}
+
+// fillOne reads the folio f, which the caller has locked.
+func (c *Client) fillOne(op *vfs.Op, ino *inode, f *alloc.Folio) error {
+	s, err := c.t.acquire(op.Scope, op.Cancel)
+	if err != nil {
+		ino.m.Unlock(f, false)
+		return err
+	}
+	who := identify(&op.Cred)
+	c.beginRead(s, op.Scope, &who, ino)
+	s.addRead(f)
+	c.sendRead(s)
+	return nil
+}
+
+// clearOutside zeroes what [from, to) does not cover of f.
+func (c *Client) clearOutside(f *alloc.Folio, from, to uint64) {
+	b := c.arena.Bytes(f)
+	start := f.Index << alloc.PageShift
+	if from > start {
+		clear(b[:from-start])
+	}
+	if to < start+alloc.PageSize {
+		clear(b[to-start:])
+	}
+}
+
+// copyIn copies n bytes from offset at of v to offset off of the file.
+func (c *Client) copyIn(w *scratch, pages int, off uint64, n int, v *vfs.Vec, at int) {
+	skip := int(off & (alloc.PageSize - 1))
+	for _, f := range w.folios[:pages] {
+		b := c.arena.Bytes(f)[skip:]
+		b = b[:min(len(b), n)]
+		v.CopyTo(b, at)
+		at += len(b)
+		n -= len(b)
+		skip = 0
+	}
+}
+
+func (c *Client) sizeOf(ino *inode) uint64 {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	return ino.size
+}
+
+// grow makes the file at least size bytes long, before its new pages are dirty;
+// settle is called when they are.
+func (ino *inode) grow(size uint64, now vfs.Time, who identity) {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	ino.pending++
+	ino.size = max(ino.size, size)
+	ino.mtime = now
+	ino.writer, ino.hasWrite = who, true
+}
+
+func (ino *inode) settle() {
+	ino.mu.Lock()
+	ino.pending--
+	ino.mu.Unlock()
+}
