@@ -132,7 +132,7 @@ func (c *Cache) Release(f *alloc.Folio, sc gfp.Scope, mask gfp.Flags) Verdict {
 		return Busy
 	}
 	v := m.back.ops.ReleaseFolio(m, f, sc, mask)
-	if v == Freed {
+	if v == Freed && f.Owner() != 0 { // else the file system dropped it itself
 		v, _ = m.tryFree(f)
 	}
 	return v
