@@ -90,6 +90,7 @@ type BDI struct {
 	nr      [numCounters]atomic.Int64
 	kick    chan struct{} // wakes a flusher
 	written atomic.Uint64
+	stuck   atomic.Bool
 }
 
 // NewBDI adds a device to the domain.
@@ -155,9 +156,19 @@ func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	}
 }
 
+// SetStuck says that nothing can be written to the device for now, or that it
+// can again. Its writers are not made to wait for pages that do not become
+// clean; their file system refuses them with the reason instead.
+func (b *BDI) SetStuck(stuck bool) {
+	b.stuck.Store(stuck)
+	if stuck {
+		b.dom.wq.Wake()
+	}
+}
+
 func (b *BDI) exceeded(sc gfp.Scope) bool {
 	d := b.dom
-	return !d.closed.Load() && d.throttle.Exceeded(Load{
+	return !d.closed.Load() && !b.stuck.Load() && d.throttle.Exceeded(Load{
 		Thresh: int(d.thresh), Background: int(d.background),
 		Pages: int(d.nr.Load()), DevicePages: b.Pages(),
 	}, sc)
