@@ -1,0 +1,106 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/pagecache"
+	"loopnfs/internal/waitfor"
+	"loopnfs/reclaim/writeback"
+)
+
+// Limits and defaults of a StoreConfig.
+const (
+	MinIO            = alloc.PageSize
+	MaxMaxIO         = 1 << 20
+	DefaultFlushers  = 2
+	DefaultMaxInodes = 65536
+	DefaultMaxFiles  = 65536
+	maxFlushers      = 64
+	minInodes        = 16
+
+	// A listing has at most one of listingShare pages of the arena, and at
+	// most maxListing; a change reads up to maxRelist again at once.
+	listingShare = 64
+	maxListing   = 256
+	maxRelist    = 4
+	// racyNs is longer than a tick of the kernel's clock.
+	racyNs = 20e6
+	// An inode that cannot be written out is tried again after retryMin ns,
+	// then after twice as long each time, up to retryMax.
+	retryMin = 100e6
+	retryMax = 5e9
+	// maxVain is how many inodes one call of WritePages looks at in vain.
+	maxVain = 64
+)
+
+// StoreConfig says how to make a Store.
+type StoreConfig struct {
+	// Dir is the directory to serve.
+	Dir string
+	// Cache holds the file data; Domain limits how much of it may be dirty.
+	Cache  *pagecache.Cache
+	Domain *writeback.Domain
+	// Graph shows what the store's own workers wait for; nil for none.
+	Graph *waitfor.Graph
+	// StateDir keeps the key of the file handles, with mode 0600. It must
+	// outlive the process, go where Dir goes, and lie outside of Dir.
+	StateDir string
+	// MaxIO is the largest READ and WRITE, in bytes: a multiple of MinIO, up
+	// to MaxMaxIO, which is the default. A small arena lowers it.
+	MaxIO uint32
+	// Logger gets what an operator should know; nil for slog.Default.
+	Logger *slog.Logger
+	// Flushers is the number of workers that write out; 0 for the default.
+	Flushers int
+	// MaxInodes is how many inodes stay in memory when nobody refers to them;
+	// 0 for the default.
+	MaxInodes int
+	// MaxFiles is how many descriptors stay open when nobody uses them, at
+	// most half of RLIMIT_NOFILE; 0 for the default.
+	MaxFiles int
+}
+
+func (c *StoreConfig) setDefaults() {
+	if c.MaxIO == 0 {
+		c.MaxIO = MaxMaxIO
+	}
+	if c.Flushers == 0 {
+		c.Flushers = DefaultFlushers
+	}
+	if c.MaxInodes == 0 {
+		c.MaxInodes = DefaultMaxInodes
+	}
+	if c.MaxFiles == 0 {
+		c.MaxFiles = DefaultMaxFiles
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+}
+
+// Validate reports the first thing wrong with c, whose zero fields stand for
+// the defaults.
+func (c *StoreConfig) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("no directory to export is given")
+	case c.StateDir == "":
+		return errors.New("no state directory is given: the key of the file handles has to be kept somewhere")
+	case c.Cache == nil:
+		return errors.New("fusefs: no page cache")
+	case c.Domain == nil:
+		return errors.New("fusefs: no dirty limit")
+	case c.MaxIO != 0 && (c.MaxIO%MinIO != 0 || c.MaxIO > MaxMaxIO):
+		return fmt.Errorf("a largest READ and WRITE of %d bytes: want a multiple of %d, at most %d", c.MaxIO, MinIO, MaxMaxIO)
+	case c.Flushers < 0 || c.Flushers > maxFlushers:
+		return fmt.Errorf("%d flushers: want 1 to %d", c.Flushers, maxFlushers)
+	case c.MaxInodes != 0 && c.MaxInodes < minInodes:
+		return fmt.Errorf("%d inodes in memory are too few: want at least %d", c.MaxInodes, minInodes)
+	case c.MaxFiles < 0:
+		return fmt.Errorf("%d open files: want 1 or more", c.MaxFiles)
+	}
+	return nil
+}

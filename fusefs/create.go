@@ -1,0 +1,284 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// dirOp is one change of a directory, under its lock.
+type dirOp struct {
+	s   *Store
+	op  *vfs.Op
+	in  *inode
+	fd  int
+	wcc vfs.WCC
+	b   *scratch
+}
+
+// enter begins a change of directory dir: its lock is taken and its attributes
+// are read. leave ends it.
+func (s *Store) enter(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	in, err := s.directory(dir)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return nil, err
+	}
+	d := &dirOp{s: s, op: op, in: in, fd: fd, b: s.scratch.get()}
+	in.lock.Lock(op.Scope.Task(), "")
+	err = s.pre(in, fd, &d.wcc)
+	if err == nil && in.dead.Load() {
+		err = vfs.ErrStale
+	}
+	if err != nil {
+		d.release()
+		return nil, err
+	}
+	return d, nil
+}
+
+// leave ends the change: the attributes are read again, and what is cached of
+// the directory's content is brought up to date.
+func (d *dirOp) leave(changed bool) {
+	d.s.post(d.in, d.fd, &d.wcc)
+	if changed {
+		d.in.changes.Add(1)
+		d.s.relist(d.op, d.in, d.fd)
+	}
+	d.release()
+}
+
+func (d *dirOp) release() {
+	d.in.lock.Unlock(d.op.Scope.Task())
+	d.s.scratch.put(d.b)
+	d.s.fds.release(d.in)
+}
+
+// as runs do with the identity of the caller.
+func (d *dirOp) as(do func() error) error {
+	id, err := d.s.become(&d.op.Cred)
+	if err != nil {
+		return err
+	}
+	defer id.restore()
+	return do()
+}
+
+// child returns the entry for name, which was just made.
+func (d *dirOp) child(name string) (vfs.Entry, error) {
+	d.b.name.set(name)
+	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer unix.Close(fd)
+	return d.s.entry(fd, d.b)
+}
+
+// newMode returns the mode that an object is made with; the rest is set by
+// setNew.
+func newMode(set *vfs.SetAttr) uint32 {
+	if set.SetMode {
+		return set.Mode & 0o7777
+	}
+	return 0
+}
+
+// setNew gives a new object, open as fd, what the call that made it could not.
+// Only root may choose the owner. It runs with the identity of the caller.
+func setNew(op *vfs.Op, typ vfs.FileType, fd int, set *vfs.SetAttr) error {
+	own := *set
+	if op.Cred.UID != 0 {
+		own.SetUID, own.SetGID = false, false
+	}
+	if err := setOwner(fd, &own); err != nil {
+		return err
+	}
+	if set.SetMode && set.Mode&0o7000 != 0 {
+		if err := setMode(typ, fd, set.Mode); err != nil {
+			return err
+		}
+	}
+	if set.SetAtime == vfs.DontChange && set.SetMtime == vfs.DontChange {
+		return nil
+	}
+	ts := [2]unix.Timespec{timespec(set.SetAtime, set.Atime), timespec(set.SetMtime, set.Mtime)}
+	return setTimes(fd, &ts)
+}
+
+// Create implements vfs.FS.
+func (s *Store) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
+	d, err := s.enter(op, dir, name)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	e, made, err := d.create(name, how, set, verf)
+	d.leave(made)
+	if err == nil && !made && how == vfs.Unchecked && set.SetSize {
+		// An existing file is only given its size, RFC 1813 §3.3.8.
+		err = s.resize(op, &e, set.Size)
+	}
+	return e, d.wcc, err
+}
+
+func (s *Store) resize(op *vfs.Op, e *vfs.Entry, size uint64) error {
+	w, err := s.SetAttr(op, e.Node, &vfs.SetAttr{SetSize: true, Size: size})
+	if err != nil {
+		s.Forget(e.Node, 1)
+		*e = vfs.Entry{}
+		return err
+	}
+	e.Attr = w.Post
+	return nil
+}
+
+func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (e vfs.Entry, made bool, err error) {
+	atime, mtime := verifierTimes(verf)
+	if how == vfs.Exclusive {
+		set = &vfs.SetAttr{SetAtime: vfs.SetToClientTime, Atime: atime, SetMtime: vfs.SetToClientTime, Mtime: mtime}
+	}
+	fd := -1
+	err = d.as(func() (err error) {
+		fd, err = unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, newMode(set))
+		if err != nil {
+			return err
+		}
+		made = true
+		if set.SetSize && set.Size > 0 {
+			if err := ftruncate(fd, set.Size); err != nil {
+				return err
+			}
+		}
+		return setNew(d.op, vfs.TypeRegular, fd, set)
+	})
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	if err == nil {
+		e, err = d.s.entry(fd, d.b)
+		return e, made, err
+	}
+	if made || !errors.Is(err, unix.EEXIST) || how == vfs.Guarded {
+		return e, made, err
+	}
+	if e, err = d.existing(name); err != nil {
+		return e, false, err
+	}
+	if how == vfs.Exclusive && (e.Attr.Size != 0 || e.Attr.Atime != atime || e.Attr.Mtime != mtime) {
+		err = unix.EEXIST
+	}
+	if err != nil {
+		d.s.Forget(e.Node, 1)
+		return vfs.Entry{}, false, err
+	}
+	return e, false, nil
+}
+
+// existing looks up a regular file that is there already, as the caller.
+func (d *dirOp) existing(name string) (vfs.Entry, error) {
+	d.b.name.set(name)
+	fd, err := d.s.openChild(d.op, d.fd, d.b)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer unix.Close(fd)
+	e, err := d.s.entry(fd, d.b)
+	if err == nil && e.Attr.Type != vfs.TypeRegular {
+		d.s.Forget(e.Node, 1)
+		return vfs.Entry{}, unix.EEXIST
+	}
+	return e, err
+}
+
+// verifierTimes hides the verifier of an exclusive CREATE in the times of the
+// file, where it is on stable storage with the file; 31 bits of each half, so
+// that every file system can keep them.
+func verifierTimes(v vfs.Verifier) (atime, mtime vfs.Time) {
+	return vfs.Time{Sec: int64(binary.BigEndian.Uint32(v[4:]) &^ (1 << 31))},
+		vfs.Time{Sec: int64(binary.BigEndian.Uint32(v[:4]) &^ (1 << 31))}
+}
+
+// make makes an object with call and returns its entry.
+func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, set *vfs.SetAttr, call func(dirFD int) error) (vfs.Entry, vfs.WCC, error) {
+	d, err := s.enter(op, dir, name)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	made := false
+	err = d.as(func() error {
+		if err := call(d.fd); err != nil {
+			return err
+		}
+		made = true
+		return d.dress(name, typ, set)
+	})
+	var e vfs.Entry
+	if err == nil {
+		e, err = d.child(name)
+	}
+	d.leave(made)
+	return e, d.wcc, err
+}
+
+// dress gives a new object the attributes asked for.
+func (d *dirOp) dress(name string, typ vfs.FileType, set *vfs.SetAttr) error {
+	d.b.name.set(name)
+	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if typ == vfs.TypeDirectory && set.SetMode && set.Mode&0o7000 != 0 {
+		// fchmod wants a real descriptor.
+		real, err := unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(real)
+		return setNew(d.op, typ, real, set)
+	}
+	return setNew(d.op, typ, fd, set)
+}
+
+// Mkdir implements vfs.FS.
+func (s *Store) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	return s.make(op, dir, name, vfs.TypeDirectory, set, func(fd int) error {
+		return unix.Mkdirat(fd, name, newMode(set))
+	})
+}
+
+// Symlink implements vfs.FS.
+func (s *Store) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	return s.make(op, dir, name, vfs.TypeSymlink, set, func(fd int) error {
+		return unix.Symlinkat(target, fd, name)
+	})
+}
+
+// Mknod implements vfs.FS.
+func (s *Store) Mknod(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, major, minor uint32, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	var fmtBits uint32
+	switch typ {
+	case vfs.TypeBlock:
+		fmtBits = unix.S_IFBLK
+	case vfs.TypeChar:
+		fmtBits = unix.S_IFCHR
+	case vfs.TypeSocket:
+		fmtBits = unix.S_IFSOCK
+	case vfs.TypeFIFO:
+		fmtBits = unix.S_IFIFO
+	default:
+		return vfs.Entry{}, vfs.WCC{}, unix.EINVAL
+	}
+	return s.make(op, dir, name, typ, set, func(fd int) error {
+		return unix.Mknodat(fd, name, fmtBits|newMode(set), int(unix.Mkdev(major, minor)))
+	})
+}

@@ -1,0 +1,225 @@
+package fusefs
+
+import (
+	"errors"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// fdKind says what a descriptor is needed for.
+type fdKind int
+
+const (
+	fdRead   fdKind = iota // to read, stat and sync; O_PATH if the type allows no more
+	fdWrite                // to read and write through the kernel's page cache
+	fdDirect               // to write past it
+	numFDs
+)
+
+// fdSet is what an inode has open; -1 is nothing.
+type fdSet struct {
+	fd         [numFDs]int
+	pins       int
+	drop       bool // close everything when the last pin goes
+	listed     bool
+	prev, next *inode
+}
+
+func (f *fdSet) init() { f.fd = [numFDs]int{-1, -1, -1} }
+
+// get returns an open descriptor that serves for k, or -1.
+func (f *fdSet) get(k fdKind) int {
+	if k == fdRead && f.fd[fdRead] < 0 {
+		return f.fd[fdWrite]
+	}
+	return f.fd[k]
+}
+
+// fdCache bounds the number of descriptors that inodes have open. Pinned ones
+// stay whatever the limit is; the others are closed in the order in which they
+// were used last.
+type fdCache struct {
+	limit int
+
+	mu         sync.Mutex
+	open       int
+	head, tail *inode // with descriptors and without pins, used last and first
+}
+
+// acquire returns a descriptor of in for k and pins it; release unpins it.
+func (s *Store) acquire(in *inode, k fdKind) (int, error) {
+	if fd := s.fds.pin(in, k); fd >= 0 {
+		return fd, nil
+	}
+	fd, err := s.openInode(in, k)
+	if err != nil {
+		s.fds.release(in)
+		return -1, err
+	}
+	return s.fds.install(in, k, fd), nil
+}
+
+// pin pins the descriptors of in and returns the one for k, or -1.
+func (c *fdCache) pin(in *inode, k fdKind) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if in.fds.listed {
+		c.unlist(in)
+	}
+	in.fds.pins++
+	return in.fds.get(k)
+}
+
+// install keeps fd, which was opened for k, unless somebody was faster.
+func (c *fdCache) install(in *inode, k fdKind, fd int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := in.fds.get(k); old >= 0 {
+		unix.Close(fd)
+		return old
+	}
+	in.fds.fd[k] = fd
+	c.open++
+	for c.open > c.limit && c.tail != nil {
+		c.closeAll(c.tail)
+	}
+	return fd
+}
+
+// release undoes one acquire.
+func (c *fdCache) release(in *inode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in.fds.pins--
+	switch {
+	case in.fds.pins > 0:
+	case in.fds.drop:
+		c.closeAll(in)
+	case in.fds.fd != [numFDs]int{-1, -1, -1}:
+		c.list(in)
+	}
+}
+
+// drop closes the descriptors of in as soon as nobody uses them.
+func (c *fdCache) drop(in *inode) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if in.fds.pins > 0 {
+		in.fds.drop = true
+		return
+	}
+	c.closeAll(in)
+}
+
+// closeAll closes what nobody uses. mu is held.
+func (c *fdCache) closeAll(in *inode) {
+	if in.fds.listed {
+		c.unlist(in)
+	}
+	in.fds.drop = false
+	for k, fd := range in.fds.fd {
+		if fd >= 0 {
+			unix.Close(fd)
+			in.fds.fd[k] = -1
+			c.open--
+		}
+	}
+}
+
+// closeIdle closes everything that is not pinned and returns how many inodes
+// had something open.
+func (c *fdCache) closeIdle() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for ; c.tail != nil; n++ {
+		c.closeAll(c.tail)
+	}
+	return n
+}
+
+func (c *fdCache) pinned(in *inode) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return in.fds.pins > 0
+}
+
+func (c *fdCache) list(in *inode) {
+	f := &in.fds
+	f.listed, f.next, f.prev = true, c.head, nil
+	if c.head != nil {
+		c.head.fds.prev = in
+	} else {
+		c.tail = in
+	}
+	c.head = in
+}
+
+func (c *fdCache) unlist(in *inode) {
+	f := &in.fds
+	if f.prev != nil {
+		f.prev.fds.next = f.next
+	} else {
+		c.head = f.next
+	}
+	if f.next != nil {
+		f.next.fds.prev = f.prev
+	} else {
+		c.tail = f.prev
+	}
+	f.listed, f.prev, f.next = false, nil, nil
+}
+
+// openFlags returns how to open in for k.
+func (in *inode) openFlags(k fdKind) int {
+	switch {
+	case in.typ == vfs.TypeDirectory:
+		return unix.O_RDONLY | unix.O_DIRECTORY
+	case in.typ != vfs.TypeRegular:
+		return unix.O_PATH
+	case k == fdRead:
+		return unix.O_RDONLY | unix.O_NOFOLLOW
+	case k == fdWrite:
+		return unix.O_RDWR | unix.O_NOFOLLOW
+	}
+	return unix.O_WRONLY | unix.O_DIRECT | unix.O_NOFOLLOW
+}
+
+// openInode opens in by its handle. A file without a name can be opened by some
+// file systems only through the descriptor that keeps it alive.
+func (s *Store) openInode(in *inode, k fdKind) (int, error) {
+	var raw rawHandle
+	in.key.raw(&raw)
+	fd, err := s.openRaw(&raw, in.openFlags(k))
+	if errors.Is(err, vfs.ErrStale) && in.opens.Load() > 0 {
+		if again := s.fds.peek(in); again >= 0 {
+			return unix.Open("/proc/self/fd/"+strconv.Itoa(again), in.openFlags(k)&^unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		}
+	}
+	return fd, err
+}
+
+// peek returns any open descriptor of in, which the caller has pinned, or -1.
+func (c *fdCache) peek(in *inode) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(in.fds.fd[fdRead], in.fds.fd[fdWrite])
+}
+
+// raiseFiles raises the soft limit of open files and returns how many the cache
+// may have: half of what the process may, at most.
+func raiseFiles(most int) int {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
+		return 256
+	}
+	if r.Cur < r.Max {
+		r.Cur = r.Max
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &r)
+	}
+	return max(16, int(min(r.Cur/2, uint64(most))))
+}

@@ -1,0 +1,232 @@
+package fusefs
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// A handle is what the backing file system knows a file by, with a check that
+// only this export can have made:
+//
+//	version  kernel type  kernel handle  HMAC-SHA256, truncated
+//	   1         1           n <= 50              8
+const (
+	handleVersion = 1
+	macSize       = 8
+	maxHandle     = 60
+	maxKernel     = maxHandle - 2 - macSize
+	keySize       = 32
+)
+
+// handle is a file handle as a map key.
+type handle struct {
+	n uint8
+	b [maxHandle]byte
+}
+
+func (h *handle) bytes() []byte { return h.b[:h.n] }
+
+// seal makes the handle for what the kernel returned.
+func (s *Store) seal(raw *rawHandle) (h handle, err error) {
+	if raw.bytes > maxKernel || raw.typ < 0 || raw.typ > 255 {
+		return h, fmt.Errorf("the backing file system %s makes file handles of %d bytes (type %d), the limit is %d: %w",
+			s.fsType, raw.bytes, raw.typ, maxKernel, unix.EOVERFLOW)
+	}
+	h.b[0], h.b[1] = handleVersion, byte(raw.typ)
+	n := 2 + copy(h.b[2:], raw.data[:raw.bytes])
+	h.n = uint8(n + copy(h.b[n:n+macSize], s.mac(h.b[:n])))
+	return h, nil
+}
+
+// parseHandle turns bytes from outside into a map key; nothing is checked but
+// the form.
+func parseHandle(b []byte) (h handle, ok bool) {
+	if len(b) < 2+macSize || len(b) > maxHandle || b[0] != handleVersion {
+		return h, false
+	}
+	h.n = uint8(copy(h.b[:], b))
+	return h, true
+}
+
+// open checks h and returns what the kernel knows it by.
+func (s *Store) open(h *handle) (raw rawHandle, ok bool) {
+	n := int(h.n) - macSize
+	if !hmac.Equal(s.mac(h.b[:n]), h.b[n:h.n]) {
+		return raw, false
+	}
+	h.raw(&raw)
+	return raw, true
+}
+
+// raw returns the kernel's part of a handle that is known to be good.
+func (h *handle) raw(raw *rawHandle) {
+	raw.typ = int32(h.b[1])
+	raw.bytes = uint32(copy(raw.data[:], h.b[2:int(h.n)-macSize]))
+}
+
+func (s *Store) mac(b []byte) []byte {
+	m := hmac.New(sha256.New, s.key[:])
+	m.Write(b)
+	return m.Sum(nil)[:macSize]
+}
+
+// loadKey reads the export's key from the state directory, or makes one. The
+// name of the file belongs to the exported directory and its file system, not
+// to the path or the device it is at today, where the kernel can tell.
+func loadKey(stateDir string, rootFD int, root *rawHandle) (key [keySize]byte, err error) {
+	names := keyNames(rootFD, root)
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(stateDir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return key, fmt.Errorf("cannot read the key of the file handles: %w", err)
+		}
+		if len(b) != keySize {
+			return key, fmt.Errorf("%s holds %d bytes, want %d: restore it from a copy, or delete it, which makes every file handle of the clients stale",
+				filepath.Join(stateDir, name), len(b), keySize)
+		}
+		return [keySize]byte(b), nil
+	}
+	if _, err := rand.Read(key[:]); err != nil {
+		return key, err
+	}
+	return makeKey(stateDir, names[0], key)
+}
+
+// keyNames returns the names the key may have, best first.
+func keyNames(rootFD int, root *rawHandle) []string {
+	var names []string
+	if id, ok := fsUUID(rootFD); ok {
+		names = append(names, keyName(id, root))
+	}
+	var sf unix.Statfs_t
+	if unix.Fstatfs(rootFD, &sf) == nil && sf.Fsid != (unix.Fsid{}) {
+		names = append(names, keyName(unsafe.Slice((*byte)(unsafe.Pointer(&sf.Fsid)), unsafe.Sizeof(sf.Fsid)), root))
+	}
+	var st unix.Stat_t
+	_ = fstat(rootFD, &st)
+	return append(names, keyName(fmt.Appendf(nil, "dev %d", st.Dev), root))
+}
+
+func keyName(fs []byte, root *rawHandle) string {
+	m := sha256.New()
+	m.Write(fs)
+	m.Write([]byte{byte(root.typ)})
+	m.Write(root.data[:root.bytes])
+	return hex.EncodeToString(m.Sum(nil)[:8]) + ".key"
+}
+
+// fsUUID asks for the UUID of the file system (FS_IOC_GETFSUUID, Linux 6.9).
+func fsUUID(fd int) ([]byte, bool) {
+	const getFSUUID = 0x80111500
+	var id [17]byte // length, UUID
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getFSUUID, uintptr(unsafe.Pointer(&id)))
+	if e != 0 || id[0] == 0 || int(id[0]) >= len(id) {
+		return nil, false
+	}
+	return id[1 : 1+id[0]], true
+}
+
+// makeKey puts key on stable storage under name. If somebody else was faster,
+// theirs is returned.
+func makeKey(dir, name string, key [keySize]byte) ([keySize]byte, error) {
+	fail := func(err error) ([keySize]byte, error) {
+		return key, fmt.Errorf("cannot keep the key of the file handles: %w", err)
+	}
+	f, err := os.CreateTemp(dir, name+".*") // mode 0600
+	if err != nil {
+		return fail(err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(key[:])
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return fail(err)
+	}
+	path := filepath.Join(dir, name)
+	if err := os.Link(f.Name(), path); errors.Is(err, os.ErrExist) {
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) != keySize {
+			return fail(fmt.Errorf("%s: %d bytes: %w", path, len(b), err))
+		}
+		return [keySize]byte(b), nil
+	} else if err != nil {
+		return fail(err)
+	}
+	return key, syncDir(dir)
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Handle implements vfs.FS.
+func (s *Store) Handle(node vfs.NodeID, buf []byte) ([]byte, error) {
+	in, err := s.inode(node)
+	if err != nil {
+		return buf, err
+	}
+	return append(buf, in.key.bytes()...), nil
+}
+
+// ByHandle implements vfs.FS. A handle of an inode in memory costs a map
+// look-up; any other is checked before the kernel sees it.
+func (s *Store) ByHandle(op *vfs.Op, b []byte) (vfs.NodeID, error) {
+	h, ok := parseHandle(b)
+	if !ok {
+		return 0, vfs.ErrBadHandle
+	}
+	if in := s.nodes.ref(&h); in != nil {
+		return in.id, nil
+	}
+	raw, ok := s.open(&h)
+	if !ok {
+		return 0, vfs.ErrBadHandle
+	}
+	fd, err := s.openRaw(&raw, unix.O_PATH)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	in, err := s.instantiate(fd, &h)
+	if err != nil {
+		return 0, err
+	}
+	return in.id, nil
+}
+
+// openRaw opens a file by the kernel's handle. What is gone is ErrStale.
+func (s *Store) openRaw(raw *rawHandle, flags int) (int, error) {
+	fd, err := openByHandle(s.rootFD, raw, flags)
+	switch err {
+	case unix.ESTALE, unix.ENOENT, unix.EINVAL:
+		if err == unix.EINVAL && flags&unix.O_DIRECT != 0 {
+			return -1, err
+		}
+		return -1, vfs.ErrStale
+	case unix.EMFILE, unix.ENFILE:
+		if s.fds.closeIdle() > 0 {
+			return openByHandle(s.rootFD, raw, flags)
+		}
+		return -1, vfs.ErrJukebox
+	}
+	return fd, err
+}

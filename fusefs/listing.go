@@ -1,0 +1,244 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/pagecache"
+	"loopnfs/internal/vfs"
+)
+
+// A listing caches what getdents64 returned for a directory: one page of the
+// arena for each call. Blocks need not be adjacent, nor begin at the start: each
+// says from which cookie it was read. A block is good for as long as the
+// directory is what it was; one change drops them all.
+//
+// The pages are Private: reclaim gets them by asking ReleaseFolio only, which
+// needs the directory's lock. Hence the rule of this file: whoever holds that
+// lock allocates under NoFS.
+type listing struct {
+	// Guarded by the lock of the directory.
+	blocks []block
+	next   uint64 // index of the next page
+	stamp  stamp  // of the directory when the blocks were read
+	racy   int64  // ns; afterwards what was read within the directory's last tick is not trusted
+	end    uint64 // the last cookie, if hasEnd
+	hasEnd bool
+}
+
+// block is the entries of one page.
+type block struct {
+	f     *alloc.Folio // kept by the mapping, and by Private
+	start uint64       // the cookie it was read from
+	n     int          // bytes
+}
+
+// reset drops the index; the pages go with the mapping.
+func (l *listing) reset() { l.blocks, l.hasEnd = l.blocks[:0], false }
+
+// dirent is struct linux_dirent64 without the name.
+type dirent struct {
+	ino  uint64
+	next uint64 // d_off: the cookie
+	size int
+	typ  uint8
+	name []byte
+}
+
+const direntHeader = 19
+
+// parse returns the entry at the front of p.
+func parseDirent(p []byte) (d dirent, ok bool) {
+	if len(p) < direntHeader {
+		return d, false
+	}
+	d.ino, d.next = binary.NativeEndian.Uint64(p), binary.NativeEndian.Uint64(p[8:])
+	d.size, d.typ = int(binary.NativeEndian.Uint16(p[16:])), p[18]
+	if d.size < direntHeader || d.size > len(p) {
+		return d, false
+	}
+	d.name = p[direntHeader:d.size]
+	for i, c := range d.name {
+		if c == 0 {
+			d.name = d.name[:i]
+			break
+		}
+	}
+	return d, true
+}
+
+// find returns the block that has the entry after cookie, and where in it.
+func (s *Store) find(l *listing, cookie uint64) (*block, int) {
+	for i := range l.blocks {
+		if l.blocks[i].start == cookie {
+			return &l.blocks[i], 0
+		}
+	}
+	for i := range l.blocks {
+		b := &l.blocks[i]
+		p := s.arena.Bytes(b.f)[:b.n]
+		for off := 0; ; {
+			d, ok := parseDirent(p[off:])
+			if !ok {
+				break
+			}
+			if off += d.size; d.next == cookie && off < b.n {
+				return b, off
+			}
+		}
+	}
+	return nil, 0
+}
+
+// valid reports whether the blocks are what the directory contains. It was
+// looked at just now.
+func (in *inode) listingValid() bool {
+	in.am.Lock()
+	now := stampOf(&in.st)
+	in.am.Unlock()
+	l := in.dir
+	return len(l.blocks) > 0 && l.stamp == now && (l.racy == 0 || time.Now().UnixNano() < l.racy)
+}
+
+// dropListing gives up every page of the listing. The lock is held exclusively.
+func (in *inode) dropListing() {
+	if len(in.dir.blocks) > 0 {
+		in.dir.reset()
+		in.m.Truncate(0)
+	}
+}
+
+// begin starts an empty listing of the directory as it is now.
+func (in *inode) beginListing() {
+	in.dropListing()
+	l := in.dir
+	in.am.Lock()
+	l.stamp = stampOf(&in.st)
+	in.am.Unlock()
+	l.next, l.racy = 0, 0
+	// A change in the same tick of the kernel's clock as the last one may
+	// not show in the times.
+	now := time.Now().UnixNano()
+	if age := now - (l.stamp.mtime.Sec*1e9 + int64(l.stamp.mtime.Nsec)); age < racyNs {
+		l.racy = now + racyNs
+	}
+}
+
+// readBlock reads the entries after cookie into a new page. It returns nil at
+// the end of the directory. The lock is held exclusively, so the page is
+// allocated under NoFS.
+func (s *Store) readBlock(op *vfs.Op, fd int, cookie uint64) (*alloc.Folio, int, error) {
+	var one [1]*alloc.Folio
+	if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, one[:]); err != nil {
+		return nil, 0, err
+	}
+	n, err := getdents(fd, cookie, s.arena.Bytes(one[0]))
+	if err != nil || n == 0 {
+		s.arena.Put(one[0])
+		return nil, 0, err
+	}
+	return one[0], n, nil
+}
+
+func getdents(fd int, cookie uint64, p []byte) (int, error) {
+	if _, err := unix.Seek(fd, int64(cookie), unix.SEEK_SET); err != nil {
+		return 0, vfs.ErrBadCookie
+	}
+	n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	switch e {
+	case 0:
+		return int(n), nil
+	case unix.ENOENT:
+		return 0, vfs.ErrStale
+	case unix.EINVAL:
+		return 0, vfs.ErrBadCookie
+	}
+	return 0, e
+}
+
+// addBlock makes f part of the listing, which takes the reference over.
+func (s *Store) addBlock(in *inode, f *alloc.Folio, cookie uint64, n int) *block {
+	l := in.dir
+	f.Set(alloc.Private | alloc.Uptodate)
+	if old := in.m.Insert(l.next, f); old != nil {
+		panic("fusefs: a page of a listing was there already")
+	}
+	s.arena.Put(f) // the mapping keeps it, and nobody takes it without the lock
+	l.next++
+	l.blocks = append(l.blocks, block{f: f, start: cookie, n: n})
+	return &l.blocks[len(l.blocks)-1]
+}
+
+// relist brings the listing up to date after a change of the directory. A small
+// one that somebody uses is read again at once, with the pages of the old one
+// still in place; others are dropped. The lock is held exclusively.
+func (s *Store) relist(op *vfs.Op, in *inode, fd int) {
+	l := in.dir
+	if len(l.blocks) == 0 {
+		return
+	}
+	if len(l.blocks) > maxRelist || !l.hasEnd {
+		in.dropListing()
+		return
+	}
+	var fresh [maxRelist + 1]block
+	n, cookie, whole := 0, uint64(0), false
+	for n < len(fresh) && !whole {
+		f, size, err := s.readBlock(op, fd, cookie)
+		if err != nil {
+			break
+		}
+		if whole = f == nil; whole {
+			break
+		}
+		fresh[n] = block{f, cookie, size}
+		cookie = lastCookie(s.arena.Bytes(f)[:size])
+		n++
+	}
+	in.beginListing()
+	for i := range fresh[:n] {
+		if !whole {
+			s.arena.Put(fresh[i].f)
+			continue
+		}
+		s.addBlock(in, fresh[i].f, fresh[i].start, fresh[i].n)
+	}
+	l.end, l.hasEnd = cookie, whole
+}
+
+func lastCookie(p []byte) (cookie uint64) {
+	for {
+		d, ok := parseDirent(p)
+		if !ok {
+			return cookie
+		}
+		cookie, p = d.next, p[d.size:]
+	}
+}
+
+// ReleaseFolio implements pagecache.Ops. A page of a listing costs the whole
+// listing, and the directory's lock; kswapd does not wait for that. Dirty pages
+// are the flusher's business.
+func (s *Store) ReleaseFolio(m *pagecache.Mapping, f *alloc.Folio, sc gfp.Scope, _ gfp.Flags) pagecache.Verdict {
+	in := m.Host.(*inode)
+	if in.dir == nil {
+		s.bdi.WakeFlusher()
+		return pagecache.Started
+	}
+	task := sc.Task()
+	if sc.IsKswapd() {
+		if !in.lock.TryLock(task) {
+			return pagecache.Busy
+		}
+	} else {
+		in.lock.Lock(task, "direct reclaim")
+	}
+	in.drop()
+	in.lock.Unlock(task)
+	return pagecache.Freed
+}

@@ -1,0 +1,164 @@
+package fusefs
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// checkName refuses what is not a single path component.
+func checkName(name string) error {
+	switch {
+	case len(name) > maxName:
+		return unix.ENAMETOOLONG
+	case name == "", name == ".", name == "..", strings.IndexByte(name, '/') >= 0, strings.IndexByte(name, 0) >= 0:
+		return unix.EINVAL
+	}
+	return nil
+}
+
+// Lookup implements vfs.FS.
+func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, error) {
+	in, err := s.directory(dir)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	if name == ".." {
+		return s.parent(op, in)
+	}
+	if err := checkName(name); err != nil {
+		return vfs.Entry{}, err
+	}
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer s.fds.release(in)
+	b := s.scratch.get()
+	defer s.scratch.put(b)
+	b.name.set(name)
+	child, err := s.openChild(op, fd, b)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer unix.Close(child)
+	return s.entry(child, b)
+}
+
+// openChild opens b.name in the directory open as dir, as the caller and with
+// O_PATH: nothing happens to what is found there, whatever it is.
+func (s *Store) openChild(op *vfs.Op, dir int, b *scratch) (int, error) {
+	id, err := s.become(&op.Cred)
+	if err != nil {
+		return -1, err
+	}
+	defer id.restore()
+	return s.openAt(dir, b, unix.RESOLVE_BENEATH)
+}
+
+// openAt opens b.name without following links or entering another mount.
+func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
+	b.how = unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: resolve | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd, err := openBeneath(dir, &b.name, &b.how)
+	switch err {
+	case unix.EXDEV: // a mount point; what is mounted there is not exported
+		return -1, unix.EACCES
+	case unix.EMFILE, unix.ENFILE:
+		if s.fds.closeIdle() == 0 {
+			return -1, vfs.ErrJukebox
+		}
+		return openBeneath(dir, &b.name, &b.how)
+	}
+	return fd, err
+}
+
+// entry returns the inode of the file open as fd, with a reference for the
+// caller of the operation.
+func (s *Store) entry(fd int, b *scratch) (e vfs.Entry, err error) {
+	if err := nameToHandle(fd, &b.raw, &b.mountID); err != nil {
+		return e, err
+	}
+	key, err := s.handleFor(&b.raw)
+	if err != nil {
+		return e, err
+	}
+	in, err := s.instantiate(fd, &key)
+	if err != nil {
+		return e, err
+	}
+	if err := s.attr(in, fd, &e.Attr); err != nil {
+		s.Forget(in.id, 1)
+		return vfs.Entry{}, err
+	}
+	e.Node = in.id
+	return e, nil
+}
+
+// parent looks up "..", which never leads out of the export, not even from a
+// directory that somebody moved out of it.
+func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer s.fds.release(in)
+	b := s.scratch.get()
+	defer s.scratch.put(b)
+	if in.id == vfs.RootID {
+		return s.entry(fd, b)
+	}
+	b.name.set("..")
+	id, err := s.become(&op.Cred)
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	up, err := s.openAt(fd, b, 0)
+	id.restore()
+	if err != nil {
+		return vfs.Entry{}, err
+	}
+	defer unix.Close(up)
+	if !s.inExport(up, b) {
+		return vfs.Entry{}, vfs.ErrStale
+	}
+	return s.entry(up, b)
+}
+
+// inExport reports whether the directory open as fd is the root of the export
+// or lies below it.
+func (s *Store) inExport(fd int, b *scratch) bool {
+	var st unix.Stat_t
+	if fstat(fd, &st) != nil {
+		return false
+	}
+	b.name.set("..")
+	at, own := fd, false
+	defer func() {
+		if own {
+			unix.Close(at)
+		}
+	}()
+	for depth := 0; depth < 4096; depth++ {
+		if st.Ino == s.rootIno && st.Dev == s.dev {
+			return true
+		}
+		last := st.Ino
+		up, err := s.openAt(at, b, 0)
+		if err != nil {
+			return false
+		}
+		if own {
+			unix.Close(at)
+		}
+		at, own = up, true
+		if fstat(at, &st) != nil || st.Ino == last {
+			return false
+		}
+	}
+	return false
+}

@@ -1,0 +1,154 @@
+package fusefs
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// target is what a name stands for just before it goes: the descriptor tells
+// afterwards whether that was the last name.
+type target struct{ fd int }
+
+// lookAt notes what name stands for; that there is nothing is no error.
+func (d *dirOp) lookAt(name string) target {
+	d.b.name.set(name)
+	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	if err != nil {
+		return target{-1}
+	}
+	return target{fd}
+}
+
+// finish forgets the file if it has no name any more and is in memory. No lock
+// is held.
+func (t target) finish(s *Store, op *vfs.Op) {
+	if t.fd < 0 {
+		return
+	}
+	defer unix.Close(t.fd)
+	b := s.scratch.get()
+	defer s.scratch.put(b)
+	if nameToHandle(t.fd, &b.raw, &b.mountID) != nil {
+		return
+	}
+	in := s.nodes.findRaw(&b.raw)
+	if in == nil {
+		return
+	}
+	in.changes.Add(1)
+	in.am.Lock()
+	gone := fstat(t.fd, &in.st) == nil && in.st.Nlink == 0
+	in.adopt()
+	in.am.Unlock()
+	if gone {
+		s.reap(op.Scope.Task(), in)
+	}
+}
+
+// Remove implements vfs.FS.
+func (s *Store) Remove(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	return s.unlink(op, dir, name, 0)
+}
+
+// Rmdir implements vfs.FS.
+func (s *Store) Rmdir(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	return s.unlink(op, dir, name, unix.AT_REMOVEDIR)
+}
+
+func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.WCC, error) {
+	d, err := s.enter(op, dir, name)
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	t := d.lookAt(name)
+	err = d.as(func() error { return unix.Unlinkat(d.fd, name, flags) })
+	d.leave(err == nil)
+	t.finish(s, op)
+	return d.wcc, err
+}
+
+// Rename implements vfs.FS. The locks of two directories are taken in the order
+// of their node numbers.
+func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {
+	if dir == newDir {
+		from, err = s.renameIn(op, dir, name, newName)
+		return from, from, err
+	}
+	a, b, err := s.enterTwo(op, dir, name, newDir, newName)
+	if err != nil {
+		return from, to, err
+	}
+	t := b.lookAt(newName)
+	err = a.as(func() error { return unix.Renameat(a.fd, name, b.fd, newName) })
+	a.leave(err == nil)
+	b.leave(err == nil)
+	t.finish(s, op)
+	return a.wcc, b.wcc, err
+}
+
+func (s *Store) enterTwo(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (a, b *dirOp, err error) {
+	if dir < newDir {
+		if a, err = s.enter(op, dir, name); err != nil {
+			return nil, nil, err
+		}
+		if b, err = s.enter(op, newDir, newName); err != nil {
+			a.release()
+		}
+		return a, b, err
+	}
+	if b, err = s.enter(op, newDir, newName); err != nil {
+		return nil, nil, err
+	}
+	if a, err = s.enter(op, dir, name); err != nil {
+		b.release()
+	}
+	return a, b, err
+}
+
+func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.WCC, error) {
+	if err := checkName(newName); err != nil {
+		return vfs.WCC{}, err
+	}
+	d, err := s.enter(op, dir, name)
+	if err != nil {
+		return vfs.WCC{}, err
+	}
+	t := d.lookAt(newName)
+	err = d.as(func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
+	d.leave(err == nil)
+	t.finish(s, op)
+	return d.wcc, err
+}
+
+// Link implements vfs.FS. A link from a descriptor needs a capability that the
+// caller does not have; /proc is the way that needs none.
+func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, vfs.WCC, error) {
+	in, err := s.inode(node)
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	if in.typ == vfs.TypeDirectory {
+		return vfs.Attr{}, vfs.WCC{}, unix.EPERM
+	}
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	defer s.fds.release(in)
+	d, err := s.enter(op, dir, name)
+	if err != nil {
+		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	path := "/proc/self/fd/" + strconv.Itoa(fd)
+	err = d.as(func() error { return unix.Linkat(unix.AT_FDCWD, path, d.fd, name, unix.AT_SYMLINK_FOLLOW) })
+	d.leave(err == nil)
+	in.changes.Add(1)
+	var a vfs.Attr
+	if e := s.attr(in, fd, &a); err == nil {
+		err = e
+	}
+	return a, d.wcc, err
+}

@@ -1,0 +1,92 @@
+package fusefs
+
+import (
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+)
+
+// scratch is what one call needs on the side. It is reused from call to call.
+type scratch struct {
+	fs    []*alloc.Folio // the pages of the call, nil where one is missing
+	mine  []bool         // those that this call fills
+	spare []*alloc.Folio // folios that are not in the cache yet
+	iov   []unix.Iovec
+
+	raw     rawHandle
+	mountID int32
+	name    cname
+	name2   cname
+	how     unix.OpenHow
+}
+
+type scratchPool struct {
+	pages int
+	pool  sync.Pool
+}
+
+// init fits the pool to calls of n bytes, which may start in the middle of a
+// page.
+func (p *scratchPool) init(n int) { p.pages = alloc.Pages(n) + 1 }
+
+func (p *scratchPool) get() *scratch {
+	if b, ok := p.pool.Get().(*scratch); ok {
+		return b
+	}
+	return &scratch{
+		fs: make([]*alloc.Folio, 0, p.pages), mine: make([]bool, 0, p.pages),
+		spare: make([]*alloc.Folio, 0, p.pages), iov: make([]unix.Iovec, 0, p.pages),
+	}
+}
+
+func (p *scratchPool) put(b *scratch) { p.pool.Put(b) }
+
+// alloc brings the number of spare folios to n.
+func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, n int) error {
+	have := len(b.spare)
+	if n <= have {
+		return nil
+	}
+	b.spare = b.spare[:n]
+	if err := a.AllocInto(sc, gfp.Kernel, b.spare[have:]); err != nil {
+		b.spare = b.spare[:have]
+		return err
+	}
+	return nil
+}
+
+// takeSpare returns a folio that alloc made.
+func (b *scratch) takeSpare() *alloc.Folio {
+	n := len(b.spare) - 1
+	f := b.spare[n]
+	b.spare = b.spare[:n]
+	return f
+}
+
+// release gives back every folio of the call.
+func (b *scratch) release(a *alloc.Arena) {
+	a.PutAll(b.spare)
+	for i, f := range b.fs {
+		if f != nil {
+			a.Put(f)
+			b.fs[i] = nil
+		}
+	}
+	b.fs, b.spare = b.fs[:0], b.spare[:0]
+}
+
+// addIov appends p to the vector; memory that is adjacent becomes one element.
+func (b *scratch) addIov(p []byte) {
+	if n := len(b.iov); n > 0 {
+		last := &b.iov[n-1]
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&p[0])) {
+			last.Len += uint64(len(p))
+			return
+		}
+	}
+	b.iov = append(b.iov, unix.Iovec{Base: &p[0], Len: uint64(len(p))})
+}

@@ -1,0 +1,210 @@
+package fusefs
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/vfs"
+)
+
+// SetAttr implements vfs.FS. Several changes are several system calls: one that
+// fails leaves those before it done, in the order size, owner, mode, times.
+func (s *Store) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (w vfs.WCC, err error) {
+	in, err := s.inode(node)
+	if err != nil {
+		return w, err
+	}
+	kind := fdRead
+	if set.SetSize {
+		if in.typ == vfs.TypeDirectory {
+			return w, unix.EISDIR
+		}
+		if in.typ != vfs.TypeRegular {
+			return w, unix.EINVAL
+		}
+		kind = fdWrite
+	}
+	fd, err := s.acquire(in, kind)
+	if err != nil {
+		return w, err
+	}
+	defer s.fds.release(in)
+	task := op.Scope.Task()
+	in.lock.Lock(task, "")
+	defer in.lock.Unlock(task)
+	if in.dead.Load() {
+		return w, vfs.ErrStale
+	}
+	if err := s.pre(in, fd, &w); err != nil {
+		return w, err
+	}
+	if set.HasGuard && set.Guard != w.Pre.Ctime {
+		w.HasPost = true
+		return w, vfs.ErrNotSync
+	}
+	err = s.setAttr(op, in, fd, set)
+	in.changes.Add(1)
+	s.post(in, fd, &w)
+	return w, err
+}
+
+// setAttr changes what set says. The lock is held exclusively.
+func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
+	if set.SetSize {
+		if err := s.mayTruncate(op, in, fd, set.Size); err != nil {
+			return err
+		}
+		if err := s.truncate(in, fd, set.Size); err != nil {
+			return err
+		}
+		in.am.Lock()
+		s.stripSuid(op, in, fd)
+		in.am.Unlock()
+	}
+	id, err := s.become(&op.Cred)
+	if err != nil {
+		return err
+	}
+	defer id.restore()
+	if err := setOwner(fd, set); err != nil {
+		return err
+	}
+	if set.SetMode {
+		if err := setMode(in.typ, fd, set.Mode); err != nil {
+			return err
+		}
+	}
+	if set.SetAtime == vfs.DontChange && set.SetMtime == vfs.DontChange {
+		return nil
+	}
+	return in.setTimes(fd, set)
+}
+
+func setOwner(fd int, set *vfs.SetAttr) error {
+	if !set.SetUID && !set.SetGID {
+		return nil
+	}
+	uid, gid := -1, -1
+	if set.SetUID {
+		uid = int(set.UID)
+	}
+	if set.SetGID {
+		gid = int(set.GID)
+	}
+	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
+}
+
+// setMode changes the mode. What cannot be opened is changed by way of /proc
+// where the kernel has no fchmodat2 (before Linux 6.6).
+func setMode(typ vfs.FileType, fd int, mode uint32) error {
+	mode &= 0o7777
+	switch typ {
+	case vfs.TypeRegular, vfs.TypeDirectory:
+		return unix.Fchmod(fd, mode)
+	case vfs.TypeSymlink:
+		return nil // a symbolic link has no mode that means something
+	}
+	err := unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH)
+	if err == unix.ENOSYS || err == unix.EOPNOTSUPP {
+		err = unix.Fchmodat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), mode, 0)
+	}
+	return err
+}
+
+// timespec returns what the kernel is told for one time stamp.
+func timespec(how vfs.SetTime, t vfs.Time) unix.Timespec {
+	switch how {
+	case vfs.SetToServerTime:
+		return unix.Timespec{Nsec: unix.UTIME_NOW}
+	case vfs.SetToClientTime:
+		return unix.Timespec{Sec: t.Sec, Nsec: int64(t.Nsec)}
+	}
+	return unix.Timespec{Nsec: unix.UTIME_OMIT}
+}
+
+// setTimes changes the times. The mtime counts as that of the data, which may
+// still have to be written.
+func (in *inode) setTimes(fd int, set *vfs.SetAttr) error {
+	if set.SetAtime == vfs.SetToClientTime && set.Atime.Nsec >= 1e9 || set.SetMtime == vfs.SetToClientTime && set.Mtime.Nsec >= 1e9 {
+		return unix.EINVAL
+	}
+	ts := [2]unix.Timespec{timespec(set.SetAtime, set.Atime), timespec(set.SetMtime, set.Mtime)}
+	in.am.Lock()
+	defer in.am.Unlock()
+	if err := setTimes(fd, &ts); err != nil {
+		return err
+	}
+	if err := fstat(fd, &in.st); err != nil {
+		return err
+	}
+	now := stampOf(&in.st)
+	if set.SetMtime != vfs.DontChange {
+		in.mtime = now.mtime
+	}
+	in.ctime = later(in.ctime, now.ctime)
+	in.snap.mtime, in.snap.ctime = now.mtime, now.ctime
+	return nil
+}
+
+// mayTruncate checks a change of the size.
+func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
+	if err := s.mayGrow(fd, size, 0); err != nil {
+		return err
+	}
+	in.am.Lock()
+	defer in.am.Unlock()
+	return s.ioPermission(in, fd, &op.Cred, mayWrite)
+}
+
+// truncate sets the size of a regular file. Pages under write-back are waited
+// for, since they could make the file longer again; others learn the new size
+// before they are written. The lock is held exclusively.
+func (s *Store) truncate(in *inode, fd int, size uint64) error {
+	in.beginIO(fd)
+	old := in.size.Load()
+	if size < old {
+		s.cut(in, size)
+	}
+	err := ftruncate(fd, size)
+	in.am.Lock()
+	switch {
+	case err == nil:
+		in.size.Store(size)
+		in.touch()
+	case size < old: // the pages are gone: the file is what the backing says
+		if fstat(fd, &in.st) == nil {
+			in.size.Store(uint64(in.st.Size))
+		}
+	}
+	in.am.Unlock()
+	in.endIO(fd)
+	if !in.dirty() {
+		in.writeFail.clear(s)
+	}
+	return err
+}
+
+// cut makes the cached file end at size.
+func (s *Store) cut(in *inode, size uint64) {
+	in.size.Store(size)
+	index := size >> alloc.PageShift
+	if rest := int(size & (alloc.PageSize - 1)); rest > 0 {
+		if f := in.m.Get(index); f != nil {
+			in.m.WaitFolio(f, nil)
+			clear(s.arena.Bytes(f)[rest:])
+			s.arena.Put(f)
+		}
+		index++
+	}
+	in.m.Truncate(index)
+}
+
+func ftruncate(fd int, size uint64) error {
+	for {
+		if err := unix.Ftruncate(fd, int64(size)); err != unix.EINTR {
+			return err
+		}
+	}
+}

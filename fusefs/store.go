@@ -1,0 +1,260 @@
+package fusefs
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/pagecache"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+	"loopnfs/reclaim/writeback"
+)
+
+// Store is a file system over a backing directory. It implements vfs.FS,
+// writeback.Writer and pagecache.Ops.
+type Store struct {
+	// Set by NewStore.
+	log       *slog.Logger
+	arena     *alloc.Arena
+	back      *pagecache.Backing
+	bdi       *writeback.BDI
+	dom       *writeback.Domain
+	graph     *waitfor.Graph
+	rootFD    int
+	rootIno   uint64
+	rootMount int32
+	dev       uint64
+	fsType    string
+	readOnly  bool
+	key       [keySize]byte
+	groups    []uint32 // of the process, to be restored
+	maxIO     uint32
+	maxBlocks int // pages of one directory listing
+	nflush    int
+
+	nodes   table
+	fds     fdCache
+	scratch scratchPool
+	flusher *writeback.Flusher
+
+	verifier atomic.Uint64
+	noDirect atomic.Bool   // the backing refuses O_DIRECT
+	maxSeen  atomic.Uint64 // a file size that the backing is known to allow
+	failMu   sync.Mutex
+	failing  atomic.Int32 // inodes that cannot be written out; changes with failMu held
+	failure  atomic.Int32 // why the last of them could not
+
+	downOnce sync.Once
+	downErr  error
+}
+
+var (
+	_ vfs.FS           = (*Store)(nil)
+	_ writeback.Writer = (*Store)(nil)
+	_ pagecache.Ops    = (*Store)(nil)
+)
+
+// NewStore opens the directory and checks that everything the store promises
+// can be had from its file system. Start it before use and Shutdown afterwards.
+// It clears the umask of the process: clients have applied theirs.
+func NewStore(cfg StoreConfig) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers}
+	if err := s.open1(&cfg); err != nil {
+		if s.rootFD > 0 {
+			unix.Close(s.rootFD)
+		}
+		return nil, fmt.Errorf("cannot serve %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Store) open1(cfg *StoreConfig) error {
+	if err := outside(cfg.StateDir, cfg.Dir); err != nil {
+		return err
+	}
+	var err error
+	if s.rootFD, err = unix.Open(cfg.Dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	if err := s.probe(cfg); err != nil {
+		return err
+	}
+	unix.Umask(0)
+	s.sizeTo(cfg)
+	s.bdi = cfg.Domain.NewBDI("store " + cfg.Dir)
+	s.back = cfg.Cache.NewBacking(s.bdi, s)
+	root, err := s.instantiate(s.rootFD, nil)
+	if err != nil {
+		return err
+	}
+	if root.id != vfs.RootID {
+		panic("fusefs: the root is not the first inode")
+	}
+	s.rootIno = root.ino
+	return nil
+}
+
+// sizeTo fits the store's tables to the configuration and the arena.
+func (s *Store) sizeTo(cfg *StoreConfig) {
+	most := uint32(s.arena.MaxAlloc()-1) << alloc.PageShift
+	s.maxIO = min(cfg.MaxIO, max(most&^(64<<10-1), MinIO))
+	s.maxBlocks = min(max(s.arena.Total()/listingShare, 2), maxListing)
+	s.scratch.init(int(s.maxIO))
+	s.nodes.init(cfg.MaxInodes)
+	s.fds.limit = raiseFiles(cfg.MaxFiles)
+	var v [8]byte
+	_, _ = rand.Read(v[:])
+	s.verifier.Store(binary.BigEndian.Uint64(v[:]))
+}
+
+// probe checks what the process may do and what the backing file system can.
+func (s *Store) probe(cfg *StoreConfig) error {
+	var st unix.Stat_t
+	var sf unix.Statfs_t
+	if err := errors.Join(fstat(s.rootFD, &st), unix.Fstatfs(s.rootFD, &sf)); err != nil {
+		return err
+	}
+	s.dev, s.fsType = st.Dev, fsTypeName(int64(sf.Type))
+	s.readOnly = sf.Flags&unix.ST_RDONLY != 0
+	var raw rawHandle
+	if err := nameToHandle(s.rootFD, &raw, &s.rootMount); err != nil {
+		return fmt.Errorf("its file system (%s) has no file handles that outlive the process (name_to_handle_at: %w): "+
+			"export a directory of ext4, XFS, btrfs or tmpfs", s.fsType, err)
+	}
+	fd, err := openByHandle(s.rootFD, &raw, unix.O_PATH)
+	if err == unix.EPERM {
+		return fmt.Errorf("open_by_handle_at: %w: the server needs CAP_DAC_READ_SEARCH; run it as root or give it that capability", err)
+	}
+	if err != nil {
+		return fmt.Errorf("its file system (%s) does not open its own file handles (open_by_handle_at: %w): "+
+			"export a directory of ext4, XFS, btrfs or tmpfs", s.fsType, err)
+	}
+	unix.Close(fd)
+	if s.groups, err = processGroups(); err != nil {
+		return err
+	}
+	if err := s.checkIdentity(); err != nil {
+		return fmt.Errorf("cannot act on behalf of a user (setfsuid, setgroups): %w: the server needs CAP_SETUID and CAP_SETGID; run it as root", err)
+	}
+	s.key, err = loadKey(cfg.StateDir, s.rootFD, &raw)
+	return err
+}
+
+func processGroups() ([]uint32, error) {
+	ids, err := unix.Getgroups()
+	groups := make([]uint32, len(ids))
+	for i, id := range ids {
+		groups[i] = uint32(id)
+	}
+	return groups, err
+}
+
+// outside reports whether state is a directory that clients of dir cannot read.
+func outside(state, dir string) error {
+	if fi, err := os.Stat(state); err != nil || !fi.IsDir() {
+		return fmt.Errorf("the state directory %s is not there: create it, readable for root only", state)
+	}
+	a, err := realPath(state)
+	if err != nil {
+		return err
+	}
+	b, err := realPath(dir)
+	if err != nil {
+		return err
+	}
+	if a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") {
+		return fmt.Errorf("the state directory %s lies in the export: its clients could read the key of the file handles; put it elsewhere", state)
+	}
+	return nil
+}
+
+func realPath(p string) (string, error) {
+	p, err := filepath.Abs(p)
+	if err != nil {
+		return "", err
+	}
+	return filepath.EvalSymlinks(p)
+}
+
+// fsTypeName names the file systems that people know.
+func fsTypeName(magic int64) string {
+	names := map[int64]string{
+		unix.EXT4_SUPER_MAGIC: "ext2/3/4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+		unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs",
+		unix.FUSE_SUPER_MAGIC: "fuse", unix.PROC_SUPER_MAGIC: "proc", unix.SYSFS_MAGIC: "sysfs",
+		unix.MSDOS_SUPER_MAGIC: "vfat", unix.SQUASHFS_MAGIC: "squashfs",
+	}
+	if n := names[magic]; n != "" {
+		return n
+	}
+	return fmt.Sprintf("type %#x", magic)
+}
+
+// Start starts the flushers.
+func (s *Store) Start() {
+	s.flusher = writeback.StartFlusher(s.bdi, s, s.graph, s.nflush)
+}
+
+// BDI returns the device that the store's pages are accounted to.
+func (s *Store) BDI() *writeback.BDI { return s.bdi }
+
+// Verifier returns the present write verifier.
+func (s *Store) Verifier() (v vfs.Verifier) {
+	binary.BigEndian.PutUint64(v[:], s.verifier.Load())
+	return v
+}
+
+// MaxIO implements vfs.FS.
+func (s *Store) MaxIO() uint32 { return s.maxIO }
+
+// Shutdown puts everything on stable storage, stops the flushers and lets go of
+// every page. No call is running and none comes afterwards. It returns what
+// could not be written; that data is lost. (Close is a call of vfs.FS.)
+func (s *Store) Shutdown() error {
+	s.downOnce.Do(func() { s.downErr = s.shutdown() })
+	return s.downErr
+}
+
+func (s *Store) shutdown() error {
+	if s.flusher != nil {
+		s.flusher.Stop()
+	}
+	task := s.graph.NewTask("store")
+	defer s.graph.Remove(task)
+	task.Begin("shutdown")
+	sc := gfp.For(task).Memalloc().Reclaim().NoFS()
+	var errs []error
+	ins := s.nodes.all()
+	for _, in := range ins {
+		if !in.dirty() {
+			continue
+		}
+		if err := s.syncInode(sc, in, true); err != nil {
+			errs = append(errs, fmt.Errorf("inode %d: %d pages are lost: %w", in.ino, in.m.Nr(pagecache.Dirty), err))
+		}
+	}
+	if err := unix.Syncfs(s.rootFD); err != nil {
+		errs = append(errs, fmt.Errorf("cannot sync the file system: %w", err))
+	}
+	for _, in := range ins {
+		s.discard(in)
+	}
+	unix.Close(s.rootFD)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,270 @@
+package fusefs
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/pagecache"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+)
+
+// syncGroup lets those who want an inode synced share the work: who comes while
+// one sync runs takes part in the next (group commit).
+type syncGroup struct {
+	mu      sync.Mutex
+	cond    sync.Cond
+	running bool
+	full    bool   // the next one does metadata, too
+	started uint64 // syncs
+	done    uint64
+	failed  uint64 // the last that failed, and why
+	err     error
+
+	data, meta uint64 // the change of the inode that the last good sync covered
+}
+
+func (g *syncGroup) init() { g.cond.L = &g.mu }
+
+// syncOnce makes sure that a sync which starts after now has ended well.
+func (s *Store) syncOnce(sc gfp.Scope, in *inode, full bool) error {
+	g := &in.syncs
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	mine := g.started + 1
+	g.full = g.full || full
+	for g.done < mine {
+		if g.running {
+			g.wait(sc.Task(), in)
+			continue
+		}
+		g.run(s, sc.Task(), in)
+	}
+	if g.failed >= mine {
+		return g.err
+	}
+	return nil
+}
+
+func (g *syncGroup) resource(in *inode) waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Writeback, ID: 1<<63 | uint64(in.id)}
+}
+
+func (g *syncGroup) wait(task *waitfor.Task, in *inode) {
+	task.Wait("", "the sync of inode", in.ino, g.resource(in))
+	g.cond.Wait()
+	task.Done()
+}
+
+// run syncs for everybody who waits. mu is held, but not while it runs.
+func (g *syncGroup) run(s *Store, task *waitfor.Task, in *inode) {
+	g.running = true
+	g.started++
+	gen, full := g.started, g.full
+	g.full = false
+	change := in.changes.Load()
+	need := change > g.data || full && change > g.meta
+	g.mu.Unlock()
+	task.Hold(g.resource(in))
+	var err error
+	if need {
+		err = s.syncFD(in, full)
+	}
+	task.Release(g.resource(in))
+	g.mu.Lock()
+	g.running, g.done = false, gen
+	switch {
+	case err != nil:
+		g.failed, g.err = gen, err
+	case need:
+		g.data = max(g.data, change)
+		if full {
+			g.meta = max(g.meta, change)
+		}
+	}
+	g.cond.Broadcast()
+}
+
+// syncFD syncs the backing file. What the kernel could not write it drops, so
+// after an error the data of clean pages may be gone: the verifier says so.
+func (s *Store) syncFD(in *inode, full bool) error {
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return err
+	}
+	defer s.fds.release(in)
+	switch {
+	case in.typ != vfs.TypeRegular && in.typ != vfs.TypeDirectory:
+		err = unix.Syncfs(s.rootFD) // it cannot be opened
+	case full:
+		err = unix.Fsync(fd)
+	default:
+		err = unix.Fdatasync(fd)
+	}
+	if err != nil {
+		s.afterLoss(in)
+	}
+	return err
+}
+
+// afterLoss is called when the kernel may have dropped what was written to in:
+// what is still in memory is written again, and clients send the rest again
+// when they see another verifier.
+func (s *Store) afterLoss(in *inode) {
+	in.changes.Add(1)
+	s.verifier.Add(1)
+	if in.typ != vfs.TypeRegular {
+		return
+	}
+	var fs [32]*alloc.Folio
+	last := (in.size.Load() + alloc.PageSize - 1) >> alloc.PageShift
+	for index := uint64(0); index < last && in.m.Nr(pagecache.Clean) > 0; index += uint64(len(fs)) {
+		in.m.GetRange(index, fs[:])
+		for _, f := range fs {
+			if f == nil {
+				continue
+			}
+			if f.Has(alloc.Uptodate) {
+				in.m.MarkDirty(f)
+			}
+			s.arena.Put(f)
+		}
+	}
+}
+
+// syncInode puts on stable storage what was written to in before the call, and
+// with full its attributes, too. Pages are written by the caller itself.
+func (s *Store) syncInode(sc gfp.Scope, in *inode, full bool) error {
+	before := in.syncs.failures()
+	if in.typ == vfs.TypeRegular {
+		if err := s.writeDirty(sc, in); err != nil {
+			return err
+		}
+	}
+	if err := s.syncOnce(sc, in, full); err != nil {
+		return err
+	}
+	// The kernel reports an error to one sync only; ours may have succeeded
+	// because another one failed, with the data that it was to cover.
+	if in.syncs.failures() != before {
+		return in.syncs.lastErr()
+	}
+	return nil
+}
+
+func (g *syncGroup) failures() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failed
+}
+
+func (g *syncGroup) lastErr() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+// writeDirty writes out every page that is dirty now. It reports each failure
+// since it began, whoever noticed it.
+func (s *Store) writeDirty(sc gfp.Scope, in *inode) error {
+	failures := in.writeFail.seq.Load()
+	// A page that was written to again while under write-back is dirty only
+	// when that ends.
+	in.m.WaitWriteback(sc, in.m.Seq(), nil)
+	upTo := in.m.Seq()
+	b := s.scratch.get()
+	_, err := s.writeSome(in, b, 1<<62, upTo)
+	s.scratch.put(b)
+	in.m.WaitWriteback(sc, upTo, nil)
+	if err == nil && in.writeFail.seq.Load() != failures {
+		err = in.writeFail.err()
+		if err == nil { // failed and succeeded since
+			return s.writeDirty(sc, in)
+		}
+	}
+	return err
+}
+
+// Sync implements vfs.FS.
+func (s *Store) Sync(op *vfs.Op, node vfs.NodeID) error {
+	in, err := s.inode(node)
+	if err != nil {
+		return err
+	}
+	return s.syncInode(op.Scope, in, true)
+}
+
+// Commit implements vfs.FS. It puts the whole file on stable storage, which
+// RFC 1813 §3.3.21 allows.
+func (s *Store) Commit(op *vfs.Op, node vfs.NodeID, _ uint64, _ uint32) (vfs.Verifier, vfs.WCC, error) {
+	var w vfs.WCC
+	in, err := s.regular(node)
+	if err != nil {
+		return s.Verifier(), w, err
+	}
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return s.Verifier(), w, err
+	}
+	defer s.fds.release(in)
+	if err := s.pre(in, fd, &w); err != nil {
+		return s.Verifier(), w, err
+	}
+	err = s.syncInode(op.Scope, in, true)
+	s.post(in, fd, &w)
+	// Read last: whatever was lost before, the client sees that it changed.
+	return s.Verifier(), w, err
+}
+
+// Open implements vfs.FS. The descriptor stays pinned until Close.
+func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
+	in, err := s.inode(node)
+	if err != nil {
+		return err
+	}
+	fd, err := s.acquire(in, fdRead)
+	if err != nil {
+		return err
+	}
+	want := uint32(mayRead)
+	if write {
+		want = mayWrite
+	}
+	in.am.Lock()
+	if err = s.look(in, fd); err == nil {
+		err = s.ioPermission(in, fd, &op.Cred, want)
+	}
+	if err == nil {
+		in.opens.Add(1)
+	}
+	in.am.Unlock()
+	if err != nil {
+		s.fds.release(in)
+	}
+	return err
+}
+
+// Flush implements vfs.FS. There is nothing to do: what was written is visible
+// to everybody already.
+func (s *Store) Flush(*vfs.Op, vfs.NodeID) error { return nil }
+
+// Close implements vfs.FS.
+func (s *Store) Close(node vfs.NodeID, _ bool) {
+	in := s.nodes.get(node)
+	if in == nil {
+		return
+	}
+	last := in.opens.Add(-1) == 0
+	if last {
+		in.am.Lock()
+		last = in.nameless()
+		in.am.Unlock()
+	}
+	s.fds.release(in)
+	if last {
+		s.reap(nil, in)
+	}
+}

@@ -1,0 +1,147 @@
+package fusefs
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The wrappers of this file exist because those of package unix allocate, or
+// change the identity of every thread. They return bare errno values.
+
+// maxName is the longest name, without the NUL that ends it (NAME_MAX).
+const maxName = 255
+
+// cname is a name for the kernel.
+type cname [maxName + 1]byte
+
+func (c *cname) set(name string) { c[copy(c[:maxName], name)] = 0 }
+
+func errnoOf(e syscall.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
+}
+
+func fstat(fd int, st *unix.Stat_t) error {
+	_, _, e := unix.Syscall(unix.SYS_FSTAT, uintptr(fd), uintptr(unsafe.Pointer(st)), 0)
+	return errnoOf(e)
+}
+
+// openBeneath opens the single component name of directory dir without
+// following anything, or leaving the file system.
+func openBeneath(dir int, name *cname, how *unix.OpenHow) (int, error) {
+	for {
+		fd, _, e := unix.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(name)),
+			uintptr(unsafe.Pointer(how)), unix.SizeofOpenHow, 0, 0)
+		if e == unix.EINTR || e == unix.EAGAIN { // EAGAIN: a rename raced with ".."
+			continue
+		}
+		return int(fd), errnoOf(e)
+	}
+}
+
+// rawHandle is struct file_handle with room for the largest handle.
+type rawHandle struct {
+	bytes uint32
+	typ   int32
+	data  [128]byte
+}
+
+var emptyName [1]byte
+
+// nameToHandle gets the handle of the open file fd.
+func nameToHandle(fd int, h *rawHandle, mountID *int32) error {
+	h.bytes = uint32(len(h.data))
+	_, _, e := unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(fd), uintptr(unsafe.Pointer(&emptyName)),
+		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(mountID)), unix.AT_EMPTY_PATH, 0)
+	return errnoOf(e)
+}
+
+func openByHandle(mountFD int, h *rawHandle, flags int) (int, error) {
+	for {
+		fd, _, e := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mountFD),
+			uintptr(unsafe.Pointer(h)), uintptr(flags|unix.O_CLOEXEC))
+		if e == unix.EINTR {
+			continue
+		}
+		return int(fd), errnoOf(e)
+	}
+}
+
+// preadv fills iov from off; it may return fewer bytes, 0 at the end.
+func preadv(fd int, iov []unix.Iovec, off int64) (int, error) {
+	return vector(unix.SYS_PREADV, fd, iov, off)
+}
+
+func pwritev(fd int, iov []unix.Iovec, off int64) (int, error) {
+	return vector(unix.SYS_PWRITEV, fd, iov, off)
+}
+
+func vector(call uintptr, fd int, iov []unix.Iovec, off int64) (int, error) {
+	for {
+		n, _, e := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))),
+			uintptr(len(iov)), uintptr(off), uintptr(uint64(off)>>32), 0)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			return 0, e
+		}
+		return int(n), nil
+	}
+}
+
+// advance takes n bytes off the front of iov.
+func advance(iov []unix.Iovec, n int) []unix.Iovec {
+	for n > 0 {
+		if uint64(n) < iov[0].Len {
+			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
+			iov[0].Len -= uint64(n)
+			break
+		}
+		n -= int(iov[0].Len)
+		iov = iov[1:]
+	}
+	return iov
+}
+
+// setMtime sets the modification time of fd and leaves the access time.
+func setMtime(fd int, sec int64, nsec uint32) error {
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec, Nsec: int64(nsec)}}
+	return setTimes(fd, &ts)
+}
+
+func setTimes(fd int, ts *[2]unix.Timespec) error {
+	_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+	if e == unix.EBADF { // O_PATH
+		_, _, e = unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), uintptr(unsafe.Pointer(&emptyName)),
+			uintptr(unsafe.Pointer(ts)), unix.AT_EMPTY_PATH, 0, 0)
+	}
+	return errnoOf(e)
+}
+
+// faccess asks the kernel whether the identity of this thread has the rights
+// mode (R_OK and so on) to the open file fd.
+func faccess(fd int, mode uint32) error {
+	_, _, e := unix.Syscall6(unix.SYS_FACCESSAT2, uintptr(fd), uintptr(unsafe.Pointer(&emptyName)),
+		uintptr(mode), unix.AT_EACCESS|unix.AT_EMPTY_PATH, 0, 0)
+	return errnoOf(e)
+}
+
+// readlink appends the target of the symbolic link that is open as fd.
+func readlink(fd int, buf []byte) ([]byte, error) {
+	const most = 4096 // PATH_MAX
+	n := len(buf)
+	if cap(buf)-n < most {
+		buf = append(make([]byte, 0, n+most), buf...)
+	}
+	got, _, e := unix.Syscall6(unix.SYS_READLINKAT, uintptr(fd), uintptr(unsafe.Pointer(&emptyName)),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buf[n:n+most]))), most, 0, 0)
+	if e != 0 {
+		return buf, e
+	}
+	return buf[:n+int(got)], nil
+}

@@ -1,0 +1,220 @@
+package fusefs
+
+import (
+	"math/bits"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/vfs"
+)
+
+// Write implements vfs.FS. Memory is allocated before any lock is taken; the
+// pages become dirty under the inode's lock; the dirty limit is waited for, and
+// the disk, after it was given back.
+func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how vfs.Stable, res *vfs.WriteResult) error {
+	*res = vfs.WriteResult{Verifier: s.Verifier(), Stable: how}
+	in, err := s.regular(node)
+	if err != nil {
+		return err
+	}
+	n := min(v.Len(), int(s.maxIO))
+	fd, err := s.acquire(in, fdWrite)
+	if err != nil {
+		return err
+	}
+	defer s.fds.release(in)
+	if err := s.mayGrow(fd, off, uint64(n)); err != nil {
+		return err
+	}
+	if err := s.mayDirty(in); err != nil {
+		return err
+	}
+	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
+		return err
+	}
+	s.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
+	if how == vfs.Unstable || n == 0 {
+		return nil
+	}
+	return s.syncInode(op.Scope, in, how == vfs.FileSync)
+}
+
+// mayGrow reports whether the backing file system allows a file to have n bytes
+// at off. It is asked once for each power of two: the kernel refuses to seek
+// past the end of what it could write.
+func (s *Store) mayGrow(fd int, off, n uint64) error {
+	end := off + n
+	if end < off || end > 1<<63-1 {
+		return unix.EFBIG
+	}
+	if end <= s.maxSeen.Load() {
+		return nil
+	}
+	up := uint64(1<<63 - 1)
+	if l := bits.Len64(end); l < 63 {
+		up = 1 << l
+	}
+	if _, err := unix.Seek(fd, int64(up), unix.SEEK_SET); err == nil {
+		s.maxSeen.Store(up)
+		return nil
+	}
+	if _, err := unix.Seek(fd, int64(end), unix.SEEK_SET); err != nil {
+		return unix.EFBIG
+	}
+	return nil
+}
+
+// writePages copies v into the page cache.
+func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, res *vfs.WriteResult) error {
+	task := op.Scope.Task()
+	b := s.scratch.get()
+	defer s.scratch.put(b)
+	defer b.release(s.arena)
+	for {
+		if sp.n > 0 {
+			if err := s.gather(op, in, sp, b); err != nil {
+				return err
+			}
+		}
+		in.lock.Lock(task, "")
+		if in.stale.Swap(false) {
+			in.m.InvalidateClean()
+		}
+		if s.ready(in, sp, b) {
+			break
+		}
+		in.lock.Unlock(task)
+	}
+	defer in.lock.Unlock(task)
+	if in.dead.Load() {
+		return vfs.ErrStale
+	}
+	if err := s.mayWrite(op, in, fd, &res.WCC); err != nil {
+		return err
+	}
+	if sp.n == 0 {
+		res.WCC.HasPost = true
+		return nil
+	}
+	if err := s.prepare(in, fd, sp, b); err != nil {
+		return err
+	}
+	s.copyIn(sp, b, v)
+	s.dirtyPages(op, in, fd, sp, b, &res.WCC)
+	res.Count = uint32(sp.n)
+	return nil
+}
+
+// mayWrite checks the caller's right and takes the attributes before the
+// change. The lock is held exclusively.
+func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
+	in.am.Lock()
+	defer in.am.Unlock()
+	if err := s.look(in, fd); err != nil {
+		return err
+	}
+	in.fill(&w.Post)
+	w.Pre, w.HasPre = w.Post.Pre(), true
+	return s.ioPermission(in, fd, &op.Cred, mayWrite)
+}
+
+// prepare makes every page of sp present and valid, but for the bytes that will
+// be written. Nothing in the cache changes if it fails. The lock is held
+// exclusively.
+func (s *Store) prepare(in *inode, fd int, sp span, b *scratch) error {
+	size := in.size.Load()
+	for i, f := range b.fs {
+		if f == nil {
+			f = b.takeSpare()
+			if err := s.prepareNew(fd, sp, i, f, size); err != nil {
+				b.spare = append(b.spare, f)
+				return err
+			}
+			in.m.Insert(sp.first+uint64(i), f)
+			b.fs[i] = f
+			continue
+		}
+		if f.Has(alloc.Uptodate) {
+			continue
+		}
+		if err := s.fillPage(fd, sp.first+uint64(i), f, size); err != nil {
+			return err
+		}
+		f.Set(alloc.Uptodate)
+	}
+	return nil
+}
+
+// prepareNew fills what the write leaves of page i: from the backing file, or
+// with zeros where the file did not reach.
+func (s *Store) prepareNew(fd int, sp span, i int, f *alloc.Folio, size uint64) error {
+	lo, hi := sp.in(i)
+	start := (sp.first + uint64(i)) << alloc.PageShift
+	if lo > 0 && start < size || start+uint64(hi) < size && hi < alloc.PageSize {
+		if err := s.fillPage(fd, sp.first+uint64(i), f, size); err != nil {
+			return err
+		}
+	} else {
+		p := s.arena.Bytes(f)
+		clear(p[:lo])
+		clear(p[hi:])
+	}
+	f.Set(alloc.Uptodate)
+	return nil
+}
+
+// copyIn copies the bytes of v into the pages.
+func (s *Store) copyIn(sp span, b *scratch, v *vfs.Vec) {
+	next, left := 0, []byte(nil)
+	for i, f := range b.fs {
+		lo, hi := sp.in(i)
+		dst := s.arena.Bytes(f)[lo:hi]
+		for len(dst) > 0 {
+			for len(left) == 0 {
+				left = v.Bufs[next]
+				next++
+			}
+			n := copy(dst, left)
+			dst, left = dst[n:], left[n:]
+		}
+	}
+}
+
+// dirtyPages makes the pages of sp dirty and the file as long as they need, at
+// once as far as anybody sees who looks at the attributes. The size comes first:
+// a flusher writes only what lies within it.
+func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, w *vfs.WCC) {
+	in.am.Lock()
+	defer in.am.Unlock()
+	if end := sp.off + uint64(sp.n); end > in.size.Load() {
+		in.size.Store(end)
+	}
+	in.touch()
+	for _, f := range b.fs {
+		in.m.MarkDirty(f)
+	}
+	s.stripSuid(op, in, fd)
+	in.fill(&w.Post)
+	w.HasPost = true
+}
+
+// stripSuid takes away set-uid and set-gid from a file that a user writes to
+// (file_remove_privs). am is held.
+func (s *Store) stripSuid(op *vfs.Op, in *inode, fd int) {
+	mode := in.st.Mode & 0o7777
+	if op.Cred.UID == 0 || mode&unix.S_ISUID == 0 && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID|unix.S_IXGRP {
+		return
+	}
+	mode &^= unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	if unix.Fchmod(fd, mode) != nil {
+		return
+	}
+	in.changes.Add(1)
+	if fstat(fd, &in.st) == nil {
+		in.adopt()
+	}
+}
