@@ -112,6 +112,10 @@ func dial(t testing.TB, addr string) *rpcClient {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newRPCClient(t, nc)
+}
+
+func newRPCClient(t testing.TB, nc net.Conn) *rpcClient {
 	c := &rpcClient{t: t, nc: nc, cred: rootCred(), waiting: map[uint32]chan []byte{}, ended: make(chan struct{})}
 	go c.receive()
 	t.Cleanup(c.close)

@@ -77,10 +77,10 @@ func newMemFS(arena *alloc.Arena) *memFS {
 }
 
 // lock also makes time go on, so that every change has a time of its own.
-func (fs *memFS) lock() func() {
+func (fs *memFS) lock() *sync.Mutex {
 	fs.mu.Lock()
 	fs.clock++
-	return fs.mu.Unlock
+	return &fs.mu
 }
 
 func (fs *memFS) now() vfs.Time { return vfs.Time{Sec: 1000 + fs.clock, Nsec: 7} }
@@ -127,7 +127,7 @@ func checkName(name string) error {
 }
 
 func (fs *memFS) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	d, err := fs.dir(dir)
 	if err != nil {
 		return vfs.Entry{}, err
@@ -153,7 +153,7 @@ func (n *memNode) ref() vfs.Entry {
 }
 
 func (fs *memFS) Forget(id vfs.NodeID, n uint64) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	node := fs.nodes[id]
 	if node == nil {
 		return
@@ -166,7 +166,7 @@ func (fs *memFS) Forget(id vfs.NodeID, n uint64) {
 
 // references returns how many references doors have.
 func (fs *memFS) references() int64 {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	var sum int64
 	for _, n := range fs.nodes {
 		sum += n.refs
@@ -179,7 +179,7 @@ func (fs *memFS) Handle(id vfs.NodeID, buf []byte) ([]byte, error) {
 }
 
 func (fs *memFS) ByHandle(_ *vfs.Op, h []byte) (vfs.NodeID, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	if len(h) != 8 {
 		return 0, vfs.ErrBadHandle
 	}
@@ -194,7 +194,7 @@ func (fs *memFS) GetAttr(op *vfs.Op, id vfs.NodeID, attr *vfs.Attr) error {
 	if err := fs.onGetAttr.run(op); err != nil {
 		return err
 	}
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return err
@@ -213,7 +213,7 @@ func (fs *memFS) change(n *memNode, f func()) vfs.WCC {
 }
 
 func (fs *memFS) SetAttr(_ *vfs.Op, id vfs.NodeID, set *vfs.SetAttr) (vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return vfs.WCC{}, err
@@ -264,7 +264,7 @@ func (fs *memFS) resize(n *memNode, size uint64) {
 }
 
 func (fs *memFS) Access(op *vfs.Op, id vfs.NodeID, want uint32) (uint32, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return 0, err
@@ -276,7 +276,7 @@ func (fs *memFS) Access(op *vfs.Op, id vfs.NodeID, want uint32) (uint32, error) 
 }
 
 func (fs *memFS) Readlink(_ *vfs.Op, id vfs.NodeID, buf []byte) ([]byte, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return nil, err
@@ -291,7 +291,7 @@ func (fs *memFS) Read(op *vfs.Op, id vfs.NodeID, off uint64, count uint32, v *vf
 	if err := fs.onRead.run(op); err != nil {
 		return false, err
 	}
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return false, err
@@ -314,7 +314,7 @@ func (fs *memFS) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, how vf
 	if err := fs.onWrite.run(op); err != nil {
 		return err
 	}
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return err
@@ -340,7 +340,7 @@ func (fs *memFS) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, how vf
 }
 
 func (fs *memFS) Commit(_ *vfs.Op, id vfs.NodeID, _ uint64, _ uint32) (vfs.Verifier, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return vfs.Verifier{}, vfs.WCC{}, err
@@ -349,7 +349,7 @@ func (fs *memFS) Commit(_ *vfs.Op, id vfs.NodeID, _ uint64, _ uint32) (vfs.Verif
 }
 
 func (fs *memFS) Sync(_ *vfs.Op, id vfs.NodeID) error {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	fs.synced[id]++
 	_, err := fs.node(id)
 	return err
@@ -357,7 +357,7 @@ func (fs *memFS) Sync(_ *vfs.Op, id vfs.NodeID) error {
 
 // takeSynced returns which nodes were synced since the last call.
 func (fs *memFS) takeSynced() map[vfs.NodeID]int {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	m := fs.synced
 	fs.synced = map[vfs.NodeID]int{}
 	return m
@@ -397,7 +397,7 @@ func (fs *memFS) insert(d *memNode, name string, n *memNode) vfs.WCC {
 }
 
 func (fs *memFS) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, w, err := fs.add(op, dir, name, vfs.TypeRegular, set)
 	if err == nil {
 		n.verf = verf
@@ -418,7 +418,7 @@ func (fs *memFS) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateM
 }
 
 func (fs *memFS) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, w, err := fs.add(op, dir, name, vfs.TypeDirectory, set)
 	if err != nil {
 		return vfs.Entry{}, w, err
@@ -427,7 +427,7 @@ func (fs *memFS) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr
 }
 
 func (fs *memFS) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, w, err := fs.add(op, dir, name, vfs.TypeSymlink, set)
 	if err != nil {
 		return vfs.Entry{}, w, err
@@ -437,7 +437,7 @@ func (fs *memFS) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *v
 }
 
 func (fs *memFS) Mknod(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, major, minor uint32, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, w, err := fs.add(op, dir, name, typ, set)
 	if err != nil {
 		return vfs.Entry{}, w, err
@@ -477,17 +477,17 @@ func (fs *memFS) take(dir vfs.NodeID, name string, isDir bool) (vfs.WCC, error) 
 }
 
 func (fs *memFS) Remove(_ *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	return fs.take(dir, name, false)
 }
 
 func (fs *memFS) Rmdir(_ *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	return fs.take(dir, name, true)
 }
 
 func (fs *memFS) Rename(_ *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	d, err := fs.dir(dir)
 	if err != nil {
 		return from, to, err
@@ -514,7 +514,7 @@ func (fs *memFS) Rename(_ *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 }
 
 func (fs *memFS) Link(_ *vfs.Op, id, dir vfs.NodeID, name string) (vfs.Attr, vfs.WCC, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	n, err := fs.node(id)
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
@@ -531,7 +531,7 @@ func (fs *memFS) Link(_ *vfs.Op, id, dir vfs.NodeID, name string) (vfs.Attr, vfs
 }
 
 func (fs *memFS) ReadDir(_ *vfs.Op, dir vfs.NodeID, cookie uint64, verf vfs.Verifier, sink vfs.DirSink) (vfs.Verifier, bool, error) {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	d, err := fs.dir(dir)
 	if err != nil {
 		return vfs.Verifier{}, false, err
@@ -560,7 +560,7 @@ func (fs *memFS) MaxIO() uint32 { return fs.ioMax }
 
 // pages returns how many pages the files have.
 func (fs *memFS) pages() int {
-	defer fs.lock()()
+	defer fs.lock().Unlock()
 	sum := 0
 	for _, n := range fs.nodes {
 		sum += len(n.pages)
