@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -135,12 +134,11 @@ func (c *DoorConfig) Validate() error {
 // SEEK_HOLE, ioctl.
 type Door struct {
 	cfg    DoorConfig
-	mnt    mount
+	dev    *device
 	fs     *doorFS
 	server *fuse.Server
 	dead   chan struct{} // the kernel serves the connection no more
 	done   chan struct{} // the last request has been served
-	abort  sync.Once
 }
 
 // MountFS mounts cfg.FS and serves it until it is unmounted.
@@ -149,19 +147,21 @@ func MountFS(cfg DoorConfig) (*Door, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	mnt, err := newMount(&cfg)
+	dev, err := newDevice(&cfg)
 	if err != nil {
 		return nil, err
 	}
-	d := &Door{cfg: cfg, mnt: mnt, dead: make(chan struct{}), done: make(chan struct{})}
+	d := &Door{cfg: cfg, dev: dev, dead: make(chan struct{}), done: make(chan struct{})}
 	d.fs = newDoorFS(&d.cfg, d.isDead)
-	d.server, err = fuse.NewServer(d.fs, fmt.Sprintf("/dev/fd/%d", mnt.serveFD), d.options())
+	d.server, err = fuse.NewServer(d.fs, fmt.Sprintf("/dev/fd/%d", dev.serveFD), d.options())
 	if err != nil {
-		mnt.detach()
-		mnt.close()
-		return nil, fmt.Errorf("cannot start FUSE on %s: %w", mnt.path, err)
+		err = errors.Join(fmt.Errorf("cannot start FUSE on %s: %w", dev.Path, err), dev.Detach())
+		dev.close()
+		return nil, err
 	}
-	mnt.setReadAhead(readAhead)
+	if err := dev.setReadAhead(readAhead); err != nil {
+		cfg.Logger.Debug("fuse: read-ahead stays as it is", "error", err)
+	}
 	go d.serve()
 	go d.watch()
 	return d, nil
@@ -196,8 +196,8 @@ func (d *Door) serve() {
 func (d *Door) watch() {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	defer d.mnt.close()
-	for !d.mnt.disconnected() {
+	defer d.dev.close()
+	for !d.dev.disconnected() {
 		select {
 		case <-tick.C:
 		case <-d.done:
@@ -212,16 +212,16 @@ func (d *Door) isDead() bool {
 	case <-d.dead:
 		return true
 	default:
-		return d.mnt.disconnected()
+		return d.dev.disconnected()
 	}
 }
 
 // Mountpoint returns the absolute path of the mount point.
-func (d *Door) Mountpoint() string { return d.mnt.path }
+func (d *Door) Mountpoint() string { return d.dev.Path }
 
 // ConnectionID returns the number of the mount under
 // /sys/fs/fuse/connections: the minor number of its device.
-func (d *Door) ConnectionID() int { return d.mnt.id }
+func (d *Door) ConnectionID() int { return d.dev.ID }
 
 // Dead is closed when the kernel has given up the connection: nobody waits for
 // any request any more, though some may still be in work.
@@ -238,7 +238,7 @@ func (d *Door) Wait() {
 // Unmount unmounts the door and waits for the last request. It fails with
 // EBUSY while somebody uses the mount.
 func (d *Door) Unmount() error {
-	if err := d.mnt.unmount(); err != nil {
+	if err := d.dev.Unmount(); err != nil {
 		return err
 	}
 	<-d.done
@@ -248,8 +248,8 @@ func (d *Door) Unmount() error {
 // Abort ends the connection whoever uses it: everybody who waits gets an
 // error, and the mount point is free. Requests in work may go on; Done tells
 // when they have ended.
-func (d *Door) Abort() {
-	d.abort.Do(d.mnt.detach)
+func (d *Door) Abort() error {
+	return d.dev.Detach()
 }
 
 // Counts returns how many requests of each kind were served.

@@ -12,46 +12,67 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount is one connection to the kernel's FUSE, and where it is mounted. The
+// MountPoint is a FUSE mount as the mount table has it. None of its methods
+// looks at the mounted file system, which may be dead.
+type MountPoint struct {
+	Path   string // absolute
+	Source string // FsName
+	Type   string // "fuse.loopnfs"
+	ID     int    // minor device number, the number of the connection
+}
+
+// FindMount returns what is mounted on path, an absolute path without symbolic
+// links; the topmost if there are several, nil if there is nothing.
+func FindMount(path string) (*MountPoint, error) {
+	all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the mount table: %w", err)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	m := all[len(all)-1]
+	return &MountPoint{Path: m.Mountpoint, Source: m.Source, Type: m.FSType, ID: m.Minor}, nil
+}
+
+// device is one connection to the kernel's FUSE, and where it is mounted. The
 // door mounts by itself and hands go-fuse the finished device, so that nothing
 // here ever looks at a path inside the mount.
-type mount struct {
-	path    string
-	id      int // minor device number, the number of the connection
+type device struct {
+	MountPoint
 	serveFD int // go-fuse's
 	watchFD int // ours: the same device, to ask whether it is still connected
-	logger  interface{ Debug(string, ...any) }
 }
 
-func newMount(cfg *DoorConfig) (mount, error) {
-	m := mount{logger: cfg.Logger, watchFD: -1}
-	var err error
-	if m.path, err = checkMountpoint(cfg.Mountpoint); err != nil {
-		return m, err
+func newDevice(cfg *DoorConfig) (*device, error) {
+	path, err := checkMountpoint(cfg.Mountpoint)
+	if err != nil {
+		return nil, err
 	}
-	if m.serveFD, err = attach(m.path, cfg); err != nil {
-		return m, err
+	d := &device{watchFD: -1}
+	if d.serveFD, err = attach(path, cfg); err != nil {
+		return nil, err
 	}
-	if err := m.identify(); err != nil {
-		unix.Close(m.serveFD) // which ends the connection
-		_ = unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		return m, err
+	if err := d.identify(path); err != nil {
+		unix.Close(d.serveFD) // which ends the connection
+		_ = unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		return nil, err
 	}
-	return m, nil
+	return d, nil
 }
 
-// identify finds the device number of the mount and duplicates its descriptor.
-func (m *mount) identify() error {
-	info, err := lastMount(m.path)
-	if err == nil && info == nil {
-		err = errors.New("it is not in /proc/self/mountinfo")
+// identify finds the mount in the mount table and duplicates the descriptor.
+func (d *device) identify(path string) error {
+	m, err := FindMount(path)
+	if err == nil && m == nil {
+		err = errors.New("it is not in the mount table")
 	}
 	if err == nil {
-		m.id = info.Minor
-		m.watchFD, err = unix.FcntlInt(uintptr(m.serveFD), unix.F_DUPFD_CLOEXEC, 3)
+		d.MountPoint = *m
+		d.watchFD, err = unix.FcntlInt(uintptr(d.serveFD), unix.F_DUPFD_CLOEXEC, 3)
 	}
 	if err != nil {
-		return fmt.Errorf("mounted %s, but cannot use it: %w", m.path, err)
+		return fmt.Errorf("mounted %s, but cannot use it: %w", path, err)
 	}
 	return nil
 }
@@ -83,30 +104,15 @@ func checkMountpoint(path string) (string, error) {
 }
 
 func notMounted(abs string) error {
-	info, err := lastMount(abs)
+	m, err := FindMount(abs)
 	if err != nil {
 		return err
 	}
-	if info != nil {
+	if m != nil {
 		return fmt.Errorf("mount point %s is in use: %s (%s) is mounted there; unmount it first or name another directory",
-			abs, info.Source, info.FSType)
+			abs, m.Source, m.Type)
 	}
 	return nil
-}
-
-// lastMount returns what is mounted on path, the topmost, or nil.
-func lastMount(path string) (*mountinfo.Info, error) {
-	all, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(path))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the mount table: %w", err)
-	}
-	var last *mountinfo.Info
-	for _, m := range all {
-		if m.Mountpoint == path {
-			last = m
-		}
-	}
-	return last, nil
 }
 
 // attach opens the FUSE device and mounts it on path, as root by itself,
@@ -193,61 +199,78 @@ func receiveFD(sock int) (int, error) {
 
 // setReadAhead raises the kernel's read-ahead, which FUSE itself can only lower.
 // Only root may.
-func (m *mount) setReadAhead(bytes int) {
-	path := fmt.Sprintf("/sys/class/bdi/0:%d/read_ahead_kb", m.id)
-	if err := os.WriteFile(path, fmt.Appendf(nil, "%d", bytes>>10), 0); err != nil {
-		m.logger.Debug("fuse: read-ahead stays as it is", "error", err)
-	}
+func (d *device) setReadAhead(bytes int) error {
+	path := fmt.Sprintf("/sys/class/bdi/0:%d/read_ahead_kb", d.ID)
+	return os.WriteFile(path, fmt.Appendf(nil, "%d", bytes>>10), 0)
 }
 
 // disconnected reports whether the kernel has given up the connection.
-func (m *mount) disconnected() bool {
-	fds := []unix.PollFd{{Fd: int32(m.watchFD)}}
+func (d *device) disconnected() bool {
+	fds := []unix.PollFd{{Fd: int32(d.watchFD)}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0
 }
 
-// unmount is umount(2), or fusermount3 for those who may not.
-func (m *mount) unmount() error {
+// close ends the watch over the connection.
+func (d *device) close() {
+	if d.watchFD >= 0 {
+		unix.Close(d.watchFD)
+	}
+}
+
+// mounted reports whether m is still the topmost mount at its path.
+func (m *MountPoint) mounted() bool {
+	now, err := FindMount(m.Path)
+	return err == nil && now != nil && now.ID == m.ID && now.Type == m.Type
+}
+
+// Unmount is umount(2), or fusermount3 for those who may not. It does nothing if
+// m is no longer mounted.
+func (m *MountPoint) Unmount() error {
 	if !m.mounted() {
 		return nil
 	}
-	err := unix.Unmount(m.path, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EPERM) {
-		out, err := exec.Command("fusermount3", "-u", "--", m.path).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("cannot unmount %s: %s", m.path, strings.TrimSpace(string(out)))
-		}
+	err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW)
+	switch {
+	case err == nil, errors.Is(err, unix.EINVAL) && !m.mounted(): // somebody else was faster
 		return nil
+	case errors.Is(err, unix.EPERM):
+		return fusermountU(m.Path)
 	}
-	if err != nil {
-		return fmt.Errorf("cannot unmount %s: %w", m.path, err)
-	}
-	return nil
+	return fmt.Errorf("cannot unmount %s: %w", m.Path, err)
 }
 
-// mounted reports whether our mount is the topmost at its path.
-func (m *mount) mounted() bool {
-	info, err := lastMount(m.path)
-	return err == nil && info != nil && info.Major == 0 && info.Minor == m.id
+func fusermountU(path string) error {
+	out, err := exec.Command("fusermount3", "-u", "--", path).CombinedOutput()
+	switch text := strings.TrimSpace(string(out)); {
+	case err == nil:
+		return nil
+	case strings.Contains(text, "busy"):
+		return fmt.Errorf("cannot unmount %s: %w", path, unix.EBUSY)
+	default:
+		return fmt.Errorf("cannot unmount %s: %w: %s", path, err, text)
+	}
 }
 
-// detach ends the connection and takes the mount out of the way. It never
-// waits for anybody.
-func (m *mount) detach() {
-	abort := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.id)
+// Detach ends the connection, so that everybody who waits for it gets an error,
+// and takes the mount out of the way. It waits for nobody.
+func (m *MountPoint) Detach() error {
+	abort := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.ID)
 	_ = os.WriteFile(abort, []byte("1"), 0) // fusectl need not be mounted
 	if !m.mounted() {
-		return
+		return nil
 	}
-	_ = unix.Unmount(m.path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW) // aborts, even if it fails with EBUSY
-	if err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); errors.Is(err, unix.EPERM) {
-		_ = exec.Command("fusermount3", "-u", "-z", "--", m.path).Run()
+	// This aborts the connection too, even if it fails with EBUSY.
+	_ = unix.Unmount(m.Path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
+	if !m.mounted() {
+		return nil
 	}
-}
-
-func (m *mount) close() {
-	if m.watchFD >= 0 {
-		unix.Close(m.watchFD)
+	err := unix.Unmount(m.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EPERM) {
+		err = exec.Command("fusermount3", "-u", "-z", "--", m.Path).Run()
 	}
+	if err != nil && m.mounted() {
+		return fmt.Errorf("cannot detach %s: %w", m.Path, err)
+	}
+	return nil
 }
