@@ -12,8 +12,11 @@ import (
 	"sync"
 	"time"
 
+	"loopnfs/fusefs"
 	"loopnfs/internal/stack"
 	"loopnfs/internal/waitfor"
+	"loopnfs/nfsclient"
+	"loopnfs/nfsserver"
 )
 
 // NodeConfig says what a node is; it crosses to the node process as JSON.
@@ -35,7 +38,7 @@ type Event struct {
 }
 
 const (
-	// nodeConn is the name of the export in a node.
+	// nodeExport is the name of the export in a node.
 	nodeExport = "/drill"
 	// checkEvery is how often a node looks for a circle of waits, and
 	// stuckFor how long one must stand still to be called a deadlock.
@@ -90,16 +93,23 @@ func startNode(ctx context.Context, cfg NodeConfig, out io.Writer) (*node, error
 	if err != nil {
 		return nil, err
 	}
+	mem.Start()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	n := &node{mem: mem, out: json.NewEncoder(out)}
-	if n.server, err = stack.StartServer(mem, cfg.serverConfig(log)); err != nil {
+	n.server, err = stack.StartServer(mem, stack.ServerConfig{
+		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport}},
+		StateDir: cfg.State, Listen: "127.0.0.1:0", Squash: nfsserver.SquashNone,
+		Workers: cfg.Workers, Logger: log,
+	})
+	if err != nil {
 		return nil, err
 	}
-	if n.client, err = stack.StartClient(ctx, mem, cfg.clientConfig(log, n.server.Addr().String(), p)); err != nil {
-		return nil, err
-	}
-	mem.Start(n.server.BDI(), n.client.BDI())
-	return n, nil
+	n.client, err = stack.StartClient(ctx, mem, stack.ClientConfig{
+		NFS:    nfsclient.Config{Addr: n.server.Addr().String(), Export: nodeExport, Release: p.release},
+		Door:   fusefs.DoorConfig{Mountpoint: cfg.Mountpoint, FsName: "loopnfs-drill"},
+		Logger: log,
+	})
+	return n, err
 }
 
 func (n *node) send(e Event) {

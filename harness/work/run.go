@@ -22,6 +22,23 @@ type worker struct {
 	acked, bytes, worst atomic.Int64
 }
 
+// Main is the main function of a worker process: it takes its Config from in,
+// as JSON, and does what verb says: "run" or "verify".
+func Main(ctx context.Context, verb string, in io.Reader, out io.Writer) error {
+	var cfg Config
+	if err := json.NewDecoder(in).Decode(&cfg); err != nil {
+		return fmt.Errorf("work: no configuration: %w", err)
+	}
+	switch verb {
+	case "run":
+		return Run(ctx, cfg, out)
+	case "verify":
+		_, err := Verify(cfg)
+		return err
+	}
+	return fmt.Errorf("work: unknown verb %q", verb)
+}
+
 // Run does the work, with a line of Progress to out every tenth of a second
 // and one at the end.
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
