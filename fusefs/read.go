@@ -88,10 +88,16 @@ func (s *Store) readPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch) (s
 func (s *Store) refresh(op *vfs.Op, in *inode) {
 	task := op.Scope.Task()
 	in.lock.Lock(task, "")
-	if in.stale.Swap(false) {
+	in.freshen()
+	in.lock.Unlock(task)
+}
+
+// freshen drops clean pages that may be out of date. The lock is held
+// exclusively: nobody else has a page that is on its way to being dirty.
+func (in *inode) freshen() {
+	if in.stale.Load() && in.stale.Swap(false) {
 		in.m.InvalidateClean()
 	}
-	in.lock.Unlock(task)
 }
 
 // insertMissing puts spare folios where pages are missing; they are locked, and

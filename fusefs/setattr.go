@@ -163,6 +163,7 @@ func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 // before they are written. The lock is held exclusively.
 func (s *Store) truncate(in *inode, fd int, size uint64) error {
 	in.beginIO(fd)
+	in.freshen()
 	old := in.size.Load()
 	if size < old {
 		s.cut(in, size)

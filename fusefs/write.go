@@ -78,21 +78,17 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 			}
 		}
 		in.lock.Lock(task, "")
-		if in.stale.Swap(false) {
-			in.m.InvalidateClean()
+		if err := s.mayWrite(op, in, fd, &res.WCC); err != nil {
+			in.lock.Unlock(task)
+			return err
 		}
+		in.freshen()
 		if s.ready(in, sp, b) {
 			break
 		}
 		in.lock.Unlock(task)
 	}
 	defer in.lock.Unlock(task)
-	if in.dead.Load() {
-		return vfs.ErrStale
-	}
-	if err := s.mayWrite(op, in, fd, &res.WCC); err != nil {
-		return err
-	}
 	if sp.n == 0 {
 		res.WCC.HasPost = true
 		return nil
@@ -109,6 +105,9 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 // mayWrite checks the caller's right and takes the attributes before the
 // change. The lock is held exclusively.
 func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
+	if in.dead.Load() {
+		return vfs.ErrStale
+	}
 	in.am.Lock()
 	defer in.am.Unlock()
 	if err := s.look(in, fd); err != nil {

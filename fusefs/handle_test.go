@@ -1,0 +1,165 @@
+package fusefs
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+func TestHandleOutlivesTheProcess(t *testing.T) {
+	for name, dir := range map[string]string{"disk": diskDir(t), "tmpfs": tmpfsDir(t, "")} {
+		t.Run(name, func(t *testing.T) {
+			state := t.TempDir()
+			f := newFixture(t, options{dir: dir, state: state})
+			sub := f.mkdir(vfs.RootID, "sub", 0o755)
+			node := f.create(sub, "f", 0o644)
+			f.write(node, 0, []byte("hello"), vfs.Unstable)
+			h, err := f.Handle(node, nil)
+			f.ok(err)
+			root, err := f.Handle(vfs.RootID, []byte{1})
+			f.ok(err)
+			if len(h) > 60 || len(root) > 61 || root[0] != 1 {
+				t.Errorf("handles of %d and %d bytes", len(h), len(root)-1)
+			}
+			_, _, err = f.Rename(f.op, sub, "f", vfs.RootID, "other name")
+			f.ok(err)
+			f.ok(f.Shutdown())
+
+			g := newFixture(t, options{dir: dir, state: state})
+			if g.Verifier() == f.Verifier() {
+				t.Error("two lives with the same write verifier")
+			}
+			again, err := g.ByHandle(g.op, h)
+			g.ok(err)
+			if p, _ := g.read(again, 0, 10); string(p) != "hello" {
+				t.Errorf("read %q", p)
+			}
+			if r, err := g.ByHandle(g.op, root[1:]); err != nil || r != vfs.RootID {
+				t.Errorf("root: node %d, %v", r, err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "other name")); err != nil {
+				t.Error(err)
+			}
+			g.ok(os.Remove(filepath.Join(dir, "other name")))
+			g.Forget(again, 1)
+		})
+	}
+}
+
+func TestForgedHandles(t *testing.T) {
+	dir := diskDir(t)
+	f := newFixture(t, options{dir: dir})
+	node := f.create(vfs.RootID, "f", 0o644)
+	h, err := f.Handle(node, nil)
+	f.ok(err)
+	for i := range h {
+		bad := bytes.Clone(h)
+		bad[i] ^= 1
+		_, err := f.ByHandle(f.op, bad)
+		f.wants(err, vfs.ErrBadHandle)
+	}
+	for _, bad := range [][]byte{nil, {}, {1}, h[:len(h)-1], append(bytes.Clone(h), 0), bytes.Repeat([]byte{1}, 64), make([]byte, 60)} {
+		_, err := f.ByHandle(f.op, bad)
+		f.wants(err, vfs.ErrBadHandle)
+	}
+	// A real file outside of the export, with the check of another export.
+	other := newFixture(t, options{})
+	outside := other.create(vfs.RootID, "secret", 0o644)
+	h, err = other.Handle(outside, nil)
+	f.ok(err)
+	_, err = f.ByHandle(f.op, h)
+	f.wants(err, vfs.ErrBadHandle)
+}
+
+func TestStaleHandle(t *testing.T) {
+	f := newFixture(t, options{})
+	node := f.create(vfs.RootID, "f", 0o644)
+	h, err := f.Handle(node, nil)
+	f.ok(err)
+	f.Forget(node, 1)
+	_, err = f.Remove(f.op, vfs.RootID, "f")
+	f.ok(err)
+	_, err = f.ByHandle(f.op, h)
+	f.wants(err, vfs.ErrStale)
+}
+
+func TestKeyIsKept(t *testing.T) {
+	dir, state := diskDir(t), t.TempDir()
+	newFixture(t, options{dir: dir, state: state})
+	names, err := filepath.Glob(filepath.Join(state, "*"))
+	if err != nil || len(names) != 1 {
+		t.Fatalf("in the state directory: %v, %v", names, err)
+	}
+	fi, err := os.Stat(names[0])
+	if err != nil || fi.Mode() != 0o600 || fi.Size() != keySize {
+		t.Errorf("the key: %v %d bytes, %v", fi.Mode(), fi.Size(), err)
+	}
+	if err := os.Truncate(names[0], 5); err != nil {
+		t.Fatal(err)
+	}
+	m := newMemory(t, 4<<20, defaultPolicy)
+	_, err = NewStore(StoreConfig{Dir: dir, Cache: m.cache, Domain: m.dom, StateDir: state})
+	if err == nil || !strings.Contains(err.Error(), names[0]) {
+		t.Errorf("a damaged key: %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	needRoot(t)
+	m := newMemory(t, 4<<20, defaultPolicy)
+	dir := diskDir(t)
+	try := func(want string, change func(c *StoreConfig)) {
+		t.Helper()
+		c := StoreConfig{Dir: dir, Cache: m.cache, Domain: m.dom, StateDir: t.TempDir()}
+		change(&c)
+		_, err := NewStore(c)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want something about %q", err, want)
+		}
+	}
+	try("no directory", func(c *StoreConfig) { c.Dir = "" })
+	try("no such file", func(c *StoreConfig) { c.Dir = dir + "/missing" })
+	try("not a directory", func(c *StoreConfig) { c.Dir = "/etc/passwd" })
+	try("lies in the export", func(c *StoreConfig) {
+		c.StateDir = filepath.Join(dir, "state")
+		_ = os.Mkdir(c.StateDir, 0o700)
+	})
+	try("lies in the export", func(c *StoreConfig) { c.StateDir = c.Dir })
+	try("is not there", func(c *StoreConfig) { c.StateDir = "/nonexistent" })
+	try("multiple", func(c *StoreConfig) { c.MaxIO = 5000 })
+	try("flushers", func(c *StoreConfig) { c.Flushers = -1 })
+	try("proc", func(c *StoreConfig) { c.Dir = "/proc" })
+}
+
+func TestWithoutTheCapability(t *testing.T) {
+	// Only the effective set of this thread changes; the thread is thrown away.
+	needRoot(t)
+	m := newMemory(t, 4<<20, defaultPolicy)
+	c := StoreConfig{Dir: diskDir(t), Cache: m.cache, Domain: m.dom, StateDir: t.TempDir()}
+	got := make(chan error)
+	go func() {
+		lockThreadForGood()
+		var hdr = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err := unix.Capget(&hdr, &data[0]); err != nil {
+			got <- err
+			return
+		}
+		data[0].Effective &^= 1 << unix.CAP_DAC_READ_SEARCH
+		if err := unix.Capset(&hdr, &data[0]); err != nil {
+			got <- err
+			return
+		}
+		_, err := NewStore(c)
+		got <- err
+	}()
+	if err := <-got; err == nil || !strings.Contains(err.Error(), "CAP_DAC_READ_SEARCH") {
+		t.Errorf("got %v", err)
+	}
+}
