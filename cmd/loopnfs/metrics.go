@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/stack"
+	"loopnfs/reclaim/writeback"
+)
+
+// metricsServer answers Prometheus. A nil one is none.
+type metricsServer struct{ http *http.Server }
+
+// startMetrics starts one at addr, or none if addr is empty.
+func startMetrics(addr string, mem *stack.Memory, server *stack.Server) (*metricsServer, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&collector{mem, server})
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
+	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
+	go func() {
+		if err := m.http.Serve(l); err != http.ErrServerClosed {
+			slog.Error("metrics are no longer served", "error", err)
+		}
+	}()
+	return m, nil
+}
+
+func (m *metricsServer) close() {
+	if m != nil {
+		m.http.Close()
+	}
+}
+
+// collector reads the counters that the parts keep anyway.
+type collector struct {
+	mem    *stack.Memory
+	server *stack.Server
+}
+
+var (
+	descArena   = desc("arena_bytes", "Memory of the arena: free, or used.", "state")
+	descStalls  = desc("alloc_stalls_total", "Times an allocation had to wait for memory.")
+	descReserve = desc("alloc_reserve_pages_total", "Pages taken from the reserve.")
+	descReclaim = desc("reclaim_pages_total", "Pages that reclaim looked at, and freed.", "result")
+	descDirty   = desc("dirty_bytes", "Memory that is not clean.", "export", "state")
+	descWait    = desc("throttled_writers", "Writers that wait for the dirty limit now.")
+	descCalls   = desc("nfs_calls_total", "NFS calls served.", "procedure")
+	descConns   = desc("connections", "Open connections.")
+	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("loopnfs_"+name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector: what there is depends on nothing,
+// so it is found by collecting.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	a := c.mem.Arena.Stats()
+	gauge(descArena, a.Free<<alloc.PageShift, "free")
+	gauge(descArena, (a.Total-a.Free)<<alloc.PageShift, "used")
+	count(descStalls, a.Stalls)
+	count(descReserve, a.ReservePages)
+	r := c.mem.Reclaim.Stats()
+	count(descReclaim, r.Scanned, "scanned")
+	count(descReclaim, r.Freed, "freed")
+	now, _ := c.mem.Domain.Throttled()
+	gauge(descWait, now)
+	for _, store := range c.server.Stores {
+		b := store.BDI()
+		gauge(descDirty, b.Nr(writeback.Dirty)<<alloc.PageShift, b.Name(), "dirty")
+		gauge(descDirty, b.Nr(writeback.Writeback)<<alloc.PageShift, b.Name(), "writeback")
+	}
+	s := c.server.NFS.Stats()
+	gauge(descConns, s.Conns)
+	gauge(descFlight, s.InFlight)
+	for proc, n := range s.Calls {
+		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))
+	}
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"loopnfs/fusefs"
+	"loopnfs/internal/stack"
+	"loopnfs/nfsclient"
+)
+
+type mountOptions struct {
+	source     string // HOST[:PORT]:/NAME
+	mountpoint string
+	via        string
+	options    []string
+	memory     byteSize
+	foreground bool
+	timeout    time.Duration
+	log        string
+	verbose    bool
+}
+
+func newMountCommand() *cobra.Command {
+	opts := mountOptions{memory: defaultMemory}
+	cmd := &cobra.Command{
+		Use:   "mount HOST[:PORT]:/NAME MOUNTPOINT",
+		Short: "Mount what an NFS server exports",
+		Long: `Mounts an export of an NFSv3 server with the client of loopnfs, which has a page
+cache of its own and is a FUSE file system to the kernel. The command returns
+when the mount can be used; a process in the background serves it until it is
+unmounted. What closing a file, fsync or unmounting has returned from is with
+the server. While the server is away, everybody who needs it waits.
+
+Options of -o, separated by commas:
+  rsize=SIZE, wsize=SIZE  largest READ and WRITE
+  port=N, mountport=N     ports of NFS and MOUNT (default 2049, and that of NFS)
+  actimeo=SECONDS         how long attributes are believed (default 1)`,
+		Example: `  loopnfs mount 127.0.0.1:/data /mnt --via fuse
+  loopnfs mount server:20490:/data /mnt -o rsize=256KiB,wsize=256KiB --memory 256MiB
+  loopnfs mount '[::1]:/data' /mnt --foreground`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.source, opts.mountpoint = args[0], args[1]
+			return runMount(cmd.Context(), &opts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.via, "via", "fuse", "how to mount: `fuse`")
+	f.StringSliceVarP(&opts.options, "options", "o", nil, "mount `options`")
+	f.Var(&opts.memory, "memory", "memory for the cache; all of it is taken at the start")
+	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground, messages to standard error, and print \"ready\" when the mount can be used")
+	f.DurationVar(&opts.timeout, "timeout", 30*time.Second, "how long to try to reach the server")
+	f.StringVar(&opts.log, "log", defaultLog(), "`file` for messages of the process in the background")
+	f.BoolVar(&opts.verbose, "verbose", false, "more messages")
+	return cmd
+}
+
+// defaultLog is where a process in the background writes its messages.
+func defaultLog() string {
+	if os.Geteuid() == 0 {
+		return "/var/log/loopnfs-mount.log"
+	}
+	if dir, err := os.UserCacheDir(); err == nil {
+		return dir + "/loopnfs-mount.log"
+	}
+	return os.DevNull
+}
+
+// runMount mounts in this process, or in one that it leaves behind.
+func runMount(ctx context.Context, opts *mountOptions) error {
+	cfg, err := opts.config()
+	if err != nil {
+		return err
+	}
+	switch {
+	case isDetached():
+		return reportStart(func(ready func()) error { return serveMount(ctx, opts, cfg, ready) })
+	case opts.foreground:
+		return serveMount(ctx, opts, cfg, func() { os.Stdout.WriteString("ready " + opts.mountpoint + "\n") })
+	default:
+		return startDetached(ctx, opts)
+	}
+}
+
+// config turns flags into a configuration.
+func (o *mountOptions) config() (cfg stack.ClientConfig, err error) {
+	if o.via != "fuse" {
+		return cfg, usagef("--via %s: only fuse can be mounted with", o.via)
+	}
+	if o.timeout <= 0 {
+		return cfg, usagef("--timeout %v: give a time, like 30s", o.timeout)
+	}
+	if o.mountpoint, err = absolute(o.mountpoint); err != nil {
+		return cfg, err
+	}
+	host, port, name, err := parseSource(o.source)
+	if err != nil {
+		return cfg, err
+	}
+	nfs := nfsclient.Config{Export: name}
+	mo := mountO{port: port}
+	for _, s := range o.options {
+		if err := mo.set(s, &nfs); err != nil {
+			return cfg, err
+		}
+	}
+	nfs.Addr = net.JoinHostPort(host, orDefault(mo.port, "2049"))
+	nfs.MountAddr = net.JoinHostPort(host, orDefault(mo.mountPort, orDefault(mo.port, "2049")))
+	return stack.ClientConfig{
+		NFS: nfs,
+		Door: fusefs.DoorConfig{
+			Mountpoint: o.mountpoint, FsName: host + ":" + name,
+			AttrTimeout: nfs.AttrTimeout, EntryTimeout: nfs.AttrTimeout,
+		},
+	}, nil
+}
+
+// parseSource splits HOST[:PORT]:/NAME; an IPv6 address is in brackets.
+func parseSource(s string) (host, port, name string, err error) {
+	addr, name, ok := strings.Cut(s, ":/")
+	if !ok || addr == "" {
+		return "", "", "", usagef("%q is not something to mount: write HOST:/NAME or HOST:PORT:/NAME, like 127.0.0.1:/data", s)
+	}
+	name = "/" + name
+	if h, p, err := net.SplitHostPort(addr); err == nil {
+		host, port = h, p
+		if err := checkPort(port); err != nil {
+			return "", "", "", usagef("%q: %w", s, err)
+		}
+	} else {
+		host = strings.Trim(addr, "[]")
+	}
+	if strings.Contains(host, ":") && addr[0] != '[' {
+		return "", "", "", usagef("%q: put an IPv6 address in brackets, like [::1]:/data", s)
+	}
+	return host, port, name, nil
+}
+
+func checkPort(s string) error {
+	if n, err := strconv.ParseUint(s, 10, 16); err != nil || n == 0 {
+		return usagef("%q is not a port: give 1 to 65535", s)
+	}
+	return nil
+}
+
+// mountO holds what -o says besides the client's own configuration.
+type mountO struct{ port, mountPort string }
+
+// set takes one option.
+func (m *mountO) set(opt string, nfs *nfsclient.Config) (err error) {
+	key, value, _ := strings.Cut(opt, "=")
+	switch key {
+	case "rsize":
+		nfs.RSize, err = transferSize(value)
+	case "wsize":
+		nfs.WSize, err = transferSize(value)
+	case "port":
+		if m.port != "" && m.port != value {
+			return usagef("-o %s: the port is given as %s too", opt, m.port)
+		}
+		m.port, err = value, checkPort(value)
+	case "mountport":
+		m.mountPort, err = value, checkPort(value)
+	case "actimeo":
+		nfs.AttrTimeout, err = seconds(value)
+	default:
+		return usagef("-o %s: no such option; there are rsize, wsize, port, mountport, actimeo", opt)
+	}
+	if err != nil {
+		return usagef("-o %s: %w", opt, err)
+	}
+	return nil
+}
+
+func transferSize(s string) (uint32, error) {
+	n, err := parseSize(s)
+	if err != nil {
+		return 0, err
+	}
+	if n < 4096 || n > nfsclient.MaxIOBytes {
+		return 0, usagef("give 4KiB to %s", formatSize(nfsclient.MaxIOBytes))
+	}
+	return uint32(n), nil
+}
+
+// seconds returns a time; 0 is "not at all", which the parts write as negative.
+func seconds(s string) (time.Duration, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, usagef("%q is not a number of seconds", s)
+	}
+	if n == 0 {
+		return -1, nil
+	}
+	return time.Duration(n) * time.Second, nil
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/stack"
+	"loopnfs/reclaim/writeback"
+)
+
+// serveMount mounts, and serves the mount until it is unmounted.
+func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, ready func()) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+
+	st, err := listenStatus(opts.mountpoint)
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	mem, err := newMemory(opts.memory, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	defer mem.Stop()
+	client, err := startClient(ctx, opts, mem, cfg, signals)
+	if err != nil {
+		return err
+	}
+	go st.serve(func() int64 { return unwritten(client.BDI()) })
+	ready()
+	select {
+	case <-client.Door.Done():
+	case <-client.Door.Dead():
+	case <-st.giveUp:
+	case s := <-signals:
+		cfg.Logger.Info("stopping", "signal", s)
+	}
+	return finish(client, st, signals, cfg.Logger)
+}
+
+// startClient connects and mounts, for as long as the options allow and no
+// signal comes.
+func startClient(ctx context.Context, opts *mountOptions, mem *stack.Memory, cfg stack.ClientConfig, signals <-chan os.Signal) (*stack.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
+	defer cancel()
+	started := make(chan struct{})
+	defer close(started)
+	go func() {
+		select {
+		case <-signals:
+			cancel()
+		case <-started:
+		}
+	}()
+	c, err := stack.StartClient(ctx, mem, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot mount %s on %s: %w", opts.source, opts.mountpoint, err)
+	}
+	return c, nil
+}
+
+// finish writes everything back, for as long as it takes, unless somebody says
+// to give up: a second signal, or umount --force.
+func finish(client *stack.Client, st *status, signals <-chan os.Signal, log *slog.Logger) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stopped := make(chan struct{})
+	defer close(stopped)
+	bdi := client.BDI()
+	var lost int64 // what was there when giving up
+	gaveUp := make(chan struct{})
+	go func() {
+		defer close(gaveUp)
+		select {
+		case <-signals:
+		case <-st.giveUp:
+		case <-stopped:
+			return
+		}
+		lost = unwritten(bdi)
+		cancel()
+	}()
+	err := client.Stop(ctx)
+	if err == nil {
+		st.finish(0, nil)
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		<-gaveUp
+	} else {
+		lost = unwritten(bdi)
+	}
+	log.Error("data is lost", "bytes", lost, "error", err)
+	st.finish(lost, err)
+	return codeError{exitLost, fmt.Errorf("%s not written to the server are lost: %w", formatSize(lost), err)}
+}
+
+// unwritten returns how many bytes the server does not have on stable storage.
+func unwritten(b *writeback.BDI) int64 { return int64(b.Pages()) << alloc.PageShift }

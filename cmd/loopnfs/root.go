@@ -1,0 +1,51 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// subcommands are all there are, in the order of the help.
+var subcommands = []func() *cobra.Command{
+	newServeCommand,
+	newMountCommand,
+	newUmountCommand,
+	newUmountOnlyCommand,
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "loopnfs",
+		Short: "An NFS server that can be mounted on the machine it runs on",
+		Long: `loopnfs is an NFSv3 server, and a client for it, that keep working when they run
+on the same machine and that machine runs out of memory.`,
+		Example: `  loopnfs serve --export /srv/data
+  loopnfs mount 127.0.0.1:/data /mnt --via fuse
+  loopnfs umount /mnt`,
+		SilenceErrors: true, // main prints them
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	for _, newCommand := range subcommands {
+		cmd := newCommand()
+		cmd.Long += "\n\n" + exitCodesHelp
+		root.AddCommand(cmd)
+	}
+	wrapArgs(root)
+	return root
+}
+
+// wrapArgs makes every error about arguments one of usage.
+func wrapArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		wrapArgs(sub)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"loopnfs/internal/stack"
+	"loopnfs/nfsserver"
+)
+
+// stopLimit is how long the orderly end may take for what depends on others.
+const stopLimit = 30 * time.Second
+
+type serveOptions struct {
+	exports []string
+	listen  string
+	memory  byteSize
+	fuse    string
+	allow   []string
+	squash  string
+	state   string
+	threads int
+	metrics string
+	verbose bool
+}
+
+func newServeCommand() *cobra.Command {
+	opts := serveOptions{memory: defaultMemory}
+	cmd := &cobra.Command{
+		Use:   "serve --export DIR[:/NAME]",
+		Short: "Serve directories by NFS, in the foreground",
+		Long: `Serves directories by NFSv3. NFS and MOUNT answer on the same port, no portmapper
+is needed, and clients may call from any port. An export is mounted by its NAME:
+by default "/" and the last element of DIR, so 127.0.0.1:/data for
+--export /srv/data.
+
+When clients can connect, one line is printed on standard output: "ready", the
+address, and the names of the exports. Messages go to standard error. SIGTERM
+and SIGINT end the server with everything on disk.`,
+		Example: `  loopnfs serve --export /srv/data
+  loopnfs serve --export /srv/data:/data --export /home --listen :2049 --allow 10.0.0.0/8
+  loopnfs serve --export /srv/data --listen 127.0.0.1:0 --memory 256MiB --fuse /data`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), &opts) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&opts.exports, "export", nil, "directory to serve, and the `DIR[:/NAME]` it is mounted by; may be repeated")
+	f.StringVar(&opts.listen, "listen", "127.0.0.1:2049", "`address` to listen on; port 0 takes any")
+	f.Var(&opts.memory, "memory", "memory for caches and requests; all of it is taken at the start")
+	f.StringVar(&opts.fuse, "fuse", "", "also mount the export here, without NFS, at `mountpoint`")
+	f.StringSliceVar(&opts.allow, "allow", nil, "`networks` or addresses of clients; default: everybody who can connect")
+	f.StringVar(&opts.squash, "squash", "root", "whose identity is taken away: `root|all|none`")
+	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
+	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
+	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
+	f.BoolVar(&opts.verbose, "verbose", false, "more messages")
+	return cmd
+}
+
+// config turns flags into a configuration.
+func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
+	cfg = stack.ServerConfig{StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads}
+	for _, x := range o.exports {
+		cfg.Exports = append(cfg.Exports, parseExport(x))
+	}
+	if cfg.Squash, err = nfsserver.ParseSquash(o.squash); err != nil {
+		return cfg, usagef("--squash: %w", err)
+	}
+	for _, a := range o.allow {
+		p, err := parseNetwork(a)
+		if err != nil {
+			return cfg, usagef("--allow: %w", err)
+		}
+		cfg.Allow = append(cfg.Allow, p)
+	}
+	if o.threads < 1 || o.threads > nfsserver.MaxWorkers {
+		return cfg, usagef("--threads %d: give 1 to %d", o.threads, nfsserver.MaxWorkers)
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, usageError{err}
+	}
+	return cfg, nil
+}
+
+// parseExport splits DIR:/NAME. A directory whose own name contains ":/" needs
+// a NAME.
+func parseExport(s string) stack.ExportConfig {
+	if i := strings.LastIndex(s, ":/"); i > 0 {
+		return stack.ExportConfig{Dir: s[:i], Name: s[i+1:]}
+	}
+	return stack.ExportConfig{Dir: s}
+}
+
+func parseNetwork(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q is neither an address nor a network: write 10.0.0.5 or 10.0.0.0/8", s)
+	}
+	return p.Masked(), nil
+}
+
+func runServe(ctx context.Context, opts *serveOptions) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log := newLogger(os.Stderr, opts.verbose)
+	cfg, err := opts.config()
+	if err != nil {
+		return err
+	}
+	cfg.Logger = log
+	mem, err := newMemory(opts.memory, log)
+	if err != nil {
+		return err
+	}
+	defer mem.Stop()
+	server, err := stack.StartServer(mem, cfg)
+	if err != nil {
+		return err
+	}
+	metrics, err := startMetrics(opts.metrics, mem, server)
+	if err != nil {
+		return errors.Join(err, stopServer(server))
+	}
+	defer metrics.close()
+	fmt.Println(readyLine(server, cfg.Exports))
+	select {
+	case <-ctx.Done():
+		stop() // a second signal ends the process at once
+		log.Info("stopping")
+	case err = <-server.Failed():
+	}
+	return errors.Join(err, stopServer(server))
+}
+
+func readyLine(server *stack.Server, exports []stack.ExportConfig) string {
+	words := []string{"ready", server.Addr().String()}
+	for _, x := range exports {
+		words = append(words, x.Name)
+	}
+	return strings.Join(words, " ")
+}
+
+func stopServer(server *stack.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	return server.Stop(ctx)
+}

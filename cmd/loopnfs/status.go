@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A process that serves a mount can be asked, on a socket, how much is left to
+// write. The socket is in the abstract name space: it needs no file, and is gone
+// with the process.
+
+// statusReport is one line of the answer.
+type statusReport struct {
+	Unwritten int64  // bytes
+	Ended     bool   `json:",omitempty"` // the last report
+	Error     string `json:",omitempty"` // why Unwritten bytes are lost
+}
+
+// giveUpCommand is what umount --force says.
+const giveUpCommand = "give up\n"
+
+// statusEvery is how often the answer is brought up to date.
+const statusEvery = 200 * time.Millisecond
+
+// statusName is the name of the socket for a mount point.
+func statusName(mountpoint string) string {
+	h := sha256.Sum256([]byte(mountpoint))
+	return fmt.Sprintf("@loopnfs-mount-%x", h[:16])
+}
+
+// status is the side of the process that serves the mount.
+type status struct {
+	l      *net.UnixListener
+	giveUp chan struct{} // closed when asked to
+
+	once  sync.Once
+	ended chan struct{}
+	last  statusReport // valid after ended
+	conns sync.WaitGroup
+}
+
+func listenStatus(mountpoint string) (*status, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: statusName(mountpoint), Net: "unix"})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("mount point %s is in use: it is mounted, or an earlier mount is still writing to its server; see loopnfs umount %s", mountpoint, mountpoint)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a socket for %s: %w", mountpoint, err)
+	}
+	return &status{l: l, giveUp: make(chan struct{}), ended: make(chan struct{})}, nil
+}
+
+// serve answers until close. unwritten returns how many bytes are left.
+func (s *status) serve(unwritten func() int64) {
+	for {
+		c, err := s.l.AcceptUnix()
+		if err != nil {
+			return
+		}
+		if !trusted(c) {
+			c.Close()
+			continue
+		}
+		s.conns.Go(func() { s.answer(c, unwritten) })
+	}
+}
+
+// trusted reports whether the peer is root or who we are.
+func trusted(c *net.UnixConn) bool {
+	cred, err := peerCred(c)
+	return err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+}
+
+func peerCred(c *net.UnixConn) (cred *unix.Ucred, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	err2 := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	return cred, errors.Join(err, err2)
+}
+
+// answer reports until the end, and listens for the command to give up.
+func (s *status) answer(c *net.UnixConn, unwritten func() int64) {
+	defer c.Close()
+	go func() {
+		if line, err := bufio.NewReaderSize(c, 64).ReadString('\n'); err == nil && line == giveUpCommand {
+			s.once.Do(func() { close(s.giveUp) })
+		}
+	}()
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	enc := json.NewEncoder(c)
+	for {
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		if enc.Encode(statusReport{Unwritten: unwritten()}) != nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-s.ended:
+			_ = enc.Encode(s.last) // who is gone needs no answer
+			return
+		}
+	}
+}
+
+// finish gives everybody who asked the last answer.
+func (s *status) finish(lost int64, err error) {
+	s.last = statusReport{Unwritten: lost, Ended: true}
+	if err != nil {
+		s.last.Error = err.Error()
+	}
+	close(s.ended)
+	s.conns.Wait()
+}
+
+func (s *status) close() { s.l.Close() }
+
+// statusClient is the side of umount.
+type statusClient struct {
+	c    *net.UnixConn
+	r    *bufio.Reader
+	line []byte // what came of a line before the deadline
+	pid  int
+}
+
+// dialStatus connects to the process that serves mountpoint; nil if there is
+// none.
+func dialStatus(mountpoint string) (*statusClient, error) {
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: statusName(mountpoint), Net: "unix"})
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask the process that serves %s: %w", mountpoint, err)
+	}
+	cred, err := peerCred(c)
+	if err == nil && cred.Uid != 0 && os.Geteuid() != 0 && int(cred.Uid) != os.Geteuid() {
+		err = fmt.Errorf("process %d of user %d pretends to serve %s", cred.Pid, cred.Uid, mountpoint)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid)}, nil
+}
+
+func (s *statusClient) close() {
+	if s != nil {
+		s.c.Close()
+	}
+}
+
+// next returns the next report, by a deadline.
+func (s *statusClient) next(deadline time.Time) (rep statusReport, err error) {
+	s.c.SetReadDeadline(deadline)
+	part, err := s.r.ReadBytes('\n')
+	s.line = append(s.line, part...)
+	if err != nil {
+		return rep, err
+	}
+	err = json.Unmarshal(s.line, &rep)
+	s.line = s.line[:0]
+	return rep, err
+}
+
+// tellGiveUp asks the process to give up what it cannot write.
+func (s *statusClient) tellGiveUp() error {
+	_, err := s.c.Write([]byte(giveUpCommand))
+	return err
+}

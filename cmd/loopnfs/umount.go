@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"loopnfs/fusefs"
+)
+
+type umountOptions struct {
+	mountpoint string
+	force      bool
+	timeout    time.Duration
+}
+
+func newUmountCommand() *cobra.Command {
+	var opts umountOptions
+	cmd := &cobra.Command{
+		Use:   "umount MOUNTPOINT",
+		Short: "Unmount, also when the server is gone",
+		Long: `Unmounts what loopnfs has mounted, and returns when everything that was written
+is with the server. If that takes longer than --timeout, the mount is gone all the
+same, the process behind it goes on writing, and the command says how much is
+left; run it again to wait again.
+
+With --force everybody who uses the mount gets an error, and what cannot be
+written to the server within --timeout is lost; the command says how much. It never
+hangs, not even if the server or the process behind the mount does.`,
+		Example: `  loopnfs umount /mnt
+  loopnfs umount /mnt --timeout 5m
+  loopnfs umount /mnt --force`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.mountpoint = args[0]
+			return runUmount(cmd.Context(), &opts)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&opts.force, "force", false, "unmount also what is in use, or hangs")
+	f.DurationVar(&opts.timeout, "timeout", 10*time.Second, "how long to wait for data to be written")
+	return cmd
+}
+
+func runUmount(ctx context.Context, opts *umountOptions) error {
+	if opts.timeout <= 0 {
+		return usagef("--timeout %v: give a time, like 10s", opts.timeout)
+	}
+	m, path, err := findMount(opts.mountpoint)
+	if err != nil {
+		return err
+	}
+	if m != nil && m.Type != "fuse.loopnfs" {
+		return fmt.Errorf("%s is not a mount of loopnfs: %s of type %s is mounted there; use umount", path, m.Source, m.Type)
+	}
+	daemon, err := dialStatus(path)
+	if err != nil {
+		return err
+	}
+	defer daemon.close()
+	if m == nil && daemon == nil {
+		return fmt.Errorf("nothing is mounted on %s", path)
+	}
+	deadline := time.Now().Add(opts.timeout)
+	if m != nil {
+		if err := unmount(ctx, m, opts, deadline); err != nil {
+			return err
+		}
+	}
+	if daemon == nil {
+		return aloneError(m)
+	}
+	if opts.force {
+		return awaitForced(daemon, deadline)
+	}
+	return await(daemon, deadline)
+}
+
+// aloneError is the error of a mount behind which there was no process that
+// could be asked. That of a server, which mounts a directory, is none.
+func aloneError(m *fusefs.MountPoint) error {
+	if !strings.Contains(m.Source, ":/") {
+		return nil
+	}
+	return codeError{exitLost, fmt.Errorf("unmounted %s, but the process behind it was gone already: what it had not written to %s is lost", m.Path, m.Source)}
+}
+
+// unmount takes the mount away.
+func unmount(ctx context.Context, m *fusefs.MountPoint, opts *umountOptions, deadline time.Time) error {
+	if opts.force {
+		return m.Detach()
+	}
+	err := unmountInChild(ctx, m, deadline)
+	if errors.Is(err, unix.EBUSY) {
+		return codeError{exitBusy, fmt.Errorf("%s is in use%s: end that first, or use --force, which gives them errors", m.Path, usersOf(m.Path))}
+	}
+	return err
+}
+
+// unmountCommand is a hidden one: umount(2) waits for pages that were written
+// through memory maps, which a dead server never takes, and a process in it
+// cannot even be killed. So it is done by one that we can leave behind.
+const unmountCommand = "umount-only"
+
+func newUmountOnlyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: unmountCommand, Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, err := fusefs.FindMount(args[0])
+			if err != nil || m == nil {
+				return err
+			}
+			err = m.Unmount()
+			if errors.Is(err, unix.EBUSY) {
+				return codeError{exitBusy, err}
+			}
+			return err
+		},
+	}
+}
+
+func unmountInChild(ctx context.Context, m *fusefs.MountPoint, deadline time.Time) error {
+	var out strings.Builder
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", unmountCommand, "--", m.Path)
+	cmd.Args[0] = os.Args[0]
+	cmd.Stderr = &out
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(time.Until(deadline)):
+		return fmt.Errorf("%s is still being unmounted: its server does not answer; it will be gone when the server is back, or use --force", m.Path)
+	}
+	switch code := cmd.ProcessState.ExitCode(); code {
+	case exitOK:
+		return nil
+	case exitBusy:
+		return unix.EBUSY
+	default:
+		return errors.New(strings.TrimPrefix(strings.TrimSpace(out.String()), "loopnfs: "))
+	}
+}
+
+// await waits until the process behind the mount has written everything.
+func await(daemon *statusClient, deadline time.Time) error {
+	left := int64(-1)
+	for {
+		rep, err := daemon.next(deadline)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return codeError{exitLost, fmt.Errorf("unmounted, but %s are not written yet: process %d goes on; run this again to wait, or with --force to give up", amount(left), daemon.pid)}
+		case err != nil:
+			return codeError{exitLost, fmt.Errorf("unmounted, but process %d has ended without a word: %s may be lost", daemon.pid, amount(left))}
+		case rep.Ended:
+			return lostError(rep)
+		}
+		progress(left, rep.Unwritten)
+		left = rep.Unwritten
+	}
+}
+
+// awaitForced gives the process behind the mount until deadline to write what
+// it can, then tells it to give up, and kills it if it does not.
+func awaitForced(daemon *statusClient, deadline time.Time) error {
+	err := await(daemon, deadline)
+	if !errors.As(err, new(codeError)) {
+		return err
+	}
+	if lost := new(lostData); errors.As(err, lost) {
+		return err
+	}
+	if daemon.tellGiveUp() == nil {
+		err = await(daemon, time.Now().Add(giveUpTime))
+		if err == nil || errors.As(err, new(lostData)) {
+			return err
+		}
+	}
+	_ = syscall.Kill(daemon.pid, syscall.SIGKILL) // it may have ended by now
+	return codeError{exitLost, fmt.Errorf("unmounted; process %d did not end and was killed: what it had not written is lost", daemon.pid)}
+}
+
+// giveUpTime is how long a process may take to give up.
+const giveUpTime = 5 * time.Second
+
+// lostData is the error of a process that gave up.
+type lostData struct {
+	bytes int64
+	why   string
+}
+
+func (e lostData) Error() string {
+	return fmt.Sprintf("unmounted, but %s are lost: %s", amount(e.bytes), e.why)
+}
+
+func lostError(rep statusReport) error {
+	if rep.Error == "" {
+		return nil
+	}
+	return codeError{exitLost, lostData{rep.Unwritten, rep.Error}}
+}
+
+func amount(n int64) string {
+	if n < 0 {
+		return "an unknown number of bytes"
+	}
+	return formatSize(n)
+}
+
+// progress tells how much is left, on a terminal only.
+func progress(before, now int64) {
+	if now != before && isTerminal(os.Stderr) {
+		fmt.Fprintf(os.Stderr, "\r%s left to write\033[K", formatSize(now))
+		if now == 0 {
+			fmt.Fprint(os.Stderr, "\r\033[K")
+		}
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

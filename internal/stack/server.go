@@ -1,0 +1,247 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"loopnfs/fusefs"
+	"loopnfs/nfsserver"
+	"loopnfs/reclaim/writeback"
+)
+
+// ExportConfig is one directory to serve.
+type ExportConfig struct {
+	Dir string
+	// Name is what clients mount; "" means "/" and the last element of Dir.
+	Name string
+}
+
+// ServerConfig says what to serve to whom.
+type ServerConfig struct {
+	Exports []ExportConfig
+	// StateDir keeps what must outlive the process, a directory per export in
+	// it. It is made if it is not there.
+	StateDir string
+	// Listen is the address for NFS and MOUNT; port 0 takes any.
+	Listen string
+	// Fuse, if not empty, is where the first export is mounted by a door of
+	// its own.
+	Fuse string
+
+	Squash nfsserver.Squash
+	Allow  []netip.Prefix
+	// Workers is how many requests are carried out at once; 0 for the default.
+	Workers int
+	// Flushers is the number of workers per export that write back; 0 for the
+	// default.
+	Flushers int
+
+	// Mechanisms; nil means the default of nfsserver.
+	Locality nfsserver.Locality
+	Scope    nfsserver.ScopePolicy
+	Receive  nfsserver.ReceivePolicy
+
+	Logger *slog.Logger // nil: slog.Default
+}
+
+// Validate fills in names and reports the first thing wrong with c that can be
+// seen without doing it.
+func (c *ServerConfig) Validate() error {
+	if len(c.Exports) == 0 {
+		return errors.New("nothing to serve: name a directory with --export DIR")
+	}
+	if c.StateDir == "" {
+		return errors.New("no directory for state: name one with --state DIR")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	names := map[string]bool{}
+	for i := range c.Exports {
+		x := &c.Exports[i]
+		if err := x.validate(); err != nil {
+			return err
+		}
+		if names[x.Name] {
+			return fmt.Errorf("two exports are called %s: give one of them another name with --export DIR:/NAME", x.Name)
+		}
+		names[x.Name] = true
+	}
+	if c.Fuse != "" && len(c.Exports) != 1 {
+		return errors.New("a FUSE mount point needs exactly one export: name one with --export")
+	}
+	return nil
+}
+
+func (x *ExportConfig) validate() error {
+	dir, err := filepath.Abs(x.Dir)
+	if err != nil {
+		return fmt.Errorf("export directory %s: %w", x.Dir, err)
+	}
+	x.Dir = dir
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("export directory %s does not exist: create it with mkdir -p %s", dir, dir)
+	case err != nil:
+		return fmt.Errorf("export directory %s: %w", dir, err)
+	case !st.IsDir():
+		return fmt.Errorf("export directory %s is not a directory", dir)
+	}
+	if x.Name == "" {
+		x.Name = "/" + filepath.Base(dir)
+		if dir == "/" {
+			x.Name = "/"
+		}
+	}
+	if x.Name[0] != '/' || filepath.Clean(x.Name) != x.Name {
+		return fmt.Errorf("export name %q of %s must be an absolute path, like /data", x.Name, dir)
+	}
+	return nil
+}
+
+// Server is a running server: a store per export, NFS and MOUNT on a socket,
+// and a FUSE door if asked for.
+type Server struct {
+	Stores []*fusefs.Store
+	NFS    *nfsserver.Server
+	Door   *fusefs.Door // nil without ServerConfig.Fuse
+
+	mem    *Memory
+	log    *slog.Logger
+	addr   net.Addr
+	served chan error // one result of NFS.Serve
+}
+
+// StartServer starts a server that takes its pages from mem. Clients can connect
+// when it returns. mem need not be started yet, but no load may come before.
+func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Server{mem: mem, log: cfg.Logger, served: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Stop(context.Background()))
+		}
+	}()
+	if err := s.startStores(&cfg); err != nil {
+		return nil, err
+	}
+	if err := s.startNFS(&cfg); err != nil {
+		return nil, err
+	}
+	if cfg.Fuse == "" {
+		return s, nil
+	}
+	s.Door, err = fusefs.MountFS(fusefs.DoorConfig{
+		FS: s.Stores[0], Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
+		Graph: mem.Graph, Logger: cfg.Logger,
+	})
+	return s, err
+}
+
+func (s *Server) startStores(cfg *ServerConfig) error {
+	for _, x := range cfg.Exports {
+		state := filepath.Join(cfg.StateDir, fmt.Sprintf("export-%06x", nfsserver.ExportID(x.Name)))
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			return fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
+		}
+		store, err := fusefs.NewStore(fusefs.StoreConfig{
+			Dir: x.Dir, StateDir: state, Flushers: cfg.Flushers,
+			Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: cfg.Logger,
+		})
+		if err != nil {
+			return fmt.Errorf("export %s: %w", x.Dir, err)
+		}
+		s.Stores = append(s.Stores, store)
+		s.mem.Reclaim.AddDevice(store.BDI())
+		store.Start()
+	}
+	return nil
+}
+
+func (s *Server) startNFS(cfg *ServerConfig) error {
+	nc := nfsserver.Config{
+		Arena: s.mem.Arena, Graph: s.mem.Graph, Workers: cfg.Workers,
+		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Logger: cfg.Logger,
+	}
+	for i, x := range cfg.Exports {
+		nc.Exports = append(nc.Exports, nfsserver.Export{
+			Name: x.Name, FS: s.Stores[i], Squash: cfg.Squash, Allow: cfg.Allow,
+		})
+	}
+	l, err := listen(cfg.Listen)
+	if err != nil {
+		return err
+	}
+	if s.NFS, err = nfsserver.New(nc); err != nil {
+		l.Close()
+		return err
+	}
+	s.addr = l.Addr()
+	go func() { s.served <- s.NFS.Serve(l) }()
+	return nil
+}
+
+func listen(addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("cannot listen on %s: another server has this port (the kernel's nfsd, or another loopnfs): stop it, or choose a port with --listen", addr)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 need root: choose a higher one with --listen", addr)
+	case err != nil:
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	return l, nil
+}
+
+// Addr returns the address that clients connect to.
+func (s *Server) Addr() net.Addr { return s.addr }
+
+// Failed gives the error when the server no longer accepts connections.
+func (s *Server) Failed() <-chan error { return s.served }
+
+// BDI returns the backing device of the first export.
+func (s *Server) BDI() *writeback.BDI { return s.Stores[0].BDI() }
+
+// Stop ends the server: its mount, its clients, then its stores, which put
+// everything on stable storage. Who still uses the FUSE mount gets errors.
+// ctx bounds how long their requests may take to end.
+func (s *Server) Stop(ctx context.Context) error {
+	var errs []error
+	if s.Door != nil {
+		closeDoor(s.Door, s.log)
+		select {
+		case <-s.Door.Done():
+		case <-ctx.Done():
+			errs = append(errs, errors.New("requests of the FUSE mount have not ended"))
+		}
+	}
+	if s.NFS != nil {
+		errs = append(errs, s.NFS.Close())
+	}
+	for _, store := range s.Stores {
+		errs = append(errs, store.Shutdown())
+	}
+	s.Stores = nil
+	return errors.Join(errs...)
+}
+
+// closeDoor unmounts, by force if the mount is in use.
+func closeDoor(d *fusefs.Door, log *slog.Logger) {
+	if err := d.Unmount(); err != nil {
+		log.Warn("the mount is in use: those who use it get errors", "mountpoint", d.Mountpoint(), "error", err)
+		if err := d.Abort(); err != nil {
+			log.Error("the mount stays", "error", err)
+		}
+	}
+}
