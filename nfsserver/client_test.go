@@ -52,11 +52,16 @@ func serve(t *testing.T, change func(*Config)) *fixture {
 
 func start(t testing.TB, cfg Config) (*Server, string) {
 	t.Helper()
+	return startOn(t, cfg, "127.0.0.1:0")
+}
+
+func startOn(t testing.TB, cfg Config, listen string) (*Server, string) {
+	t.Helper()
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		t.Fatal(err)
 	}

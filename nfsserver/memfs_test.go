@@ -34,6 +34,9 @@ type memFS struct {
 	synced map[vfs.NodeID]int
 }
 
+// maxMemFile is the largest file, in bytes.
+const maxMemFile = 6 << 20
+
 // hook is a function that can be changed while calls are in progress.
 type hook struct {
 	p atomic.Pointer[func(*vfs.Op) error]
@@ -218,6 +221,9 @@ func (fs *memFS) SetAttr(_ *vfs.Op, id vfs.NodeID, set *vfs.SetAttr) (vfs.WCC, e
 	if err != nil {
 		return vfs.WCC{}, err
 	}
+	if set.Size > maxMemFile {
+		return vfs.WCC{}, syscall.ENOSPC
+	}
 	if set.HasGuard && set.Guard != n.attr.Ctime {
 		return vfs.WCC{}, vfs.ErrNotSync
 	}
@@ -324,7 +330,11 @@ func (fs *memFS) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, how vf
 	}
 	// Spelled out, not with change: a closure would be an allocation.
 	w := vfs.WCC{Pre: n.attr.Pre(), HasPre: true}
-	if end := off + uint64(v.Len()); end > n.attr.Size {
+	end := off + uint64(v.Len())
+	if end > maxMemFile {
+		return syscall.ENOSPC
+	}
+	if end > n.attr.Size {
 		fs.resize(n, end)
 	}
 	for _, b := range v.Bufs {
@@ -382,6 +392,9 @@ func (fs *memFS) add(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 	if op.Cred.UID != 0 && op.Cred.UID != d.attr.UID && d.attr.Mode&0o002 == 0 {
 		return nil, vfs.WCC{}, syscall.EACCES
 	}
+	if set.SetSize && typ != vfs.TypeRegular {
+		return nil, vfs.WCC{}, syscall.EINVAL
+	}
 	n := fs.make(typ, 0o644, op)
 	n.parent = d
 	fs.apply(n, set)
@@ -398,6 +411,9 @@ func (fs *memFS) insert(d *memNode, name string, n *memNode) vfs.WCC {
 
 func (fs *memFS) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
 	defer fs.lock().Unlock()
+	if set.Size > maxMemFile {
+		return vfs.Entry{}, vfs.WCC{}, syscall.ENOSPC
+	}
 	n, w, err := fs.add(op, dir, name, vfs.TypeRegular, set)
 	if err == nil {
 		n.verf = verf
@@ -501,7 +517,9 @@ func (fs *memFS) Rename(_ *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 		return from, to, syscall.ENOENT
 	}
 	n := d.entries[i].node
-	if nd.find(newName) >= 0 {
+	if j := nd.find(newName); j >= 0 && nd.entries[j].node == n {
+		return from, to, nil
+	} else if j >= 0 {
 		if _, err := fs.take(newDir, newName, n.attr.Type == vfs.TypeDirectory); err != nil {
 			return from, to, err
 		}
