@@ -19,7 +19,7 @@ func link(r *request) {
 		attr, res.DirWCC, err = r.exp.FS.Link(&r.op, node, dir, string(args.To.Name))
 	}
 	if err == nil {
-		err = r.sync(node, dir)
+		err = r.sync(dir) // the link count changed together with it
 	}
 	if err == nil {
 		res.Attr.Set(&attr)

@@ -122,7 +122,11 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func benchmark(b *testing.B, name string, size, window int) {
-	p := perfCalls(b, perfServer(b, size), size)[name]()
+	benchmarkAt(b, perfServer(b, size), name, size, window)
+}
+
+func benchmarkAt(b *testing.B, addr, name string, size, window int) {
+	p := perfCalls(b, addr, size)[name]()
 	if name == "READ" || name == "WRITE" {
 		b.SetBytes(int64(size))
 	}

@@ -171,14 +171,14 @@ func TestNameSpace(t *testing.T) {
 	}
 	wantPost(t, "failed MKNOD", &made.DirWCC)
 
-	file := f.fs.put(t, rootNode, "file", pattern(10))
+	f.fs.put(t, rootNode, "file", pattern(10))
 	var ln nfs3.LinkResult
 	c.call(nfs3.ProcLink, &nfs3.LinkArgs{Handle: c.file("file"), To: at(dir, "hard")}, &ln)
 	if ln.Status != nfs3.StatusOK || ln.Attr.Attr.Nlink != 2 {
 		t.Errorf("LINK: %+v", ln)
 	}
 	wantWCC(t, "LINK", &ln.DirWCC)
-	f.wantSynced("LINK", file, 2)
+	f.wantSynced("LINK", 2)
 
 	var mv nfs3.RenameResult
 	c.call(nfs3.ProcRename, &nfs3.RenameArgs{From: at(root, "file"), To: at(dir, "moved")}, &mv)
