@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"runtime/debug"
 	"time"
 
@@ -237,9 +238,19 @@ func (d *Door) Wait() {
 
 // Unmount unmounts the door and waits for the last request. It fails with
 // EBUSY while somebody uses the mount.
+//
+// umount(2) writes back what was changed through memory maps: to us. So that no
+// thread of this process waits for this process, another one makes the call, if
+// there is a program for it.
 func (d *Door) Unmount() error {
-	if err := d.dev.Unmount(); err != nil {
-		return err
+	if d.dev.mounted() {
+		err := fusermountU(d.dev.Path)
+		if errors.Is(err, exec.ErrNotFound) {
+			err = d.dev.Unmount()
+		}
+		if err != nil && d.dev.mounted() {
+			return err
+		}
 	}
 	<-d.done
 	return nil

@@ -243,8 +243,8 @@ func (m *MountPoint) Unmount() error {
 func fusermountU(path string) error {
 	out, err := exec.Command("fusermount3", "-u", "--", path).CombinedOutput()
 	switch text := strings.TrimSpace(string(out)); {
-	case err == nil:
-		return nil
+	case err == nil, errors.Is(err, exec.ErrNotFound):
+		return err
 	case strings.Contains(text, "busy"):
 		return fmt.Errorf("cannot unmount %s: %w", path, unix.EBUSY)
 	default:

@@ -39,8 +39,7 @@ func startDetached(ctx context.Context, opts *mountOptions) error {
 	defer r.Close()
 	// The working directory must not keep a file system busy, so relative
 	// paths must not be left to the other process.
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", opts.args()...)
-	cmd.Args[0] = os.Args[0]
+	cmd := selfCommand(ctx, opts.args()...)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), detachedEnv+"=1")
 	cmd.Stdout, cmd.Stderr = log, log
@@ -52,6 +51,21 @@ func startDetached(ctx context.Context, opts *mountOptions) error {
 		return fmt.Errorf("cannot start the process that serves the mount: %w", err)
 	}
 	return readReport(r, cmd, opts.log)
+}
+
+// selfCommand returns this program with other arguments. It is started by its
+// name, which ps(1) shows, unless it was replaced meanwhile.
+func selfCommand(ctx context.Context, args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err == nil {
+		_, err = os.Stat(self)
+	}
+	if err != nil {
+		self = "/proc/self/exe"
+	}
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Args[0] = os.Args[0]
+	return cmd
 }
 
 // args returns the command line that means the same in any directory.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -69,39 +68,34 @@ func startClient(ctx context.Context, opts *mountOptions, mem *stack.Memory, cfg
 }
 
 // finish writes everything back, for as long as it takes, unless somebody says
-// to give up: a second signal, or umount --force.
+// to give up: a second signal, or umount --force. Then whoever is stuck stays
+// behind, and ends with the process.
 func finish(client *stack.Client, st *status, signals <-chan os.Signal, log *slog.Logger) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	stopped := make(chan struct{})
-	defer close(stopped)
-	bdi := client.BDI()
-	var lost int64 // what was there when giving up
-	gaveUp := make(chan struct{})
-	go func() {
-		defer close(gaveUp)
-		select {
-		case <-signals:
-		case <-st.giveUp:
-		case <-stopped:
-			return
-		}
-		lost = unwritten(bdi)
-		cancel()
-	}()
-	err := client.Stop(ctx)
+	stopped := make(chan error, 1)
+	go func() { stopped <- client.Stop(context.Background()) }()
+	var err error
+	select {
+	case err = <-stopped:
+	case <-signals:
+		err = giveUp(client, "a second signal came")
+	case <-st.giveUp:
+		err = giveUp(client, "it was told to give up")
+	}
+	st.finish(err)
 	if err == nil {
-		st.finish(0, nil)
 		return nil
 	}
-	if errors.Is(err, context.Canceled) {
-		<-gaveUp
-	} else {
-		lost = unwritten(bdi)
+	log.Error("data is lost", "error", err)
+	return codeError{exitLost, fmt.Errorf("data is lost: %w", err)}
+}
+
+// giveUp returns the error for what is not written; nil if there is nothing.
+func giveUp(client *stack.Client, why string) error {
+	n := unwritten(client.BDI())
+	if n == 0 {
+		return nil
 	}
-	log.Error("data is lost", "bytes", lost, "error", err)
-	st.finish(lost, err)
-	return codeError{exitLost, fmt.Errorf("%s not written to the server are lost: %w", formatSize(lost), err)}
+	return fmt.Errorf("%s: %s were not written to the server", why, formatSize(n))
 }
 
 // unwritten returns how many bytes the server does not have on stable storage.

@@ -23,7 +23,7 @@ import (
 type statusReport struct {
 	Unwritten int64  // bytes
 	Ended     bool   `json:",omitempty"` // the last report
-	Error     string `json:",omitempty"` // why Unwritten bytes are lost
+	Lost      string `json:",omitempty"` // what is lost and why
 }
 
 // giveUpCommand is what umount --force says.
@@ -118,10 +118,10 @@ func (s *status) answer(c *net.UnixConn, unwritten func() int64) {
 }
 
 // finish gives everybody who asked the last answer.
-func (s *status) finish(lost int64, err error) {
-	s.last = statusReport{Unwritten: lost, Ended: true}
-	if err != nil {
-		s.last.Error = err.Error()
+func (s *status) finish(lost error) {
+	s.last.Ended = true
+	if lost != nil {
+		s.last.Lost = lost.Error()
 	}
 	close(s.ended)
 	s.conns.Wait()
@@ -135,6 +135,7 @@ type statusClient struct {
 	r    *bufio.Reader
 	line []byte // what came of a line before the deadline
 	pid  int
+	left int64 // bytes that were not written when it said so last, or -1
 }
 
 // dialStatus connects to the process that serves mountpoint; nil if there is
@@ -155,7 +156,7 @@ func dialStatus(mountpoint string) (*statusClient, error) {
 		c.Close()
 		return nil, err
 	}
-	return &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid)}, nil
+	return &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), left: -1}, nil
 }
 
 func (s *statusClient) close() {

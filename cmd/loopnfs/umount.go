@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -81,7 +80,7 @@ func runUmount(ctx context.Context, opts *umountOptions) error {
 	if opts.force {
 		return awaitForced(daemon, deadline)
 	}
-	return await(daemon, deadline)
+	return awaitWritten(daemon, deadline)
 }
 
 // aloneError is the error of a mount behind which there was no process that
@@ -128,9 +127,8 @@ func newUmountOnlyCommand() *cobra.Command {
 }
 
 func unmountInChild(ctx context.Context, m *fusefs.MountPoint, deadline time.Time) error {
+	cmd := selfCommand(ctx, unmountCommand, "--", m.Path)
 	var out strings.Builder
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", unmountCommand, "--", m.Path)
-	cmd.Args[0] = os.Args[0]
 	cmd.Stderr = &out
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
@@ -153,63 +151,57 @@ func unmountInChild(ctx context.Context, m *fusefs.MountPoint, deadline time.Tim
 	}
 }
 
-// await waits until the process behind the mount has written everything.
+// await waits until the process behind the mount has written everything, or
+// given up.
 func await(daemon *statusClient, deadline time.Time) error {
-	left := int64(-1)
 	for {
 		rep, err := daemon.next(deadline)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return codeError{exitLost, fmt.Errorf("unmounted, but %s are not written yet: process %d goes on; run this again to wait, or with --force to give up", amount(left), daemon.pid)}
+			return errNotYet
 		case err != nil:
-			return codeError{exitLost, fmt.Errorf("unmounted, but process %d has ended without a word: %s may be lost", daemon.pid, amount(left))}
+			return codeError{exitLost, fmt.Errorf("unmounted, but process %d has ended without a word: up to %s are lost", daemon.pid, amount(daemon.left))}
+		case rep.Lost != "":
+			return codeError{exitLost, fmt.Errorf("unmounted, but data is lost: %s", rep.Lost)}
 		case rep.Ended:
-			return lostError(rep)
+			return nil
 		}
-		progress(left, rep.Unwritten)
-		left = rep.Unwritten
+		progress(daemon.left, rep.Unwritten)
+		daemon.left = rep.Unwritten
 	}
+}
+
+// errNotYet is returned by await when its time is over.
+var errNotYet = errors.New("not everything is written yet")
+
+// awaitWritten is for umount without --force.
+func awaitWritten(daemon *statusClient, deadline time.Time) error {
+	err := await(daemon, deadline)
+	if err == errNotYet {
+		return codeError{exitLost, fmt.Errorf("unmounted, but %s are not written to the server yet: process %d goes on; run this again to wait, or with --force to give up",
+			amount(daemon.left), daemon.pid)}
+	}
+	return err
 }
 
 // awaitForced gives the process behind the mount until deadline to write what
 // it can, then tells it to give up, and kills it if it does not.
 func awaitForced(daemon *statusClient, deadline time.Time) error {
 	err := await(daemon, deadline)
-	if !errors.As(err, new(codeError)) {
-		return err
-	}
-	if lost := new(lostData); errors.As(err, lost) {
+	if err != errNotYet {
 		return err
 	}
 	if daemon.tellGiveUp() == nil {
-		err = await(daemon, time.Now().Add(giveUpTime))
-		if err == nil || errors.As(err, new(lostData)) {
+		if err := await(daemon, time.Now().Add(giveUpTime)); err != errNotYet {
 			return err
 		}
 	}
 	_ = syscall.Kill(daemon.pid, syscall.SIGKILL) // it may have ended by now
-	return codeError{exitLost, fmt.Errorf("unmounted; process %d did not end and was killed: what it had not written is lost", daemon.pid)}
+	return codeError{exitLost, fmt.Errorf("unmounted; process %d did not end and was killed: %s are lost", daemon.pid, amount(daemon.left))}
 }
 
 // giveUpTime is how long a process may take to give up.
 const giveUpTime = 5 * time.Second
-
-// lostData is the error of a process that gave up.
-type lostData struct {
-	bytes int64
-	why   string
-}
-
-func (e lostData) Error() string {
-	return fmt.Sprintf("unmounted, but %s are lost: %s", amount(e.bytes), e.why)
-}
-
-func lostError(rep statusReport) error {
-	if rep.Error == "" {
-		return nil
-	}
-	return codeError{exitLost, lostData{rep.Unwritten, rep.Error}}
-}
 
 func amount(n int64) string {
 	if n < 0 {

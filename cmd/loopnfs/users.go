@@ -50,7 +50,7 @@ func processesIn(path string) []string {
 	sort.Slice(dirs, func(i, j int) bool { return pidOf(dirs[i]) < pidOf(dirs[j]) })
 	var users []string
 	for _, dir := range dirs {
-		if usesPath(dir, path) {
+		if pidOf(dir) != os.Getpid() && usesPath(dir, path) {
 			name, _ := os.ReadFile(dir + "/comm")
 			users = append(users, fmt.Sprintf("%s (process %d)", strings.TrimSpace(string(name)), pidOf(dir)))
 		}
