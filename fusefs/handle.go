@@ -197,6 +197,11 @@ func (s *Store) ByHandle(op *vfs.Op, b []byte) (vfs.NodeID, error) {
 	if in := s.nodes.ref(&h); in != nil {
 		return in.id, nil
 	}
+	return s.byNewHandle(h)
+}
+
+// byNewHandle makes the inode for a handle of a file that is not in memory.
+func (s *Store) byNewHandle(h handle) (vfs.NodeID, error) {
 	raw, ok := s.open(&h)
 	if !ok {
 		return 0, vfs.ErrBadHandle

@@ -222,8 +222,9 @@ func lastCookie(p []byte) (cookie uint64) {
 }
 
 // ReleaseFolio implements pagecache.Ops. A page of a listing costs the whole
-// listing, and the directory's lock; kswapd does not wait for that. Dirty pages
-// are the flusher's business.
+// listing, and the directory's lock. Those who others wait for to get memory,
+// kswapd and Memalloc scopes, do not wait for that lock: its holder may be one of
+// the others. Dirty pages are the flusher's business.
 func (s *Store) ReleaseFolio(m *pagecache.Mapping, f *alloc.Folio, sc gfp.Scope, _ gfp.Flags) pagecache.Verdict {
 	in := m.Host.(*inode)
 	if in.dir == nil {
@@ -231,7 +232,7 @@ func (s *Store) ReleaseFolio(m *pagecache.Mapping, f *alloc.Folio, sc gfp.Scope,
 		return pagecache.Started
 	}
 	task := sc.Task()
-	if sc.IsKswapd() {
+	if sc.IsMemalloc() {
 		if !in.lock.TryLock(task) {
 			return pagecache.Busy
 		}

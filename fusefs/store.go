@@ -238,7 +238,7 @@ func (s *Store) shutdown() error {
 	task := s.graph.NewTask("store")
 	defer s.graph.Remove(task)
 	task.Begin("shutdown")
-	sc := gfp.For(task).Memalloc().Reclaim().NoFS()
+	sc := gfp.For(task).Memalloc().Reclaim()
 	var errs []error
 	ins := s.nodes.all()
 	for _, in := range ins {

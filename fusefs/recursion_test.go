@@ -1,0 +1,136 @@
+package fusefs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
+)
+
+// The documented deadlock nofs-recursion: whoever holds a directory's lock
+// allocates a page for its listing, and reclaim wants that lock to free one. The
+// process that shows it cannot be saved, so it is a child.
+
+const recursionEnv = "STORE_RECURSION_CHILD"
+
+func TestRecursionChild(t *testing.T) {
+	how := os.Getenv(recursionEnv)
+	if how == "" {
+		t.Skip("runs as a child of TestNoFSRecursion")
+	}
+	op, scope, _ := strings.Cut(how, " ")
+	policy := alloc.DefaultPolicy()
+	if scope == "off" {
+		policy.Mask = alloc.Unmasked
+	}
+	f := newFixture(t, options{bytes: 4 << 20, policy: policy, lenient: true})
+	go watch(f)
+	pressure(f, op)
+	fmt.Println("FINISHED")
+}
+
+// watch ends the process when tasks wait for each other and do not move.
+func watch(f *fixture) {
+	var last *waitfor.Cycle
+	for range time.Tick(200 * time.Millisecond) {
+		c := f.mem.graph.FindCycle()
+		if c != nil && c.Same(last) {
+			fmt.Println("DEADLOCK")
+			for _, e := range c.Edges {
+				fmt.Println(e)
+			}
+			os.RemoveAll(f.dir)
+			os.Exit(3)
+		}
+		last = c
+	}
+}
+
+// pressure uses a directory while another task uses up all memory and gives it
+// back only when nobody waits for it.
+func pressure(f *fixture, what string) {
+	d := f.mkdir(vfs.RootID, "d", 0o755)
+	for i := range 300 {
+		f.create(d, fmt.Sprint("some file ", i), 0)
+	}
+	f.list(d, 0)
+	var stop atomic.Bool
+	done := make(chan bool)
+	go hog(f.mem, &stop, done)
+	task := f.mem.graph.NewTask("server")
+	op := &vfs.Op{Scope: gfp.For(task)}
+	for i := range 300 {
+		task.Begin(what)
+		if what == "CREATE" {
+			e, _, err := f.Create(op, d, fmt.Sprint("another file ", i), vfs.Guarded, mode(0), vfs.Verifier{})
+			f.ok(err)
+			f.Forget(e.Node, 1)
+			_, err = f.Remove(op, d, fmt.Sprint("another file ", i))
+			f.ok(err)
+		} else {
+			// Begin anew each time: the listing has to be read.
+			f.ok(os.WriteFile(fmt.Sprintf("%s/d/new%d", f.dir, i%2), nil, 0o600))
+			_ = os.Remove(fmt.Sprintf("%s/d/new%d", f.dir, (i+1)%2))
+			_, _, err := f.ReadDir(op, d, 0, vfs.Verifier{}, &names{})
+			f.ok(err)
+		}
+		task.End()
+	}
+	stop.Store(true)
+	<-done
+}
+
+// hog takes all free pages down to the reserve, and gives some back a moment
+// after others began to wait.
+func hog(m *memory, stop *atomic.Bool, done chan bool) {
+	var fs []*alloc.Folio
+	defer close(done)
+	defer func() { m.arena.PutAll(fs) }()
+	for !stop.Load() {
+		if f, err := m.arena.Alloc(gfp.For(nil), gfp.NoWait); err == nil {
+			fs = append(fs, f)
+			continue
+		}
+		time.Sleep(time.Millisecond)
+		if m.arena.Stats().Waiting > 0 && len(fs) > 8 {
+			m.arena.PutAll(fs[len(fs)-8:])
+			fs = fs[:len(fs)-8]
+			for m.arena.Stats().Waiting > 0 && !stop.Load() {
+				time.Sleep(100 * time.Microsecond)
+			}
+		}
+	}
+}
+
+func TestNoFSRecursion(t *testing.T) {
+	needRoot(t)
+	for _, op := range []string{"CREATE", "READDIR"} {
+		for _, scope := range []string{"off", "on"} {
+			t.Run(op+" with scope "+scope, func(t *testing.T) {
+				cmd := exec.Command(os.Args[0], "-test.run=^TestRecursionChild$", "-test.timeout=60s")
+				cmd.Env = append(os.Environ(), recursionEnv+"="+op+" "+scope)
+				out, err := cmd.CombinedOutput()
+				if scope == "on" {
+					if err != nil || !bytes.Contains(out, []byte("FINISHED")) {
+						t.Errorf("%v\n%s", err, out)
+					}
+					return
+				}
+				for _, want := range []string{"DEADLOCK", "server: " + op + " waits for a free page", "direct reclaim waits for the lock of directory inode "} {
+					if !bytes.Contains(out, []byte(want)) {
+						t.Errorf("%q is not in the output (%v):\n%s", want, err, out)
+					}
+				}
+			})
+		}
+	}
+}
