@@ -8,7 +8,8 @@ import (
 )
 
 // ReceiveLoad is the state a ReceivePolicy decides on. The unit is request
-// slots, or bytes of WRITE data: both are shared in the same way.
+// slots, or bytes of the arena that data in flight takes: both are shared in the
+// same way.
 type ReceiveLoad struct {
 	Limit    int64 // what all connections together can have
 	Used     int64 // what they have
@@ -54,8 +55,8 @@ type usage struct{ slots, bytes int64 }
 
 func (u *usage) idle() bool { return u.slots == 0 && u.bytes == 0 }
 
-// admission hands out request slots and the right to hold WRITE data, and with
-// them decides which connections go on reading (back-pressure).
+// admission hands out request slots and the right to hold pages of the arena,
+// and with them decides which connections go on reading (back-pressure).
 type admission struct {
 	policy ReceivePolicy
 	limit  usage
@@ -117,8 +118,7 @@ func (a *admission) trySlot(c *conn) *request {
 	return r
 }
 
-// tryBytes reports whether c may hold n more bytes of WRITE data, and counts
-// them.
+// tryBytes reports whether c may hold n more bytes of the arena, and counts them.
 func (a *admission) tryBytes(c *conn, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -146,7 +146,7 @@ func (a *admission) slot(c *conn) *request {
 	return r
 }
 
-// bytes waits until c may hold n more bytes of WRITE data; false if c or the
+// bytes waits until c may hold n more bytes of the arena; false if c or the
 // server is closed.
 func (a *admission) bytes(c *conn, n int64) bool {
 	if a.tryBytes(c, n) {

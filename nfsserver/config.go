@@ -49,7 +49,8 @@ func LoseScope(_ uint8, _ bool, sc gfp.Scope) gfp.Scope { return sc }
 type Config struct {
 	// Exports are the file systems served, at least one.
 	Exports []Export
-	// Arena holds what WRITE receives and READDIR sends.
+	// Arena holds what WRITE receives and READDIR sends, and should hold what
+	// the file systems pin for READ.
 	Arena *alloc.Arena
 	// Graph gets a task for each request slot and each connection; may be nil.
 	Graph *waitfor.Graph
@@ -134,7 +135,7 @@ func setDefault[T comparable](p *T, v T) {
 const (
 	// minSlots lets the policy for slots leave some to local clients.
 	minSlots = 8
-	// payloadPart of the arena is the most that the data of WRITEs may take.
+	// payloadPart of the arena is the most that data in flight may take.
 	payloadPart = 4
 	// ioPart of the arena is the most that one READ or WRITE moves, so that a
 	// connection's share of the payload limit always holds one WRITE.

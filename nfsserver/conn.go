@@ -14,7 +14,6 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
-	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
@@ -41,9 +40,9 @@ type conn struct {
 	peer   netip.AddrPort
 	local  bool // the client runs on this host
 
-	done     chan struct{} // closed when nobody waits for replies any more
-	abort1   sync.Once
-	inflight sync.WaitGroup // requests that have a slot
+	done      chan struct{} // closed when nobody waits for replies any more
+	abortOnce sync.Once
+	inflight  sync.WaitGroup // requests that have a slot
 
 	usage usage // guarded by admission.mu
 
@@ -53,7 +52,7 @@ type conn struct {
 	args   []byte
 	folios []*alloc.Folio
 	data   vfs.Vec
-	charge int64 // bytes of data that admission has counted
+	charge int64 // bytes that admission has counted for it
 
 	out sendQueue
 }
@@ -111,7 +110,7 @@ func (c *conn) run() {
 // abort ends the connection at once: nobody waits for replies any more. err is
 // the reason, nil if there is nothing to say.
 func (c *conn) abort(err error) {
-	c.abort1.Do(func() {
+	c.abortOnce.Do(func() {
 		close(c.done)
 		c.nc.Close()
 		c.report(err)
@@ -172,38 +171,35 @@ func (c *conn) receive() error {
 		return errNotCall
 	}
 	c.call.Cred.Sys.Machine = nil // borrowed from the stream
-	n, args, payload := len(head), d.Offset(), 0
-	if headerErr == nil && isWrite(&c.call) {
-		n, payload = writeHead(d, n)
+	n, args := len(head), d.Offset()
+	var need demand
+	if headerErr == nil {
+		need = c.srv.demandOf(&c.call, d)
+	}
+	if need.payload > 0 {
+		n = need.head
 	}
 	if err := c.stream.ReadFull(c.args[:n]); err != nil {
 		return err
 	}
 	c.beginTask()
+	if !c.take(need.bytes) {
+		return errDrain
+	}
 	var dataErr error
-	if payload > 0 {
-		if dataErr, err = c.receiveData(payload); err != nil {
+	if need.payload > 0 {
+		if dataErr, err = c.receiveData(need.payload); err != nil {
 			return err
 		}
 	}
 	r := c.srv.adm.slot(c)
 	if r == nil {
-		c.dropData()
+		c.drop()
 		return errDrain
 	}
 	r.headerErr, r.dataErr = headerErr, dataErr
 	c.handOver(r, args, n)
 	return nil
-}
-
-// writeHead returns where the payload of a WRITE begins and its size, given a
-// decoder at the arguments. A call that cannot be decoded has no payload.
-func writeHead(d xdr.Decoder, n int) (head, payload int) {
-	var a nfs3.WriteArgs
-	if a.Decode(&d) != nil {
-		return n, 0
-	}
-	return d.Offset(), int(a.DataLen)
 }
 
 // beginTask says that the reader works for the call it has received: it holds
@@ -217,26 +213,33 @@ func (c *conn) reply() waitfor.Resource {
 	return waitfor.Resource{Kind: waitfor.Reply, ID: waitfor.ReplyID(c.peer.Port(), c.call.XID)}
 }
 
-// receiveData receives up to the largest WRITE of size bytes of payload into
-// pages. dataErr is what the call has to be answered with, err the end of the
-// connection.
-func (c *conn) receiveData(size int) (dataErr, err error) {
-	n := min(size, c.srv.exports.ioMax)
+// take waits until the connection may hold n more bytes of the arena, and counts
+// them; false if the connection ends.
+func (c *conn) take(n int) bool {
+	if n == 0 {
+		return true
+	}
 	if !c.srv.adm.bytes(c, int64(n)) {
-		return nil, errDrain
+		return false
 	}
 	c.charge = int64(n)
+	c.task.Hold(c.srv.adm.dataResource())
+	return true
+}
+
+// receiveData receives n bytes of payload into pages. dataErr is what the call
+// has to be answered with, err the end of the connection.
+func (c *conn) receiveData(n int) (dataErr, err error) {
 	if !c.allocData(n) {
-		c.dropData()
 		return vfs.ErrJukebox, nil
 	}
-	c.task.Hold(c.srv.adm.dataResource())
 	err = c.readData()
-	if err != nil {
-		c.dropData()
-	}
 	if err == sunrpc.ErrRecordEnd {
+		c.data.Release()
 		return xdr.ErrShort, nil
+	}
+	if err != nil {
+		c.drop()
 	}
 	return nil, err
 }
@@ -277,8 +280,8 @@ func (c *conn) readData() error {
 	return c.nc.SetReadDeadline(time.Time{})
 }
 
-// dropData gives up the payload received for a call that is not queued.
-func (c *conn) dropData() {
+// drop gives up what was taken for a call that is not queued.
+func (c *conn) drop() {
 	c.data.Release()
 	if c.charge > 0 {
 		c.srv.adm.putBytes(c, c.charge)
@@ -292,13 +295,13 @@ func (c *conn) handOver(r *request, args, n int) {
 	r.conn, r.call = c, c.call
 	r.args, c.args = c.args, r.args
 	r.payload, c.data = c.data, r.payload
-	r.payloadBytes, c.charge = c.charge, 0
+	r.charge, c.charge = c.charge, 0
 	r.dec.Reset(r.args[min(args, n):n])
 	c.inflight.Add(1)
 	r.task.Begin(procName(&r.call))
 	r.task.Hold(c.reply())
 	r.task.Hold(c.srv.adm.slotResource())
-	if r.payloadBytes > 0 {
+	if r.charge > 0 {
 		r.task.Hold(c.srv.adm.dataResource())
 	}
 	r.task.Wait("", "a server worker", 0, c.srv.workerResource())

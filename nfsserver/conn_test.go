@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -331,6 +332,9 @@ func TestSlowReader(t *testing.T) {
 		deaf.Write(callRecord(&head, &nfs3.ReadArgs{Handle: h, Count: 1 << 20}, nil))
 	}
 	eventually(t, "replies are stuck", func() bool { st := f.srv.Stats(); return st.InFlight > 0 && st.Busy == 0 })
+	if n, limit := f.srv.Stats().PayloadBytes, f.srv.adm.limit.bytes; n == 0 || n > limit {
+		t.Errorf("%d bytes are held for replies, the limit is %d", n, limit)
+	}
 	began := time.Now()
 	for range 100 {
 		c.getattr(h)
@@ -366,6 +370,9 @@ func TestBackPressure(t *testing.T) {
 	}
 	if n := f.srv.Stats().PayloadBytes; n > limit/4*3 {
 		t.Errorf("%d bytes of payload are in flight, the limit is %d", n, limit)
+	}
+	if !slices.Contains(f.graph.Waits(), "server: WRITE waits for room for its data") {
+		t.Errorf("no reader is seen to wait: %q", f.graph.Waits())
 	}
 	f.srv.mu.Lock()
 	f.srv.adm.mu.Lock()

@@ -93,8 +93,3 @@ func procName(c *sunrpc.Call) string {
 }
 
 func (r *request) name() string { return procName(&r.call) }
-
-// isWrite reports whether a payload follows the arguments of c.
-func isWrite(c *sunrpc.Call) bool {
-	return c.Prog == nfs3.Program && c.Vers == nfs3.Version && c.Proc == nfs3.ProcWrite
-}

@@ -10,7 +10,9 @@
 //
 // A call is received by the reader of its connection, which waits for the peer
 // before it takes anything that others need. Payload of WRITE goes from the
-// socket into pages of the arena. Then the call gets a slot (type request),
+// socket into pages of the arena; these, and those that READ and READDIR will
+// need for their replies, are counted first, and a connection may have its share
+// of a quarter of the arena (ReceivePolicy). Then the call gets a slot (type request),
 // which was made when the server started, as were the workers: nothing is
 // allocated from the Go heap and no goroutine is started for a call. A reader
 // that gets no memory or no slot stops reading its socket; nobody else notices.

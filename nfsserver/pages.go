@@ -18,6 +18,11 @@ const (
 	listFolios = dirMax/(alloc.PageSize-recordMax) + 1
 )
 
+// listPages returns how many pages hold n bytes of records.
+func listPages(n int) int { return n/(alloc.PageSize-recordMax) + 1 }
+
+func listBytes(n int) int { return listPages(n) << alloc.PageShift }
+
 // A directory entry with all that READDIRPLUS adds, and the end of the list.
 var _ [recordMax - (4 + 8 + 4 + nfs3.MaxName + 1 + 8 + 4 + nfs3.AttrLen + 8 + nfs3.MaxHandle) - 8]byte
 
@@ -35,7 +40,7 @@ type pageBuf struct {
 // allocPages takes pages for n bytes, at most dirMax, of records in each of
 // bufs: all pages at once, as nobody waits for memory while holding some.
 func (r *request) allocPages(n int, bufs ...*pageBuf) error {
-	each := n/(alloc.PageSize-recordMax) + 1
+	each := listPages(n)
 	all := r.folios[:each*len(bufs)]
 	if err := r.srv.cfg.Arena.AllocInto(r.op.Scope, gfp.Kernel, all); err != nil {
 		return vfs.ErrJukebox

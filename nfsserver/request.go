@@ -56,8 +56,8 @@ type request struct {
 	// folios is where allocPages gets its pages.
 	folios [2 * listFolios]*alloc.Folio
 
-	payload      vfs.Vec // of WRITE
-	payloadBytes int64   // counted by admission
+	payload vfs.Vec // of WRITE
+	charge  int64   // bytes of the arena that admission has counted
 
 	enc  xdr.Encoder // record mark, header, results
 	mark int
@@ -172,15 +172,18 @@ func (r *request) recover() {
 func (r *request) leave() {
 	r.names.pages.release()
 	r.pages.release()
-	r.releasePayload()
+	r.payload.Release()
+	if r.data.Len() == 0 {
+		r.uncharge()
+	}
 }
 
-func (r *request) releasePayload() {
-	r.payload.Release()
-	if r.payloadBytes > 0 {
+// uncharge tells admission that the request holds no more pages.
+func (r *request) uncharge() {
+	if r.charge > 0 {
 		r.task.Release(r.srv.adm.dataResource())
-		r.srv.adm.putBytes(r.conn, r.payloadBytes)
-		r.payloadBytes = 0
+		r.srv.adm.putBytes(r.conn, r.charge)
+		r.charge = 0
 	}
 }
 
@@ -203,6 +206,7 @@ func (r *request) finishReply() {
 func (r *request) end() {
 	c := r.conn
 	r.data.Release()
+	r.uncharge()
 	clear(r.iov)
 	r.task.End()
 	r.conn, r.exp, r.next, r.op = nil, nil, nil, vfs.Op{}

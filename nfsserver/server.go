@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ type Server struct {
 // New returns a server with its workers ready. Close it also if it never
 // serves.
 func New(cfg Config) (*Server, error) {
+	cfg.Exports = slices.Clone(cfg.Exports) // Validate fills in defaults
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

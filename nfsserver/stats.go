@@ -20,7 +20,7 @@ type Stats struct {
 
 	Busy         int   // workers that carry out a call now
 	InFlight     int   // requests from receipt to reply
-	PayloadBytes int64 // data of WRITEs in flight
+	PayloadBytes int64 // of the arena: data of READs, WRITEs and listings in flight
 }
 
 type counters struct {
