@@ -268,16 +268,24 @@ func (c *conn) allocData(n int) bool {
 	return true
 }
 
-// readData fills the pages within the time that the peer has for it.
+// readData fills the pages within the time that the peer has for it. Close, which
+// ends readers with a deadline of its own, comes before that deadline is set or
+// after it.
 func (c *conn) readData() error {
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {
 		return err
 	}
-	if err := c.stream.ReadVec(c.data.Bufs); err != nil {
+	if c.srv.closing.Load() {
+		return errDrain
+	}
+	err := c.stream.ReadVec(c.data.Bufs)
+	if err != nil && err != sunrpc.ErrRecordEnd {
 		return err
 	}
-	// Close may have set a deadline in between; receiveAll looks.
-	return c.nc.SetReadDeadline(time.Time{})
+	if clearErr := c.nc.SetReadDeadline(time.Time{}); clearErr != nil {
+		return clearErr
+	}
+	return err
 }
 
 // drop gives up what was taken for a call that is not queued.

@@ -290,6 +290,23 @@ func TestRefusedCalls(t *testing.T) {
 	}
 }
 
+// The time limit for the data of a WRITE ends with it, also if it was too little.
+func TestTimeLimitEnds(t *testing.T) {
+	const limit = 50 * time.Millisecond
+	f := serve(t, func(c *Config) { c.ReceiveTimeout = limit })
+	f.fs.put(t, rootNode, "file", nil)
+	c := dial(t, f.addr)
+	h := c.file("file")
+	_, err := c.try(nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 9}, pattern(4), nil)
+	if err != sunrpc.GarbageArgs {
+		t.Errorf("WRITE with too little data: %v", err)
+	}
+	time.Sleep(2 * limit) // idle, which has no limit
+	c.write(nfs3.WriteArgs{Handle: h}, pattern(4))
+	time.Sleep(2 * limit)
+	c.getattr(h)
+}
+
 // A record in many fragments is a call like any other.
 func TestFragments(t *testing.T) {
 	f := serve(t, nil)
