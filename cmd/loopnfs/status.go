@@ -29,8 +29,13 @@ type statusReport struct {
 // giveUpCommand is what umount --force says.
 const giveUpCommand = "give up\n"
 
-// statusEvery is how often the answer is brought up to date.
-const statusEvery = 200 * time.Millisecond
+const (
+	// statusEvery is how often the answer is brought up to date.
+	statusEvery = 200 * time.Millisecond
+	// answerTime is how long the first answer may take; a process that hangs
+	// gives none.
+	answerTime = 2 * time.Second
+)
 
 // statusName is the name of the socket for a mount point.
 func statusName(mountpoint string) string {
@@ -136,6 +141,8 @@ type statusClient struct {
 	line []byte // what came of a line before the deadline
 	pid  int
 	left int64 // bytes that were not written when it said so last, or -1
+	// first is the first report, until next returns it.
+	first *statusReport
 }
 
 // dialStatus connects to the process that serves mountpoint; nil if there is
@@ -156,7 +163,13 @@ func dialStatus(mountpoint string) (*statusClient, error) {
 		c.Close()
 		return nil, err
 	}
-	return &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), left: -1}, nil
+	s := &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), left: -1}
+	// Once it has answered, it does not end without the last report.
+	if rep, err := s.next(time.Now().Add(answerTime)); err == nil {
+		s.left = rep.Unwritten
+		s.first = &rep
+	}
+	return s, nil
 }
 
 func (s *statusClient) close() {
@@ -167,6 +180,10 @@ func (s *statusClient) close() {
 
 // next returns the next report, by a deadline.
 func (s *statusClient) next(deadline time.Time) (rep statusReport, err error) {
+	if s.first != nil {
+		rep, s.first = *s.first, nil
+		return rep, nil
+	}
 	s.c.SetReadDeadline(deadline)
 	part, err := s.r.ReadBytes('\n')
 	s.line = append(s.line, part...)
