@@ -8,6 +8,9 @@ import (
 
 // TestNoGarbage counts heap allocations of what happens all the time.
 func TestNoGarbage(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
 	f := newFixture(t, options{})
 	node := f.create(vfs.RootID, "f", 0o644)
 	f.write(node, 0, pattern(1<<20, 1), vfs.FileSync)

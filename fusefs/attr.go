@@ -80,6 +80,7 @@ func (in *inode) settle(fd int) {
 		return
 	}
 	in.snap = stampOf(&in.st)
+	in.acl = aclUnknown // may have been set while we did not look
 	if in.snap.size > in.size.Load() && in.ownIO == 1 {
 		in.size.Store(in.snap.size) // only somebody else can have made it that long
 		in.stale.Store(true)
@@ -94,6 +95,16 @@ func (in *inode) touch() {
 	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
 	in.mtime = timeOf(ts)
 	in.ctime = later(in.ctime, in.mtime)
+}
+
+// bump makes a change of something else than the data show. The backing file
+// shows it, too, but cannot be told from our own write-out while that runs.
+func (in *inode) bump() {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
+	in.am.Lock()
+	in.ctime = later(in.ctime, timeOf(ts))
+	in.am.Unlock()
 }
 
 // fill writes the attributes that callers see. am is held.

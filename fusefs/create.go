@@ -161,7 +161,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		return setNew(d.op, vfs.TypeRegular, fd, set)
 	})
 	if fd >= 0 {
-		defer unix.Close(fd)
+		defer func() { d.s.keep(e.Node, fd) }()
 	}
 	if err == nil {
 		e, err = d.s.entry(fd, d.b)
@@ -181,6 +181,19 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		return vfs.Entry{}, false, err
 	}
 	return e, false, nil
+}
+
+// keep leaves the descriptor that a file was made with to its inode: most new
+// files are written next. Without a node it is closed.
+func (s *Store) keep(node vfs.NodeID, fd int) {
+	in := s.nodes.get(node)
+	if in == nil {
+		unix.Close(fd)
+		return
+	}
+	s.fds.pin(in, fdWrite)
+	s.fds.install(in, fdWrite, fd)
+	s.fds.release(in)
 }
 
 // existing looks up a regular file that is there already, as the caller.

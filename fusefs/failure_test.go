@@ -22,16 +22,84 @@ func loopDir(t testing.TB, mib string) string {
 	needRoot(t)
 	dir := diskDir(t)
 	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
-	for _, c := range [][]string{
-		{"truncate", "-s", mib + "M", img}, {"mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", img},
-		{"mkdir", mnt}, {"mount", "-o", "loop", img, mnt},
-	} {
-		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("no loop mount here: %v: %v: %s", c, err, out)
+	run(t, "truncate", "-s", mib+"M", img)
+	run(t, "mkfs.ext4", "-q", "-m", "0", img)
+	mountLoop(t, img, mnt)
+	return mnt
+}
+
+func mountLoop(t testing.TB, img, mnt string) {
+	t.Helper()
+	run(t, "mkdir", mnt)
+	run(t, "mount", "-o", "loop", img, mnt)
+	t.Cleanup(func() { _ = exec.Command("umount", mnt).Run() })
+}
+
+// run runs what needs a machine that has loop devices.
+func run(t testing.TB, arg ...string) {
+	t.Helper()
+	if out, err := exec.Command(arg[0], arg[1:]...).CombinedOutput(); err != nil {
+		t.Skipf("no loop mount here: %v: %v: %s", arg, err, out)
+	}
+}
+
+// TestAcknowledgedIsOnTheDisk takes the disk away at the moment of an answer: a
+// copy of the image behind the loop device holds what the disk was given so far.
+func TestAcknowledgedIsOnTheDisk(t *testing.T) {
+	dir := loopDir(t, "32")
+	img := filepath.Join(filepath.Dir(dir), "img")
+	f := newFixture(t, options{dir: dir})
+	acks := map[string]func(n vfs.NodeID){
+		"commit":    func(n vfs.NodeID) { _, _, err := f.Commit(f.op, n, 0, 0); f.ok(err) },
+		"sync":      func(n vfs.NodeID) { f.ok(f.Sync(f.op, n)) },
+		"file sync": func(n vfs.NodeID) { f.write(n, 0, pattern(1, 'x'), vfs.FileSync) },
+		"data sync": func(n vfs.NodeID) { f.write(n, 0, pattern(1, 'x'), vfs.DataSync) },
+	}
+	for name, ack := range acks {
+		node := f.create(vfs.RootID, name, 0o644)
+		f.ok(f.Sync(f.op, vfs.RootID))
+		want := pattern(300_001, 'x')
+		f.write(node, 0, want, vfs.Unstable)
+		ack(node)
+		mtime := f.getattr(node).Mtime
+		snap := filepath.Join(filepath.Dir(dir), "snap-"+name)
+		run(t, "cp", img, snap)
+		mnt := snap + "-mnt"
+		mountLoop(t, snap, mnt)
+		got, err := os.ReadFile(filepath.Join(mnt, name))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: after the power failed there are %d bytes, want %d: %v", name, len(got), len(want), err)
+		}
+		var st unix.Stat_t
+		f.ok(unix.Stat(filepath.Join(mnt, name), &st))
+		if name != "data sync" && timeOf(st.Mtim) != mtime {
+			t.Errorf("%s: mtime %v, want %v", name, timeOf(st.Mtim), mtime)
 		}
 	}
-	t.Cleanup(func() { _ = exec.Command("umount", mnt).Run() })
-	return mnt
+}
+
+// TestDirectRefused gives an inode a descriptor that refuses what it is given
+// with EINVAL, as a file system without O_DIRECT does.
+func TestDirectRefused(t *testing.T) {
+	var log bytes.Buffer
+	f := newFixture(t, options{noStart: true, log: &log})
+	for _, name := range []string{"a", "b"} {
+		node := f.create(vfs.RootID, name, 0o644)
+		f.write(node, 0, pattern(10_000, 1), vfs.Unstable)
+		in, _ := f.inode(node)
+		fd, err := unix.Open("/proc/self/oom_score_adj", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		f.ok(err)
+		f.fds.pin(in, fdDirect)
+		f.fds.install(in, fdDirect, fd)
+		f.fds.release(in)
+		f.ok(f.Sync(f.op, node))
+		if !bytes.Equal(f.backing(name), pattern(10_000, 1)) {
+			t.Error("the data is not in the backing file")
+		}
+	}
+	if n := strings.Count(log.String(), "O_DIRECT"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, log.String())
+	}
 }
 
 // onFull runs test on two file systems with some room, which more gives.

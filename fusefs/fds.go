@@ -74,31 +74,36 @@ func (c *fdCache) pin(in *inode, k fdKind) int {
 	return in.fds.get(k)
 }
 
-// install keeps fd, which was opened for k, unless somebody was faster.
+// install keeps fd, which was opened for k, unless somebody was faster, and
+// returns the one that is kept.
 func (c *fdCache) install(in *inode, k fdKind, fd int) int {
+	var old closing
+	defer old.close() // not under the lock: the last close of a file may take long
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := in.fds.get(k); old >= 0 {
-		unix.Close(fd)
-		return old
+	if had := in.fds.get(k); had >= 0 {
+		old.add(fd)
+		return had
 	}
 	in.fds.fd[k] = fd
 	c.open++
-	for c.open > c.limit && c.tail != nil {
-		c.closeAll(c.tail)
+	for c.open > c.limit && c.tail != nil && old.room() {
+		c.take(c.tail, &old)
 	}
 	return fd
 }
 
 // release undoes one acquire.
 func (c *fdCache) release(in *inode) {
+	var old closing
+	defer old.close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	in.fds.pins--
 	switch {
 	case in.fds.pins > 0:
 	case in.fds.drop:
-		c.closeAll(in)
+		c.take(in, &old)
 	case in.fds.fd != [numFDs]int{-1, -1, -1}:
 		c.list(in)
 	}
@@ -106,24 +111,26 @@ func (c *fdCache) release(in *inode) {
 
 // drop closes the descriptors of in as soon as nobody uses them.
 func (c *fdCache) drop(in *inode) {
+	var old closing
+	defer old.close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if in.fds.pins > 0 {
 		in.fds.drop = true
 		return
 	}
-	c.closeAll(in)
+	c.take(in, &old)
 }
 
-// closeAll closes what nobody uses. mu is held.
-func (c *fdCache) closeAll(in *inode) {
+// take moves the descriptors of in, which nobody uses, to old. mu is held.
+func (c *fdCache) take(in *inode, old *closing) {
 	if in.fds.listed {
 		c.unlist(in)
 	}
 	in.fds.drop = false
 	for k, fd := range in.fds.fd {
 		if fd >= 0 {
-			unix.Close(fd)
+			old.add(fd)
 			in.fds.fd[k] = -1
 			c.open--
 		}
@@ -133,13 +140,36 @@ func (c *fdCache) closeAll(in *inode) {
 // closeIdle closes everything that is not pinned and returns how many inodes
 // had something open.
 func (c *fdCache) closeIdle() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := 0
-	for ; c.tail != nil; n++ {
-		c.closeAll(c.tail)
+	for n := 0; ; {
+		var old closing
+		c.mu.Lock()
+		for c.tail != nil && old.room() {
+			c.take(c.tail, &old)
+			n++
+		}
+		c.mu.Unlock()
+		if old.n == 0 {
+			return n
+		}
+		old.close()
 	}
-	return n
+}
+
+// closing is a handful of descriptors to be closed.
+type closing struct {
+	fd [8 * numFDs]int
+	n  int
+}
+
+func (c *closing) room() bool { return c.n+int(numFDs) <= len(c.fd) }
+
+func (c *closing) add(fd int) { c.fd[c.n], c.n = fd, c.n+1 }
+
+func (c *closing) close() {
+	for _, fd := range c.fd[:c.n] {
+		unix.Close(fd)
+	}
+	c.n = 0
 }
 
 func (c *fdCache) pinned(in *inode) bool {

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 	"unsafe"
 
@@ -35,6 +36,8 @@ type listing struct {
 type block struct {
 	f     *alloc.Folio // kept by the mapping, and by Private
 	start uint64       // the cookie it was read from
+	last  uint64       // the cookie of its last entry
+	inc   bool         // the cookies only increase
 	n     int          // bytes
 }
 
@@ -50,7 +53,10 @@ type dirent struct {
 	name []byte
 }
 
-const direntHeader = 19
+const (
+	direntHeader = 19
+	maxDirent    = direntHeader + maxName + 1 + 7
+)
 
 // parse returns the entry at the front of p.
 func parseDirent(p []byte) (d dirent, ok bool) {
@@ -81,6 +87,9 @@ func (s *Store) find(l *listing, cookie uint64) (*block, int) {
 	}
 	for i := range l.blocks {
 		b := &l.blocks[i]
+		if b.inc && (cookie <= b.start || cookie >= b.last) {
+			continue
+		}
 		p := s.arena.Bytes(b.f)[:b.n]
 		for off := 0; ; {
 			d, ok := parseDirent(p[off:])
@@ -135,7 +144,7 @@ func (in *inode) beginListing() {
 func (s *Store) readBlock(op *vfs.Op, fd int, cookie uint64) (*alloc.Folio, int, error) {
 	var one [1]*alloc.Folio
 	if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, one[:]); err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
 	}
 	n, err := getdents(fd, cookie, s.arena.Bytes(one[0]))
 	if err != nil || n == 0 {
@@ -170,55 +179,58 @@ func (s *Store) addBlock(in *inode, f *alloc.Folio, cookie uint64, n int) *block
 	}
 	s.arena.Put(f) // the mapping keeps it, and nobody takes it without the lock
 	l.next++
-	l.blocks = append(l.blocks, block{f: f, start: cookie, n: n})
+	b := block{f: f, start: cookie, n: n, last: cookie, inc: true}
+	for p := s.arena.Bytes(f)[:n]; ; {
+		d, ok := parseDirent(p)
+		if !ok {
+			break
+		}
+		b.inc = b.inc && d.next > b.last
+		b.last, p = d.next, p[d.size:]
+	}
+	l.blocks = append(l.blocks, b)
 	return &l.blocks[len(l.blocks)-1]
 }
 
 // relist brings the listing up to date after a change of the directory. A small
 // one that somebody uses is read again at once, with the pages of the old one
-// still in place; others are dropped. The lock is held exclusively.
+// still in place; others are dropped. The lock is held exclusively, so the pages
+// are allocated under NoFS: all of them, or none.
 func (s *Store) relist(op *vfs.Op, in *inode, fd int) {
 	l := in.dir
-	if len(l.blocks) == 0 {
+	n := len(l.blocks)
+	if n == 0 {
 		return
 	}
-	if len(l.blocks) > maxRelist || !l.hasEnd {
+	if l.blocks[n-1].n > alloc.PageSize-maxDirent {
+		n++ // the last page may be too full for another entry
+	}
+	var fresh [maxRelist + 1]*alloc.Folio
+	if n > len(fresh) || !l.hasEnd || s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, fresh[:n]) != nil {
 		in.dropListing()
 		return
 	}
-	var fresh [maxRelist + 1]block
-	n, cookie, whole := 0, uint64(0), false
-	for n < len(fresh) && !whole {
-		f, size, err := s.readBlock(op, fd, cookie)
-		if err != nil {
-			break
-		}
-		if whole = f == nil; whole {
-			break
-		}
-		fresh[n] = block{f, cookie, size}
-		cookie = lastCookie(s.arena.Bytes(f)[:size])
-		n++
-	}
 	in.beginListing()
-	for i := range fresh[:n] {
-		if !whole {
-			s.arena.Put(fresh[i].f)
+	cookie := uint64(0)
+	for _, f := range fresh[:n] {
+		size, err := getdents(fd, cookie, s.arena.Bytes(f))
+		if size == 0 || err != nil { // an error shows when somebody lists
+			s.arena.Put(f)
 			continue
 		}
-		s.addBlock(in, fresh[i].f, fresh[i].start, fresh[i].n)
+		cookie = s.addBlock(in, f, cookie, size).last
 	}
-	l.end, l.hasEnd = cookie, whole
+	if endsAt(fd, cookie) {
+		l.end, l.hasEnd = cookie, true
+	}
 }
 
-func lastCookie(p []byte) (cookie uint64) {
-	for {
-		d, ok := parseDirent(p)
-		if !ok {
-			return cookie
-		}
-		cookie, p = d.next, p[d.size:]
-	}
+// endsAt reports whether the directory has no entry after cookie. One that does
+// not fit is an error.
+func endsAt(fd int, cookie uint64) bool {
+	var p [24]byte
+	n, err := getdents(fd, cookie, p[:])
+	return n == 0 && err == nil
 }
 
 // ReleaseFolio implements pagecache.Ops. A page of a listing costs the whole

@@ -233,6 +233,53 @@ func (f *fixture) keepReading(node vfs.NodeID, size int, stop chan bool) {
 	}
 }
 
+// TestMoreRequestsThanMemory has so many requests that the pages of all of them
+// together are more than there are. Each must wait without holding what the
+// others need.
+func TestMoreRequestsThanMemory(t *testing.T) {
+	f := newFixture(t, options{bytes: 4 << 20})
+	const size, workers = 3 << 20, 24
+	node := f.create(vfs.RootID, "f", 0o600)
+	for off := 0; off < size; off += 256 << 10 {
+		p := make([]byte, 256<<10)
+		for i := range p {
+			p[i] = mark(off + i)
+		}
+		f.write(node, uint64(off), p, vfs.Unstable)
+	}
+	var wg sync.WaitGroup
+	rnd := seed(t)
+	for w := range workers {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 2))
+		wg.Go(func() {
+			op := f.mem.newOp("worker")
+			for range 200 {
+				off := rnd.IntN(size - 448<<10)
+				if w%2 == 0 {
+					p := make([]byte, 448<<10)
+					for i := range p {
+						p[i] = mark(off + i)
+					}
+					if _, err := writeAs(f.Store, op, node, uint64(off), p, vfs.Unstable); err != nil {
+						t.Error(err)
+					}
+					continue
+				}
+				p, _, err := readAs(f.Store, op, node, uint64(off), 448<<10)
+				if err != nil {
+					t.Error(err)
+				}
+				for i := range p {
+					if p[i] != mark(off+i) {
+						t.Fatalf("byte %d is %d", off+i, p[i])
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestConcurrentTruncation has writers, readers and truncators on one file: a
 // byte that is read is what was written there or 0, and afterwards memory and
 // backing file agree.

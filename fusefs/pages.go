@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
 	"loopnfs/internal/vfs"
 )
 
@@ -35,23 +36,23 @@ func (sp span) in(i int) (lo, hi int) {
 }
 
 // gather takes the pages of sp that are in memory and allocates folios for the
-// others, with no lock held: this is where a request enters direct reclaim.
-func (s *Store) gather(op *vfs.Op, in *inode, sp span, b *scratch) error {
-	if len(b.fs) != sp.pages {
+// others, with no lock held: this is where a request enters direct reclaim. Who
+// has to wait for memory lets go of every page first, for others wait, too. The
+// second time the cache has lost pages meanwhile, and all are allocated anew:
+// then ready cannot fail.
+func (s *Store) gather(op *vfs.Op, in *inode, sp span, b *scratch, again bool) error {
+	n := sp.pages
+	if !again {
 		b.fs = b.fs[:sp.pages]
-		return b.alloc(s.arena, op.Scope, sp.pages-in.m.GetRange(sp.first, b.fs))
-	}
-	return b.alloc(s.arena, op.Scope, missing(b.fs)) // again: keep what we have
-}
-
-func missing(fs []*alloc.Folio) int {
-	n := 0
-	for _, f := range fs {
-		if f == nil {
-			n++
+		n -= in.m.GetRange(sp.first, b.fs)
+		plenty := s.arena.Free()-n >= s.arena.Watermarks().Low
+		if n == 0 || plenty && b.alloc(s.arena, op.Scope, gfp.NoWait, n) == nil {
+			return nil
 		}
 	}
-	return n
+	b.release(s.arena)
+	b.fs = b.fs[:sp.pages]
+	return b.alloc(s.arena, op.Scope, gfp.Kernel, n)
 }
 
 // ready looks again for the pages of sp with the inode's lock held, and reports

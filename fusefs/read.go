@@ -57,8 +57,8 @@ func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
 // the file, which may have become smaller than sp.
 func (s *Store) readPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch) (size uint64, err error) {
 	task := op.Scope.Task()
-	for {
-		if err := s.gather(op, in, sp, b); err != nil {
+	for again := false; ; again = true {
+		if err := s.gather(op, in, sp, b, again); err != nil {
 			return 0, err
 		}
 		if in.stale.Load() {

@@ -145,6 +145,25 @@ func TestListingFollowsChanges(t *testing.T) {
 	})
 }
 
+func TestSmallListingIsReadAgainAtOnce(t *testing.T) {
+	f := newFixture(t, options{})
+	d := f.mkdir(vfs.RootID, "d", 0o755)
+	in, _ := f.inode(d)
+	f.list(d, 0)
+	for i := range 300 {
+		f.create(d, fmt.Sprint("file", i), 0)
+		if i < 200 && len(in.dir.blocks) == 0 {
+			t.Fatalf("the listing was dropped by file %d", i)
+		}
+		if i%40 == 39 {
+			if len(in.dir.blocks) == 0 || !in.dir.hasEnd {
+				f.list(d, 0)
+			}
+			checkList(t, f.list(d, 0), func(s string) bool { return s[0] == 'f' }, i+1)
+		}
+	}
+}
+
 func TestTenThousandEntries(t *testing.T) {
 	onBoth(t, options{}, func(f *fixture) {
 		const n = 10_000

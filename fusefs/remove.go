@@ -39,6 +39,7 @@ func (t target) finish(s *Store, op *vfs.Op) {
 		return
 	}
 	in.changes.Add(1)
+	in.bump()
 	in.am.Lock()
 	gone := fstat(t.fd, &in.st) == nil && in.st.Nlink == 0
 	in.adopt()
@@ -145,7 +146,10 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	path := "/proc/self/fd/" + strconv.Itoa(fd)
 	err = d.as(func() error { return unix.Linkat(unix.AT_FDCWD, path, d.fd, name, unix.AT_SYMLINK_FOLLOW) })
 	d.leave(err == nil)
-	in.changes.Add(1)
+	if err == nil {
+		in.changes.Add(1)
+		in.bump()
+	}
 	var a vfs.Attr
 	if e := s.attr(in, fd, &a); err == nil {
 		err = e

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"fmt"
 	"sync"
 	"unsafe"
 
@@ -8,6 +9,7 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
+	"loopnfs/internal/vfs"
 )
 
 // scratch is what one call needs on the side. It is reused from call to call.
@@ -46,15 +48,15 @@ func (p *scratchPool) get() *scratch {
 func (p *scratchPool) put(b *scratch) { p.pool.Put(b) }
 
 // alloc brings the number of spare folios to n.
-func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, n int) error {
+func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, flags gfp.Flags, n int) error {
 	have := len(b.spare)
 	if n <= have {
 		return nil
 	}
 	b.spare = b.spare[:n]
-	if err := a.AllocInto(sc, gfp.Kernel, b.spare[have:]); err != nil {
+	if err := a.AllocInto(sc, flags, b.spare[have:]); err != nil {
 		b.spare = b.spare[:have]
-		return err
+		return fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
 	}
 	return nil
 }

@@ -44,7 +44,9 @@ func (s *Store) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (w vfs.WC
 		w.HasPost = true
 		return w, vfs.ErrNotSync
 	}
-	err = s.setAttr(op, in, fd, set)
+	if err = s.setAttr(op, in, fd, set); err == nil {
+		in.bump()
+	}
 	in.changes.Add(1)
 	s.post(in, fd, &w)
 	return w, err

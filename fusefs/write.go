@@ -71,9 +71,9 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	defer b.release(s.arena)
-	for {
+	for again := false; ; again = true {
 		if sp.n > 0 {
-			if err := s.gather(op, in, sp, b); err != nil {
+			if err := s.gather(op, in, sp, b, again); err != nil {
 				return err
 			}
 		}
