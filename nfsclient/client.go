@@ -42,6 +42,9 @@ type Client struct {
 	verf    vfs.Verifier // of this client, for whoever writes through it
 	mounter identity
 
+	// The completions of calls, made once: a method value is an allocation.
+	onRead, onWrite, onCommit func(*slot) bool
+
 	rpages, wpages int // of one READ and one WRITE
 	maxSize        uint64
 	aheadLimit     int64
@@ -102,6 +105,7 @@ func newClient(cfg Config) *Client {
 		dirBufs: make(chan []byte, dirBuffers), commitKick: make(chan struct{}, 1),
 		started: cfg.Now(), mounter: identity{uid: cfg.UID, gid: cfg.GID},
 	}
+	c.onRead, c.onWrite, c.onCommit = c.readDone, c.writeDone, c.commitDone
 	c.back = c.cache.NewBacking(c.bdi, releaseSide{c})
 	c.unstable.at = func(i *inode) *inodeLink { return &i.unstable }
 	c.wanted.at = func(i *inode) *inodeLink { return &i.wantCommit }

@@ -52,7 +52,7 @@ func (c *Client) kickCommits() {
 func (c *Client) runCommits() {
 	task := c.cfg.Graph.NewTask("commit worker")
 	defer c.cfg.Graph.Remove(task)
-	sc := gfp.For(task).Memalloc().Reclaim().NoFS()
+	sc := gfp.For(task).Memalloc().Reclaim()
 	tick := time.NewTicker(commitEvery)
 	defer tick.Stop()
 	for {
@@ -119,7 +119,7 @@ func (c *Client) startCommit(sc gfp.Scope, ino *inode, cancel <-chan struct{}) e
 // ino.committing.
 func (c *Client) sendCommit(s *slot, sc gfp.Scope, ino *inode) {
 	who := c.writerOf(ino)
-	c.beginIO(s, nfs3.ProcCommit, sc, &who, ino, c.commitDone)
+	c.beginIO(s, nfs3.ProcCommit, sc, &who, ino, c.onCommit)
 	s.own.Begin("COMMIT")
 	s.own.Hold(commitResource(ino))
 	ino.mu.Lock()

@@ -173,9 +173,7 @@ func (t *transport) runReader(c *conn) {
 			return
 		}
 		err := t.receive(c)
-		t.mu.Lock()
-		t.lost(c)
-		t.mu.Unlock()
+		t.disconnected(c)
 		if t.isDown() {
 			return
 		}

@@ -69,8 +69,8 @@ func startFake(t testing.TB) *fake {
 	must(t, err)
 	f := &fake{t: t, l: l, verf: vfs.Verifier{1}, conns: map[net.Conn]struct{}{}, count: map[uint32]int{}, maxWrite: 1 << 20, maxRead: 1 << 20}
 	f.add(vfs.TypeDirectory)
-	go f.accept()
-	t.Cleanup(func() { l.Close(); f.cutAll() })
+	go f.accept(l)
+	t.Cleanup(func() { f.l.Close(); f.cutAll() })
 	return f
 }
 
@@ -123,9 +123,9 @@ func (f *fake) touch(x *fakeFile) {
 	x.attr.Ctime = x.attr.Mtime
 }
 
-func (f *fake) accept() {
+func (f *fake) accept(l net.Listener) {
 	for {
-		c, err := f.l.Accept()
+		c, err := l.Accept()
 		if err != nil {
 			return
 		}

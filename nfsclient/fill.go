@@ -15,7 +15,7 @@ import (
 
 // beginRead starts a READ of ino in s; addRead adds folios, sendRead sends it.
 func (c *Client) beginRead(s *slot, sc gfp.Scope, who *identity, ino *inode) {
-	c.beginIO(s, nfs3.ProcRead, sc, who, ino, c.readDone)
+	c.beginIO(s, nfs3.ProcRead, sc, who, ino, c.onRead)
 	ino.mu.Lock()
 	s.io.gen = ino.gen
 	ino.mu.Unlock()

@@ -53,7 +53,7 @@ func (c *Client) startWrites(sc gfp.Scope, ino *inode, upTo uint64, nr int, canc
 // beginWrite prepares s for a WRITE of ino on behalf of whoever wrote to it.
 func (c *Client) beginWrite(s *slot, sc gfp.Scope, ino *inode) {
 	who := c.writerOf(ino)
-	c.beginIO(s, nfs3.ProcWrite, sc, &who, ino, c.writeDone)
+	c.beginIO(s, nfs3.ProcWrite, sc, &who, ino, c.onWrite)
 	s.own.Begin("write-back")
 	s.own.Hold(writeback.DirtyResource)
 	s.own.Hold(ino.m.WritebackResource())

@@ -75,17 +75,15 @@ type slot struct {
 	task    *waitfor.Task // (mu) who is recorded as waiting
 	what    string
 	ino     uint64
-	wait    waitfor.Resource // (mu) what is recorded
-	state   slotState        // (mu)
-	xid     uint32           // (mu)
-	sends   int              // (mu) on how many connections it was sent, in part or whole
-	got     bool             // (mu) the reply came while still sending
-	gone    bool             // (mu) given up by its owner
-	due     int64            // (mu) delayed until, ns
-	tries   int              // (mu) how often it was delayed
-	damaged int              // (mu)
+	state   slotState // (mu)
+	xid     uint32    // (mu)
+	sends   int       // (mu) on how many connections it was sent, in part or whole
+	got     bool      // (mu) the reply came while still sending
+	gone    bool      // (mu) given up by its owner
+	due     int64     // (mu) delayed until, ns
+	tries   int       // (mu) how often it was delayed
+	damaged int       // (mu)
 	garbage int
-	inNext  bool // (mu) in transport.queue
 }
 
 // ioCall is what the completion of READ, WRITE or COMMIT works on.

@@ -194,13 +194,21 @@ func (t *transport) push(s *slot) {
 // record says in the graph what s waits for now: its reply, or the connection.
 // t.mu is held.
 func (t *transport) record(s *slot) {
-	s.wait = connResource
-	what := "the connection to the server for inode"
-	if t.conn != nil {
-		s.wait = waitfor.Resource{Kind: waitfor.Reply, ID: waitfor.ReplyID(t.port, s.xid)}
-		what = s.what
+	if t.conn == nil {
+		s.task.Wait("", "the connection to the server", 0, connResource)
+		return
 	}
-	s.task.Wait("", what, s.ino, s.wait)
+	s.task.Wait("", s.what, s.ino, waitfor.Resource{Kind: waitfor.Reply, ID: waitfor.ReplyID(t.port, s.xid)})
+}
+
+// disconnected notes that c is gone: all calls wait for the next connection.
+func (t *transport) disconnected(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost(c)
+	for _, s := range t.all {
+		t.rerecord(s)
+	}
 }
 
 // rerecord is record for a slot that is recorded already. t.mu is held.
