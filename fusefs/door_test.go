@@ -196,7 +196,7 @@ func (m *mounted) path(name string) string { return filepath.Join(m.dir, name) }
 
 // newTestStore returns a store over a new directory, and everything that it
 // needs.
-func newTestStore(t *testing.T) *Store {
+func newTestStore(t testing.TB) *Store {
 	t.Helper()
 	arena, err := alloc.New(alloc.Config{Bytes: 16 << 20, Policy: alloc.DefaultPolicy()})
 	if err != nil {

@@ -24,12 +24,11 @@ on the same machine and that machine runs out of memory.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetUsageTemplate(usageTemplate)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	for _, newCommand := range subcommands {
-		cmd := newCommand()
-		cmd.Long += "\n\n" + exitCodesHelp
-		root.AddCommand(cmd)
+		root.AddCommand(newCommand())
 	}
 	wrapArgs(root)
 	return root
@@ -49,3 +48,22 @@ func wrapArgs(cmd *cobra.Command) {
 		wrapArgs(sub)
 	}
 }
+
+// usageTemplate is cobra's, with examples and exit codes at the end.
+const usageTemplate = `Usage:
+  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{else}}{{.UseLine}}{{end}}
+{{- if .HasAvailableSubCommands}}
+
+Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}
+{{- if .HasAvailableLocalFlags}}
+
+Flags:
+{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}
+{{- if .HasExample}}
+
+Examples:
+{{.Example}}{{end}}
+
+` + exitCodesHelp + `
+`

@@ -39,6 +39,8 @@ type ServerConfig struct {
 	Allow  []netip.Prefix
 	// Workers is how many requests are carried out at once; 0 for the default.
 	Workers int
+	// Slots is how many requests can be known at once; 0 for the default.
+	Slots int
 	// Flushers is the number of workers per export that write back; 0 for the
 	// default.
 	Flushers int
@@ -107,6 +109,10 @@ func (x *ExportConfig) validate() error {
 	return nil
 }
 
+// doorInflight is the Go memory that writers at the server's own mount may take:
+// half of what a client's mount has, for the server is to stay small.
+const doorInflight = fusefs.DefaultMaxInflightBytes / 2
+
 // Server is a running server: a store per export, NFS and MOUNT on a socket,
 // and a FUSE door if asked for.
 type Server struct {
@@ -143,7 +149,7 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 	}
 	s.Door, err = fusefs.MountFS(fusefs.DoorConfig{
 		FS: s.Stores[0], Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
-		Graph: mem.Graph, Logger: cfg.Logger,
+		MaxInflightBytes: doorInflight, Graph: mem.Graph, Logger: cfg.Logger,
 	})
 	return s, err
 }
@@ -170,7 +176,7 @@ func (s *Server) startStores(cfg *ServerConfig) error {
 
 func (s *Server) startNFS(cfg *ServerConfig) error {
 	nc := nfsserver.Config{
-		Arena: s.mem.Arena, Graph: s.mem.Graph, Workers: cfg.Workers,
+		Arena: s.mem.Arena, Graph: s.mem.Graph, Workers: cfg.Workers, Slots: cfg.Slots,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Logger: cfg.Logger,
 	}
 	for i, x := range cfg.Exports {
