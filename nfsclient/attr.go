@@ -2,7 +2,6 @@ package nfsclient
 
 import (
 	"loopnfs/internal/nfs3"
-	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/xdr"
 )
@@ -59,13 +58,15 @@ func (c *Client) updateWCCLocked(ino *inode, w *vfs.WCC, start uint64, alone boo
 	ino.base, ino.hasBase = w.Post.Pre(), true
 }
 
-// take makes a the attributes of the server. ino.mu is held.
+// take makes a the attributes of the server. The size is ours as long as there
+// is data that a server which restarts could lack: with a smaller size, what is
+// sent again would be cut. ino.mu is held.
 func (c *Client) take(ino *inode, a *vfs.Attr) {
 	if a.Ctime != ino.attr.Ctime {
 		ino.dropAccess()
 	}
 	ino.attr, ino.fetched = *a, c.ticks()
-	if !ino.dirty() {
+	if !ino.dirty() && !ino.hasUnstable() {
 		ino.size = a.Size
 	} else {
 		ino.size = max(ino.size, a.Size)
@@ -77,7 +78,7 @@ func (c *Client) take(ino *inode, a *vfs.Attr) {
 func (c *Client) adopt(ino *inode) {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
-	if !ino.stale && !ino.dirty() && ino.m.Nr(pagecache.Unstable) == 0 {
+	if !ino.stale && !ino.dirty() && !ino.hasUnstable() {
 		ino.base, ino.hasBase = ino.attr.Pre(), true
 	}
 }
@@ -194,7 +195,7 @@ func (c *Client) invalidate(op *vfs.Op, ino *inode) {
 		return
 	}
 	ino.gen++ // what is being read now was asked for too early
-	if ino.m.Nr(pagecache.Unstable) == 0 {
+	if !ino.hasUnstable() {
 		ino.stale = false
 		ino.base = ino.attr.Pre()
 	}

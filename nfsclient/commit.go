@@ -20,7 +20,7 @@ func (c *Client) noteUnstable(ino *inode) {
 	c.listMu.Lock()
 	c.unstable.add(ino)
 	c.listMu.Unlock()
-	if _, background := c.cfg.Domain.Thresholds(); c.bdi.Nr(writeback.Unstable) > background/2 {
+	if _, background := c.cfg.Domain.Thresholds(); c.bdi.Nr(writeback.Unstable) > background {
 		c.commitAll()
 	}
 }

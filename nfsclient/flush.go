@@ -236,6 +236,14 @@ func (c *Client) writeOut(op *vfs.Op, ino *inode) error {
 // scope of the caller, and returns the error of any write-back since the last
 // report (nfs_file_fsync).
 func (c *Client) sync(op *vfs.Op, ino *inode) error {
+	if err := c.makeStable(op, ino); err != nil {
+		return err
+	}
+	return ino.takeError()
+}
+
+// makeStable is sync without the report.
+func (c *Client) makeStable(op *vfs.Op, ino *inode) error {
 	for {
 		ino.mu.Lock()
 		lost := ino.lost
@@ -250,10 +258,10 @@ func (c *Client) sync(op *vfs.Op, ino *inode) error {
 		same := ino.lost == lost
 		ino.mu.Unlock()
 		if same {
-			break // otherwise the server lost data: write it again
+			return nil
 		}
+		// The server lost data: write it again.
 	}
-	return ino.takeError()
 }
 
 // Sync puts everything known of node on stable storage. Directories are: the

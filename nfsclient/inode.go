@@ -129,7 +129,12 @@ func (ino *inode) dirty() bool {
 func (ino *inode) unwritten() bool {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
-	return ino.dirty() || ino.m != nil && ino.m.Nr(pagecache.Unstable) > 0
+	return ino.dirty() || ino.hasUnstable()
+}
+
+// hasUnstable reports whether there is data that was sent and not committed.
+func (ino *inode) hasUnstable() bool {
+	return ino.m != nil && ino.m.Nr(pagecache.Unstable) > 0
 }
 
 // takeError returns the error of an earlier write-back, once.

@@ -22,7 +22,7 @@ func (c *Client) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (vfs.WCC
 		return vfs.WCC{}, err
 	}
 	defer ino.unlock(op.Scope)
-	if err := c.writeOut(op, ino); err != nil {
+	if err := c.settleFirst(op, ino, set.SetSize); err != nil {
 		return vfs.WCC{}, err
 	}
 	w, err := c.setAttr(op, ino, set)
@@ -30,6 +30,17 @@ func (c *Client) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (vfs.WCC
 		c.truncate(ino, set.Size)
 	}
 	return w, err
+}
+
+// settleFirst writes back before a change of attributes. Before a change of size
+// it commits too (nfs_wb_all): otherwise a server that restarts just then would
+// have pages written again behind the new end. ino.sem is held, so nothing gets
+// dirty meanwhile.
+func (c *Client) settleFirst(op *vfs.Op, ino *inode, commit bool) error {
+	if !commit {
+		return c.writeOut(op, ino)
+	}
+	return c.makeStable(op, ino)
 }
 
 // setAttr is SETATTR alone.
