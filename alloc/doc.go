@@ -8,7 +8,8 @@
 //	  │ high ── kswapd goes to sleep
 //	  │ low  ── kswapd is woken
 //	  │ min  ── ordinary allocations reclaim, then wait
-//	  │   (the reserve: only scopes with Memalloc)
+//	  │   (upper half of the reserve: also gfp.High)
+//	  │   (lower half: only scopes with Memalloc)
 //	  0
 //
 // A folio is one page. Larger buffers are lists of folios: a list can always be

@@ -42,7 +42,8 @@ func (a *Arena) AllocInto(sc gfp.Scope, flags gfp.Flags, dst []*Folio) error {
 func (a *Arena) slowPath(sc gfp.Scope, mask gfp.Flags, dst []*Folio) error {
 	a.slow.Add(1)
 	a.reclaim.WakeKswapd(len(dst))
-	if a.take(dst, a.minMark()) {
+	mark := a.minMark(mask)
+	if a.take(dst, mark) {
 		return nil
 	}
 	task := sc.Task()
@@ -54,7 +55,7 @@ func (a *Arena) slowPath(sc gfp.Scope, mask gfp.Flags, dst []*Folio) error {
 		if mask&gfp.DirectReclaim != 0 && !sc.IsReclaim() {
 			a.reclaim.DirectReclaim(sc, mask, len(dst))
 		}
-		if a.take(dst, a.minMark()) || a.takeReserve(sc, dst) {
+		if a.take(dst, mark) || a.takeReserve(sc, dst) {
 			return nil
 		}
 		if a.closed.Load() {
@@ -69,12 +70,16 @@ func (a *Arena) slowPath(sc gfp.Scope, mask gfp.Flags, dst []*Folio) error {
 	}
 }
 
-// minMark returns how many pages ordinary allocations leave free.
-func (a *Arena) minMark() int {
-	if a.policy.Reserve {
-		return a.marks.Min
+// minMark returns how many pages an allocation leaves free that is not from a
+// Memalloc scope.
+func (a *Arena) minMark(mask gfp.Flags) int {
+	switch {
+	case !a.policy.Reserve:
+		return 0
+	case mask&gfp.High != 0:
+		return a.marks.Min / 2
 	}
-	return 0
+	return a.marks.Min
 }
 
 // takeReserve takes pages from below the min watermark for a Memalloc scope

@@ -73,11 +73,11 @@ type admission struct {
 
 // slotResource and dataResource are what a reader waits for.
 func (a *admission) slotResource() waitfor.Resource {
-	return waitfor.Resource{Kind: waitfor.Slot, ID: a.poolID << 1}
+	return waitfor.Resource{Kind: waitfor.Request, ID: a.poolID << 1}
 }
 
 func (a *admission) dataResource() waitfor.Resource {
-	return waitfor.Resource{Kind: waitfor.Slot, ID: a.poolID<<1 | 1}
+	return waitfor.Resource{Kind: waitfor.Request, ID: a.poolID<<1 | 1}
 }
 
 // load describes the state to the policy. a.mu is held.

@@ -203,10 +203,12 @@ func (c *conn) receive() error {
 }
 
 // beginTask says that the reader works for the call it has received: it holds
-// the reply until a slot's task does.
+// the reply until a slot's task does, and keeps what comes behind the call on
+// this connection from being read.
 func (c *conn) beginTask() {
 	c.task.Begin(procName(&c.call))
 	c.task.Hold(c.reply())
+	c.task.Hold(waitfor.Resource{Kind: waitfor.Stream, ID: uint64(c.peer.Port())})
 }
 
 func (c *conn) reply() waitfor.Resource {
@@ -246,15 +248,16 @@ func (c *conn) receiveData(n int) (dataErr, err error) {
 
 // allocData takes pages for n bytes of payload. The reader enters no file
 // system to get them, for the COMMIT that would make pages clean may be the next
-// call on this connection. For a client on this host it may use the reserve.
+// call on this connection. For a client on this host it may use half of the
+// reserve; the other half is for where the data will go.
 func (c *conn) allocData(n int) bool {
-	sc := gfp.For(c.task)
+	sc, flags := gfp.For(c.task), gfp.NoFS
 	if c.local {
-		sc = sc.Memalloc()
+		flags |= gfp.High
 	}
 	c.data.Pins = c.data.Pins[:0]
 	fs := c.folios[:alloc.Pages(n)]
-	if err := c.srv.cfg.Arena.AllocInto(sc, gfp.NoFS, fs); err != nil {
+	if err := c.srv.cfg.Arena.AllocInto(sc, flags, fs); err != nil {
 		return false
 	}
 	c.data.Owner = c.srv.cfg.Arena

@@ -107,6 +107,14 @@ func (r *Reclaimer) Stats() Stats {
 	}
 }
 
+// Dirtyable returns how many pages hold file data or are free for it
+// (global_dirtyable_memory).
+func (r *Reclaimer) Dirtyable() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.size + max(r.arena.Free()-r.arena.Watermarks().High, 0)
+}
+
 // DirectReclaim frees up to n folios, rounded up to a cluster, for an
 // allocation (try_to_free_pages).
 func (r *Reclaimer) DirectReclaim(sc gfp.Scope, mask gfp.Flags, n int) int {

@@ -14,6 +14,10 @@ const (
 	IO
 	// FS: reclaim may call into a file system (__GFP_FS).
 	FS
+	// High: half of the reserve may be used; for memory that ends in more
+	// being free, but only together with a Memalloc allocation that follows,
+	// for which the other half is (__GFP_HIGH).
+	High
 
 	// NoWait takes what is free and otherwise fails (GFP_NOWAIT).
 	NoWait Flags = 0
@@ -27,6 +31,7 @@ const (
 
 // String names f as the kernel would.
 func (f Flags) String() string {
+	f &^= High
 	switch {
 	case f == Kernel:
 		return "GFP_KERNEL"

@@ -34,10 +34,11 @@ const (
 
 // Ops is what a file system does for the page cache (address_space_operations).
 type Ops interface {
-	// ReleaseFolio is asked by reclaim to let go of f, which is not clean or
-	// is Private (release_folio). sc and mask are those of the allocation
-	// that needs memory; mask allows FS. No lock is held. f has a reference
-	// of the caller's. A policy that never waits never returns late.
+	// ReleaseFolio is asked by reclaim to let go of f, which is Unstable or
+	// Private (release_folio): neither dirty nor under write-back, when it
+	// was looked at. sc and mask are those of the allocation that needs
+	// memory; mask allows FS. No lock is held. f has a reference of the
+	// caller's. A policy that never waits never returns late.
 	ReleaseFolio(m *Mapping, f *alloc.Folio, sc gfp.Scope, mask gfp.Flags) Verdict
 }
 
@@ -124,12 +125,8 @@ func (c *Cache) Release(f *alloc.Folio, sc gfp.Scope, mask gfp.Flags) Verdict {
 	if m == nil {
 		return Busy
 	}
-	if v, ask := m.tryFree(f); !ask {
+	if v, ask := m.tryFree(f); !ask || mask&gfp.FS == 0 {
 		return v
-	}
-	if mask&gfp.FS == 0 {
-		m.back.bdi.WakeFlusher()
-		return Busy
 	}
 	v := m.back.ops.ReleaseFolio(m, f, sc, mask)
 	if v == Freed && f.Owner() != 0 { // else the file system dropped it itself

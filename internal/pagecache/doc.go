@@ -17,7 +17,7 @@
 // was dirty when fsync began" is a prefix of a list, and fsync cannot be kept
 // from finishing by those who go on writing.
 //
-// Only Clean folios are freed. For others, and for Private ones, reclaim asks
+// Only Clean folios are freed. For Unstable and for Private ones, reclaim asks
 // the file system (Ops.ReleaseFolio), and only if the allocation may enter one.
 //
 // Lock order:

@@ -244,15 +244,21 @@ func (m *Mapping) drop(f *alloc.Folio) {
 	c.arena.Put(f)
 }
 
-// tryFree drops f if nothing keeps it; otherwise ask says whether the file
-// system can do something about it.
+// tryFree drops f if nothing keeps it. What is dirty is left to the flusher, and
+// what is under write-back to those who wait for the device; otherwise ask says
+// that the file system keeps the folio (shrink_folio_list).
 func (m *Mapping) tryFree(f *alloc.Folio) (v Verdict, ask bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
 	case f.Owner() != m.id, f.Has(alloc.Locked):
 		return Busy, false
-	case State(f.State) != Clean, f.Has(alloc.Private):
+	case State(f.State) == Dirty:
+		m.back.bdi.WakeFlusher()
+		return Started, false
+	case State(f.State) == Writeback:
+		return Busy, false
+	case State(f.State) == Unstable, f.Has(alloc.Private):
 		return Busy, true
 	case f.Refs() > 2: // the mapping's and the caller's
 		return Busy, false

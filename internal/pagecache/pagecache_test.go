@@ -178,19 +178,28 @@ func TestReleaseFreesOnlyWhatIsCleanAndUnused(t *testing.T) {
 		defer w.arena.Put(f)
 		return w.Release(f, gfp.Scope{}, mask)
 	}
-	dirty := w.add(t, m, 0)
-	m.MarkDirty(dirty)
-	if v := release(dirty, gfp.NoFS); v != Busy || w.ops.asked.Load() != 0 {
-		t.Errorf("without FS: %v, asked %d times", v, w.ops.asked.Load())
+	unstable := w.add(t, m, 0)
+	m.MarkDirty(unstable)
+	if v := release(unstable, gfp.Kernel); v != Started || w.ops.asked.Load() != 0 {
+		t.Errorf("dirty: %v, asked %d times; it is for the flusher", v, w.ops.asked.Load())
+	}
+	m.BeginFolio(unstable)
+	if v := release(unstable, gfp.Kernel); v != Busy || w.ops.asked.Load() != 0 {
+		t.Errorf("under write-back: %v, asked %d times", v, w.ops.asked.Load())
+	}
+	m.EndWriteback([]*alloc.Folio{unstable}, Unstable)
+	w.arena.Put(unstable)
+	if v := release(unstable, gfp.NoFS); v != Busy || w.ops.asked.Load() != 0 {
+		t.Errorf("unstable, without FS: %v, asked %d times", v, w.ops.asked.Load())
 	}
 	w.ops.verdict = Started
-	if v := release(dirty, gfp.Kernel); v != Started || w.ops.asked.Load() != 1 {
-		t.Errorf("with FS: %v, asked %d times", v, w.ops.asked.Load())
+	if v := release(unstable, gfp.Kernel); v != Started || w.ops.asked.Load() != 1 {
+		t.Errorf("unstable, with FS: %v, asked %d times", v, w.ops.asked.Load())
 	}
 	// The file system says it let go, but it did not.
 	w.ops.verdict = Freed
-	if v := release(dirty, gfp.Kernel); v != Busy {
-		t.Errorf("a dirty folio was freed: %v", v)
+	if v := release(unstable, gfp.Kernel); v != Busy || w.ops.asked.Load() != 2 {
+		t.Errorf("an unstable folio was freed: %v", v)
 	}
 	private := w.add(t, m, 1)
 	private.Set(alloc.Private)

@@ -43,14 +43,14 @@ func NewMemory(cfg MemoryConfig) (*Memory, error) {
 	if err != nil {
 		return nil, err
 	}
+	rec := reclaim.New(arena)
 	dom, err := writeback.NewDomain(writeback.Config{
-		Pages: arena.Total(), DirtyRatio: cfg.DirtyRatio, BackgroundRatio: cfg.DirtyRatio / 2,
+		Pages: arena.Total(), Dirtyable: rec.Dirtyable, DirtyRatio: cfg.DirtyRatio, BackgroundRatio: cfg.DirtyRatio / 2,
 		Throttle: cfg.Throttle,
 	})
 	if err != nil {
 		return nil, err
 	}
-	rec := reclaim.New(arena)
 	return &Memory{
 		Arena: arena, Domain: dom, Reclaim: rec,
 		Cache: pagecache.New(arena, rec), Graph: waitfor.New(),

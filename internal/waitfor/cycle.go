@@ -1,6 +1,10 @@
 package waitfor
 
-import "sort"
+import (
+	"slices"
+	"sort"
+	"strings"
+)
 
 // Cycle is a set of tasks that wait for each other in a ring.
 type Cycle struct {
@@ -31,9 +35,18 @@ func (c *Cycle) Same(d *Cycle) bool {
 	return true
 }
 
-// FindCycle returns a shortest cycle among the tasks, or nil. A resource that
-// several tasks hold is followed only if all of them wait.
+// FindCycle returns a shortest cycle among the tasks, or nil.
 func (g *Graph) FindCycle() *Cycle {
+	if all := g.FindCycles(); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// FindCycles returns a shortest cycle through each task that is part of one,
+// those that read the same only once, the shortest first. A resource that
+// several tasks hold is followed only if all of them wait.
+func (g *Graph) FindCycles() []*Cycle {
 	all := g.snapshots()
 	// A fixed order makes the answer the same as long as nothing moves.
 	sort.Slice(all, func(i, j int) bool { return before(&all[i], &all[j]) })
@@ -43,16 +56,28 @@ func (g *Graph) FindCycle() *Cycle {
 			f.holders[r] = append(f.holders[r], i)
 		}
 	}
-	var best []int
+	var found []*Cycle
+	known := map[string]bool{}
 	for i := range all {
-		if c := f.shortestFrom(i); c != nil && (best == nil || len(c) < len(best)) {
-			best = c
+		tasks := f.shortestFrom(i)
+		if tasks == nil {
+			continue
+		}
+		c := f.describe(tasks)
+		if key := c.key(); !known[key] {
+			known[key] = true
+			found = append(found, c)
 		}
 	}
-	if best == nil {
-		return nil
-	}
-	return f.describe(best)
+	sort.SliceStable(found, func(i, j int) bool { return len(found[i].Edges) < len(found[j].Edges) })
+	return found
+}
+
+// key is the same for cycles that read the same, wherever they begin.
+func (c *Cycle) key() string {
+	edges := slices.Clone(c.Edges)
+	sort.Strings(edges)
+	return strings.Join(edges, "\n")
 }
 
 func before(a, b *snapshot) bool {
@@ -73,7 +98,11 @@ func (f *finder) next(i int) []int {
 	if len(w) == 0 {
 		return nil
 	}
-	hs := f.holders[w[len(w)-1].res]
+	res := w[len(w)-1].res
+	hs := f.holders[res]
+	if len(hs) == 0 && res.Kind == Reply {
+		hs = f.holders[Resource{Stream, res.ID >> 32}]
+	}
 	for _, h := range hs {
 		if len(f.all[h].waits) == 0 {
 			return nil

@@ -2,6 +2,7 @@ package waitfor
 
 import (
 	"fmt"
+	"sort"
 	"sync"
 )
 
@@ -24,6 +25,12 @@ const (
 	Slot
 	// Writeback is the end of write-back of an inode's pages.
 	Writeback
+	// Request is a request slot of a server, or room for a request's data.
+	Request
+	// Stream is the end of a connection being read: what comes next on it.
+	// ID is the client's TCP port. Whoever waits for a Reply that nobody
+	// works on yet waits for this.
+	Stream
 	// Connection is the client's connection to its server being there again.
 	Connection
 	// Folio is a page of a file being read from the server; ID is the inode
@@ -214,13 +221,25 @@ func (g *Graph) snapshots() []snapshot {
 	return all
 }
 
-// Waits returns one sentence per wait, in no order.
+// Waits returns a sentence for each kind of wait, and for each kind of task that
+// others wait for although it waits for nothing, with their number.
 func (g *Graph) Waits() []string {
-	var lines []string
+	count := map[string]int{}
 	for _, s := range g.snapshots() {
 		for i := range s.waits {
-			lines = append(lines, s.sentence(i))
+			count[s.sentence(i)]++
+		}
+		if len(s.waits) == 0 {
+			count[s.title+" is at work"]++
 		}
 	}
+	var lines []string
+	for line, n := range count {
+		if n > 1 {
+			line = fmt.Sprintf("%s (%d times)", line, n)
+		}
+		lines = append(lines, line)
+	}
+	sort.Strings(lines)
 	return lines
 }

@@ -79,6 +79,50 @@ func TestSelfCycle(t *testing.T) {
 	}
 }
 
+func TestEveryKindOfCycleIsFound(t *testing.T) {
+	g := New()
+	releasePage(g)
+	self := g.NewTask("server")
+	self.Begin("CREATE")
+	lock := Resource{InodeLock, 7}
+	self.Hold(lock)
+	self.Wait("direct reclaim", "the lock of inode", 7, lock)
+	if all := g.FindCycles(); len(all) != 2 || len(all[0].Edges) != 1 || len(all[1].Edges) != 3 {
+		t.Errorf("want the short one, then the long one; got %d", len(all))
+	}
+}
+
+func TestACallThatIsNotReadWaitsForWhatIsReadBeforeIt(t *testing.T) {
+	g := New()
+	reader, worker := g.NewTask("server"), g.NewTask("server")
+	reader.Begin("WRITE")
+	reader.Hold(Resource{Stream, 700})
+	reader.Wait("", "room for its data", 0, Resource{Request, 1})
+	worker.Begin("WRITE")
+	worker.Hold(Resource{Request, 1})
+	worker.Wait("direct reclaim", "COMMIT of inode", 12, Resource{Reply, ReplyID(700, 9)})
+	if c := g.FindCycle(); c == nil || len(c.Edges) != 2 {
+		t.Errorf("want a cycle of two, got %v", c)
+	}
+}
+
+func TestWaitsAreCounted(t *testing.T) {
+	g := New()
+	releasePage(g)
+	idle := g.NewTask("flusher")
+	idle.Begin("write-back")
+	idle.Hold(Resource{DirtyLimit, 1})
+	want := []string{
+		"direct reclaim waits for COMMIT of inode 12 (2 times)",
+		"flusher: write-back is at work",
+		"server: COMMIT waits for a server worker",
+		"server: WRITE waits for a free page (2 times)",
+	}
+	if got := g.Waits(); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestNilTaskAndNoAllocation(t *testing.T) {
 	var none *Task
 	none.Begin("x")

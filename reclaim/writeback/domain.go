@@ -23,11 +23,15 @@ const (
 
 // Config holds the limits of a domain.
 type Config struct {
-	// Pages is the memory the limits are a part of.
-	Pages int
+	// Pages is the memory the limits are a part of, and Dirtyable, if not
+	// nil, how much of it can hold file data now, because it does or is free
+	// (global_dirtyable_memory). What others hold cannot be cleaned.
+	Pages     int
+	Dirtyable func() int
 	// DirtyRatio is the hard limit and BackgroundRatio the point where the
-	// flushers start, in percent of Pages (vm.dirty_ratio,
-	// vm.dirty_background_ratio); 0 < BackgroundRatio < DirtyRatio <= 50.
+	// flushers start, in percent of that memory
+	// (vm.dirty_ratio, vm.dirty_background_ratio);
+	// 0 < BackgroundRatio < DirtyRatio <= 50.
 	DirtyRatio, BackgroundRatio int
 	Throttle                    Throttle
 }
@@ -48,9 +52,8 @@ func (c *Config) Validate() error {
 
 // Domain is the memory that a dirty limit is for (struct wb_domain).
 type Domain struct {
-	thresh, background int64
-	throttle           Throttle
-	nr                 atomic.Int64 // all pages of all devices that count
+	cfg       Config
+	nr        atomic.Int64 // all pages of all devices that count
 	throttled          atomic.Uint64
 	closed             atomic.Bool
 	wq                 waitq.Queue // throttled writers
@@ -61,15 +64,23 @@ func NewDomain(cfg Config) (*Domain, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Domain{
-		thresh:     int64(cfg.Pages * cfg.DirtyRatio / 100),
-		background: int64(cfg.Pages * cfg.BackgroundRatio / 100),
-		throttle:   cfg.Throttle,
-	}, nil
+	return &Domain{cfg: cfg}, nil
 }
 
-// Thresholds returns the hard and the background limit in pages.
-func (d *Domain) Thresholds() (thresh, background int) { return int(d.thresh), int(d.background) }
+// minThresh lets somebody write however little memory is left, in pages.
+const minThresh = 16
+
+// Thresholds returns the hard and the background limit of this moment, in pages
+// (global_dirty_limits).
+func (d *Domain) Thresholds() (thresh, background int) {
+	pages := d.cfg.Pages
+	if d.cfg.Dirtyable != nil {
+		pages = min(pages, d.cfg.Dirtyable())
+	}
+	thresh = max(pages*d.cfg.DirtyRatio/100, minThresh)
+	background = max(pages*d.cfg.BackgroundRatio/100, minThresh/2)
+	return thresh, background
+}
 
 // Pages returns how many pages count towards the limit now.
 func (d *Domain) Pages() int { return int(d.nr.Load()) }
@@ -139,9 +150,6 @@ var DirtyResource = waitfor.Resource{Kind: waitfor.DirtyLimit, ID: 1}
 // held, and returns early when cancel, which may be nil, is closed.
 func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	d := b.dom
-	if d.nr.Load() > d.background {
-		b.WakeFlusher()
-	}
 	if !b.exceeded(sc) {
 		return
 	}
@@ -152,7 +160,6 @@ func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	w := d.wq.Prepare()
 	defer d.wq.Finish(w)
 	for b.exceeded(sc) && w.Wait(cancel) {
-		b.WakeFlusher()
 	}
 }
 
@@ -168,10 +175,12 @@ func (b *BDI) SetStuck(stuck bool) {
 
 func (b *BDI) exceeded(sc gfp.Scope) bool {
 	d := b.dom
-	return !d.closed.Load() && !b.stuck.Load() && d.throttle.Exceeded(Load{
-		Thresh: int(d.thresh), Background: int(d.background),
-		Pages: int(d.nr.Load()), DevicePages: b.Pages(),
-	}, sc)
+	l := Load{Pages: d.Pages(), DevicePages: b.Pages()}
+	l.Thresh, l.Background = d.Thresholds()
+	if l.Pages > l.Background {
+		b.WakeFlusher()
+	}
+	return !d.closed.Load() && !b.stuck.Load() && d.cfg.Throttle.Exceeded(l, sc)
 }
 
 // WakeFlusher asks the flusher of the device to write something. It never

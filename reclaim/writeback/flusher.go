@@ -48,7 +48,7 @@ func StartFlusher(b *BDI, w Writer, g *waitfor.Graph, n int) *Flusher {
 	for range n {
 		task := g.NewTask("flusher of " + b.name)
 		f.wg.Go(func() {
-			f.run(gfp.For(task).Memalloc().Reclaim().NoFS())
+			f.run(gfp.For(task).Memalloc().Reclaim())
 			g.Remove(task)
 		})
 	}
