@@ -53,8 +53,7 @@ type ServerConfig struct {
 	Logger *slog.Logger // nil: slog.Default
 }
 
-// Validate fills in names and reports the first thing wrong with c that can be
-// seen without doing it.
+// Validate fills in names and reports the first thing wrong with c itself.
 func (c *ServerConfig) Validate() error {
 	if len(c.Exports) == 0 {
 		return errors.New("nothing to serve: name a directory with --export DIR")
@@ -88,15 +87,6 @@ func (x *ExportConfig) validate() error {
 		return fmt.Errorf("export directory %s: %w", x.Dir, err)
 	}
 	x.Dir = dir
-	st, err := os.Stat(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("export directory %s does not exist: create it with mkdir -p %s", dir, dir)
-	case err != nil:
-		return fmt.Errorf("export directory %s: %w", dir, err)
-	case !st.IsDir():
-		return fmt.Errorf("export directory %s is not a directory", dir)
-	}
 	if x.Name == "" {
 		x.Name = "/" + filepath.Base(dir)
 		if dir == "/" {
@@ -105,6 +95,20 @@ func (x *ExportConfig) validate() error {
 	}
 	if x.Name[0] != '/' || filepath.Clean(x.Name) != x.Name {
 		return fmt.Errorf("export name %q of %s must be an absolute path, like /data", x.Name, dir)
+	}
+	return nil
+}
+
+// checkDir reports what is wrong with a directory to be served.
+func checkDir(dir string) error {
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("export directory %s does not exist: create it with mkdir -p %s", dir, dir)
+	case err != nil:
+		return fmt.Errorf("export directory %s: %w", dir, err)
+	case !st.IsDir():
+		return fmt.Errorf("export directory %s is not a directory: name one", dir)
 	}
 	return nil
 }
@@ -131,6 +135,11 @@ type Server struct {
 func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	for _, x := range cfg.Exports {
+		if err := checkDir(x.Dir); err != nil {
+			return nil, err
+		}
 	}
 	s := &Server{mem: mem, log: cfg.Logger, served: make(chan error, 1)}
 	defer func() {
