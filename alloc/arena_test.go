@@ -102,6 +102,22 @@ func TestReserveIsForMemallocOnly(t *testing.T) {
 	}
 }
 
+func TestHighReachesHalfOfTheReserve(t *testing.T) {
+	a, _ := newArena(t, DefaultPolicy())
+	fill(t, a, a.marks.Min)
+	for range a.marks.Min / 2 {
+		if _, err := a.Alloc(gfp.Scope{}, gfp.High); err != nil {
+			t.Fatalf("with %d pages free: %v", a.Free(), err)
+		}
+	}
+	if _, err := a.Alloc(gfp.Scope{}, gfp.High); !errors.Is(err, ErrNoMemory) {
+		t.Errorf("in the lower half: %v", err)
+	}
+	if n := a.Stats().ReservePages; int(n) != a.marks.Min/2 {
+		t.Errorf("%d pages counted as taken from the reserve, want %d", n, a.marks.Min/2)
+	}
+}
+
 func TestWithoutReserveEverybodyTakesTheLastPage(t *testing.T) {
 	a, _ := newArena(t, Policy{Mask: gfp.Scope.Mask})
 	fill(t, a, 1)

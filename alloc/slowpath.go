@@ -43,7 +43,7 @@ func (a *Arena) slowPath(sc gfp.Scope, mask gfp.Flags, dst []*Folio) error {
 	a.slow.Add(1)
 	a.reclaim.WakeKswapd(len(dst))
 	mark := a.minMark(mask)
-	if a.take(dst, mark) {
+	if a.takeCounted(dst, mark) {
 		return nil
 	}
 	task := sc.Task()
@@ -55,7 +55,7 @@ func (a *Arena) slowPath(sc gfp.Scope, mask gfp.Flags, dst []*Folio) error {
 		if mask&gfp.DirectReclaim != 0 && !sc.IsReclaim() {
 			a.reclaim.DirectReclaim(sc, mask, len(dst))
 		}
-		if a.take(dst, mark) || a.takeReserve(sc, dst) {
+		if a.takeCounted(dst, mark) || sc.IsMemalloc() && a.takeCounted(dst, 0) {
 			return nil
 		}
 		if a.closed.Load() {
@@ -82,12 +82,13 @@ func (a *Arena) minMark(mask gfp.Flags) int {
 	return a.marks.Min
 }
 
-// takeReserve takes pages from below the min watermark for a Memalloc scope
-// (ALLOC_NO_WATERMARKS).
-func (a *Arena) takeReserve(sc gfp.Scope, dst []*Folio) bool {
-	if !sc.IsMemalloc() || !a.take(dst, 0) {
+// takeCounted is take, with an account of what comes from the reserve.
+func (a *Arena) takeCounted(dst []*Folio, mark int) bool {
+	if !a.take(dst, mark) {
 		return false
 	}
-	a.reserve.Add(uint64(len(dst)))
+	if below := a.marks.Min - a.Free(); below > 0 && mark < a.marks.Min {
+		a.reserve.Add(uint64(min(below, len(dst))))
+	}
 	return true
 }

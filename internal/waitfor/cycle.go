@@ -49,7 +49,7 @@ func (g *Graph) FindCycle() *Cycle {
 func (g *Graph) FindCycles() []*Cycle {
 	all := g.snapshots()
 	// A fixed order makes the answer the same as long as nothing moves.
-	sort.Slice(all, func(i, j int) bool { return before(&all[i], &all[j]) })
+	sort.Slice(all, func(i, j int) bool { return all[i].task.id < all[j].task.id })
 	f := finder{all: all, holders: map[Resource][]int{}}
 	for i := range all {
 		for _, r := range all[i].holds {
@@ -78,13 +78,6 @@ func (c *Cycle) key() string {
 	edges := slices.Clone(c.Edges)
 	sort.Strings(edges)
 	return strings.Join(edges, "\n")
-}
-
-func before(a, b *snapshot) bool {
-	if a.title != b.title {
-		return a.title < b.title
-	}
-	return a.gen < b.gen
 }
 
 type finder struct {

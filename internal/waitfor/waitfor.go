@@ -63,6 +63,8 @@ type wait struct {
 // Task is something that can wait. Its methods may be called by the one
 // goroutine that works for the task at that time; a nil Task ignores them all.
 type Task struct {
+	id uint64 // in the order of NewTask
+
 	mu    sync.Mutex
 	name  string // who works: "server"
 	op    string // on what: "WRITE"
@@ -146,6 +148,7 @@ func (t *Task) Release(res Resource) {
 type Graph struct {
 	mu    sync.Mutex
 	tasks map[*Task]struct{}
+	made  uint64
 }
 
 // New returns an empty graph.
@@ -157,10 +160,11 @@ func (g *Graph) NewTask(name string) *Task {
 	if g == nil {
 		return nil
 	}
-	t := &Task{name: name}
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.made++
+	t := &Task{id: g.made, name: name}
 	g.tasks[t] = struct{}{}
-	g.mu.Unlock()
 	return t
 }
 
@@ -221,9 +225,20 @@ func (g *Graph) snapshots() []snapshot {
 	return all
 }
 
-// Waits returns a sentence for each kind of wait, and for each kind of task that
-// others wait for although it waits for nothing, with their number.
+// Waits returns one sentence per wait, in no order.
 func (g *Graph) Waits() []string {
+	var lines []string
+	for _, s := range g.snapshots() {
+		for i := range s.waits {
+			lines = append(lines, s.sentence(i))
+		}
+	}
+	return lines
+}
+
+// Summary returns a sentence for each kind of wait, and for each kind of task
+// that others may wait for although it waits for nothing, with their number.
+func (g *Graph) Summary() []string {
 	count := map[string]int{}
 	for _, s := range g.snapshots() {
 		for i := range s.waits {

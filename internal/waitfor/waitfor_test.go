@@ -30,9 +30,9 @@ func TestCycleInWords(t *testing.T) {
 		t.Fatal("no cycle found")
 	}
 	want := []string{
-		"server: COMMIT waits for a server worker",
 		"server: WRITE waits for a free page",
 		"direct reclaim waits for COMMIT of inode 12",
+		"server: COMMIT waits for a server worker",
 	}
 	if !slices.Equal(c.Edges, want) {
 		t.Errorf("got %q, want %q", c.Edges, want)
@@ -106,7 +106,7 @@ func TestACallThatIsNotReadWaitsForWhatIsReadBeforeIt(t *testing.T) {
 	}
 }
 
-func TestWaitsAreCounted(t *testing.T) {
+func TestSummaryCounts(t *testing.T) {
 	g := New()
 	releasePage(g)
 	idle := g.NewTask("flusher")
@@ -118,7 +118,7 @@ func TestWaitsAreCounted(t *testing.T) {
 		"server: COMMIT waits for a server worker",
 		"server: WRITE waits for a free page (2 times)",
 	}
-	if got := g.Waits(); !slices.Equal(got, want) {
+	if got := g.Summary(); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
 }
