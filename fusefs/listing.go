@@ -244,7 +244,7 @@ func (s *Store) ReleaseFolio(m *pagecache.Mapping, f *alloc.Folio, sc gfp.Scope,
 		return pagecache.Started
 	}
 	task := sc.Task()
-	if sc.IsMemalloc() {
+	if sc.IsKswapd() || sc.IsMemalloc() {
 		if !in.lock.TryLock(task) {
 			return pagecache.Busy
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
 	"loopnfs/internal/vfs"
 )
 
@@ -233,51 +234,92 @@ func (f *fixture) keepReading(node vfs.NodeID, size int, stop chan bool) {
 	}
 }
 
-// TestMoreRequestsThanMemory has so many requests that the pages of all of them
-// together are more than there are. Each must wait without holding what the
-// others need.
+// TestMoreRequestsThanMemory has readers that each find some pages of what they
+// want in memory, all of memory together, and need more. If they kept what they
+// found while they wait, nobody could go on.
 func TestMoreRequestsThanMemory(t *testing.T) {
 	f := newFixture(t, options{bytes: 4 << 20})
-	const size, workers = 3 << 20, 24
-	node := f.create(vfs.RootID, "f", 0o600)
-	for off := 0; off < size; off += 256 << 10 {
-		p := make([]byte, 256<<10)
-		for i := range p {
-			p[i] = mark(off + i)
-		}
-		f.write(node, uint64(off), p, vfs.Unstable)
+	const readers, found, wanted = 28, 33 << 12, 112 << 12
+	var nodes [readers]vfs.NodeID
+	for i := range nodes {
+		f.ok(os.WriteFile(fmt.Sprintf("%s/%d", f.dir, i), marks(0, wanted), 0o600))
+		nodes[i] = f.lookup(vfs.RootID, fmt.Sprint(i)).Node
 	}
-	var wg sync.WaitGroup
-	rnd := seed(t)
-	for w := range workers {
-		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 2))
-		wg.Go(func() {
-			op := f.mem.newOp("worker")
-			for range 200 {
-				off := rnd.IntN(size - 448<<10)
-				if w%2 == 0 {
-					p := make([]byte, 448<<10)
-					for i := range p {
-						p[i] = mark(off + i)
-					}
-					if _, err := writeAs(f.Store, op, node, uint64(off), p, vfs.Unstable); err != nil {
+	for range 5 {
+		for _, n := range nodes {
+			f.read(n, 0, found)
+		}
+		var wg sync.WaitGroup
+		start := make(chan bool)
+		for i, n := range nodes {
+			op := f.mem.newOp("reader")
+			wg.Go(func() {
+				<-start
+				if i%4 == 0 {
+					if _, err := writeAs(f.Store, op, n, 100, marks(100, wanted-200), vfs.Unstable); err != nil {
 						t.Error(err)
 					}
-					continue
 				}
-				p, _, err := readAs(f.Store, op, node, uint64(off), 448<<10)
-				if err != nil {
-					t.Error(err)
+				p, _, err := readAs(f.Store, op, n, 0, wanted)
+				if err != nil || !bytes.Equal(p, marks(0, wanted)) {
+					t.Errorf("reader %d: %d bytes, %v", i, len(p), err)
 				}
-				for i := range p {
-					if p[i] != mark(off+i) {
-						t.Fatalf("byte %d is %d", off+i, p[i])
-					}
-				}
-			}
-		})
+			})
+		}
+		close(start)
+		wg.Wait()
 	}
-	wg.Wait()
+}
+
+// TestWaitsWithNothingInHand has one such reader, and nothing else that could be
+// freed than the pages that it found.
+func TestWaitsWithNothingInHand(t *testing.T) {
+	f := newFixture(t, options{bytes: 4 << 20})
+	f.ok(os.WriteFile(f.dir+"/f", marks(0, 400_000), 0o600))
+	node := f.lookup(vfs.RootID, "f").Node
+	in, _ := f.inode(node)
+	for _, call := range []func(op *vfs.Op) error{
+		func(op *vfs.Op) error { _, _, err := readAs(f.Store, op, node, 0, 400_000); return err },
+		func(op *vfs.Op) error {
+			_, err := writeAs(f.Store, op, node, 100, marks(100, 399_000), vfs.FileSync)
+			return err
+		},
+	} {
+		in.m.InvalidateClean()
+		f.read(node, 0, 100_000)
+		var hog []*alloc.Folio
+		for {
+			fo, err := f.mem.arena.Alloc(gfp.For(nil), gfp.NoWait)
+			if err != nil {
+				break
+			}
+			hog = append(hog, fo)
+		}
+		var found *alloc.Folio // kept from kswapd until the reader waits
+		for found == nil {
+			f.read(node, 0, 1)
+			found = in.m.Get(0)
+		}
+		done := make(chan error)
+		go func() { done <- call(f.mem.newOp("reader")) }()
+		for f.mem.arena.Stats().Waiting == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		f.mem.arena.Put(found)
+		for in.m.Len() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		f.mem.arena.PutAll(hog)
+		f.ok(<-done)
+	}
+}
+
+func marks(off, n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = mark(off + i)
+	}
+	return p
 }
 
 // TestConcurrentTruncation has writers, readers and truncators on one file: a

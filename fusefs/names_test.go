@@ -181,6 +181,14 @@ func TestNothingOutsideIsReached(t *testing.T) {
 	_, err = f.Rmdir(f.op, vfs.RootID, "mnt")
 	f.wants(err, unix.EBUSY)
 
+	// Not even the same file system.
+	other := diskDir(t)
+	f.ok(os.Mkdir(filepath.Join(dir, "bind"), 0o755))
+	f.ok(unix.Mount(other, filepath.Join(dir, "bind"), "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "bind"), unix.MNT_DETACH) })
+	_, err = f.Lookup(f.op, vfs.RootID, "bind")
+	f.wants(err, unix.EACCES)
+
 	// A symbolic link is never followed.
 	f.ok(os.Symlink("/etc", filepath.Join(dir, "etc")))
 	if e := f.lookup(vfs.RootID, "etc"); e.Attr.Type != vfs.TypeSymlink {

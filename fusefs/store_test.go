@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -422,5 +423,92 @@ func TestTooLarge(t *testing.T) {
 	f.ok(err)
 	if res.Count != f.maxIO {
 		t.Errorf("a WRITE of %d bytes wrote %d, the limit is %d", len(big), res.Count, f.maxIO)
+	}
+}
+
+// underWriteback puts the dirty pages of a file under write-back, as a flusher
+// does, and returns what ends it.
+func (f *fixture) underWriteback(node vfs.NodeID) (end func()) {
+	f.t.Helper()
+	in, err := f.inode(node)
+	f.ok(err)
+	fs := make([]*alloc.Folio, 64)
+	fs = fs[:in.m.BeginWriteback(fs, ^uint64(0))]
+	if len(fs) == 0 {
+		f.t.Fatal("nothing is dirty")
+	}
+	return func() {
+		in.m.EndWriteback(fs, pagecache.Clean)
+		f.mem.arena.PutAll(fs)
+	}
+}
+
+// mustWait runs call, which must not return before end was called.
+func (f *fixture) mustWait(call func() error, end func()) {
+	f.t.Helper()
+	done := make(chan error)
+	go func() { done <- call() }()
+	select {
+	case <-done:
+		f.t.Error("it did not wait for write-back")
+		end()
+		return
+	case <-time.After(50 * time.Millisecond):
+	}
+	end()
+	f.ok(<-done)
+}
+
+func TestSyncCoversWhatIsWrittenDuringWriteBack(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, []byte("old"), vfs.Unstable)
+	end := f.underWriteback(node)
+	f.write(node, 0, []byte("new"), vfs.Unstable)
+	f.mustWait(func() error { return f.Sync(f.op, node) }, end)
+	if got := f.backing("f"); string(got) != "new" {
+		t.Errorf("on disk after Sync: %q", got)
+	}
+}
+
+func TestTruncationWaitsForWriteBack(t *testing.T) {
+	for _, size := range []uint64{0, 100} { // drops the page, cuts it
+		f := newFixture(t, options{noStart: true})
+		node := f.create(vfs.RootID, "f", 0o644)
+		f.write(node, 0, pattern(3000, 1), vfs.Unstable)
+		end := f.underWriteback(node)
+		f.mustWait(func() error {
+			_, err := f.SetAttr(f.op, node, &vfs.SetAttr{SetSize: true, Size: size})
+			return err
+		}, end)
+	}
+}
+
+func TestKswapdDoesNotWaitForADirectory(t *testing.T) {
+	f := newFixture(t, options{})
+	f.list(vfs.RootID, 0)
+	in, _ := f.inode(vfs.RootID)
+	page := in.dir.blocks[0].f
+	page.Get()
+	defer f.mem.arena.Put(page)
+	in.lock.Lock(nil, "")
+	sc := gfp.For(nil).Kswapd()
+	if v := f.ReleaseFolio(in.m, page, sc, gfp.Kernel); v != pagecache.Busy {
+		t.Errorf("a locked directory: %v", v)
+	}
+	in.lock.Unlock(nil)
+	if v := f.mem.cache.Release(page, sc, gfp.NoFS); v != pagecache.Busy {
+		t.Errorf("without FS: %v", v)
+	}
+	if v := f.mem.cache.Release(page, sc, gfp.Kernel); v != pagecache.Freed || page.Owner() != 0 {
+		t.Errorf("a free directory: %v", v)
+	}
+	file := f.create(vfs.RootID, "f", 0o644)
+	f.write(file, 0, []byte("dirty"), vfs.Unstable)
+	fin, _ := f.inode(file)
+	dirty := fin.m.Get(0)
+	defer f.mem.arena.Put(dirty)
+	if v := f.ReleaseFolio(fin.m, dirty, sc, gfp.Kernel); v != pagecache.Started {
+		t.Errorf("a dirty page: %v", v)
 	}
 }
