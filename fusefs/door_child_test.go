@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand"
 	"os"
 	"os/exec"
@@ -243,8 +244,8 @@ func childWrite1000(args []string) error {
 	}
 	b := make([]byte, 512)
 	for range 1000 {
-		if _, err := f.Write(b); err != nil {
-			return err
+		if n, err := unix.Write(int(f.Fd()), b); n != len(b) || err != nil {
+			return fmt.Errorf("wrote %d: %w", n, err)
 		}
 	}
 	return f.Close()
@@ -341,7 +342,8 @@ func childSignals(args []string) error {
 	return err
 }
 
-// childHold opens a file, says so, and writes when it is told to.
+// childHold opens a file, says so, writes when it is told to, and ends when its
+// input does.
 func childHold(args []string) error {
 	f, err := os.Create(args[0])
 	if err != nil {
@@ -352,6 +354,7 @@ func childHold(args []string) error {
 		return err
 	}
 	_, err = f.WriteString("data")
+	_, _ = io.Copy(io.Discard, os.Stdin)
 	return check(err, f.Close())
 }
 
@@ -432,7 +435,7 @@ func childErrno(args []string) error {
 	case "stat":
 		err = second(os.Stat(path))
 	case "mkdir":
-		err = os.Mkdir(path, 0o700)
+		err = unix.Mkdir(path, 0o700) // package os would try again after EINTR
 	case "getxattr":
 		err = second(unix.Getxattr(path, "user.x", nil))
 	case "fallocate":

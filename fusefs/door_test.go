@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,11 +33,12 @@ import (
 type faultFS struct {
 	vfs.FS
 	before  func(op *vfs.Op, call string) error
-	readMax uint32 // most that one Read returns, if not 0
+	after   func(op *vfs.Op, call string) error // what was done stays done
+	readMax uint32                              // most that one Read returns, if not 0
 	wrote   func(how vfs.Stable)
 	synced  atomic.Int32
 
-	refs, pins atomic.Int64 // outstanding
+	refs, pins, opens atomic.Int64 // outstanding
 }
 
 func (f *faultFS) ask(op *vfs.Op, call string) error {
@@ -70,6 +72,11 @@ func (f *faultFS) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAtt
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
 	e, wcc, err := f.FS.Mkdir(op, dir, name, set)
+	if err == nil && f.after != nil {
+		if err = f.after(op, "mkdir"); err != nil {
+			f.FS.Forget(e.Node, 1)
+		}
+	}
 	e, err = f.got(e, err)
 	return e, wcc, err
 }
@@ -126,6 +133,19 @@ func (f *faultFS) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how
 		f.wrote(how)
 	}
 	return f.FS.Write(op, node, off, v, how, res)
+}
+
+func (f *faultFS) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
+	err := f.FS.Open(op, node, write)
+	if err == nil {
+		f.opens.Add(1)
+	}
+	return err
+}
+
+func (f *faultFS) Close(node vfs.NodeID, write bool) {
+	f.opens.Add(-1)
+	f.FS.Close(node, write)
 }
 
 func (f *faultFS) Sync(op *vfs.Op, node vfs.NodeID) error {
@@ -186,6 +206,9 @@ func (m *mounted) end(t *testing.T) {
 	}
 	if n := m.refs.Load(); n != 0 {
 		t.Errorf("%d references were not given back", n)
+	}
+	if n := m.opens.Load(); n != 0 {
+		t.Errorf("%d files are still open", n)
 	}
 	if n := m.pins.Load(); n != 0 {
 		t.Errorf("%d pages are still pinned", n)
@@ -303,6 +326,7 @@ func TestDoorCloseToOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		inChild(t, "read-is", m.path("f"), content)
+		inChild(t, "stat", m.path("f")) // reading has made the attributes old
 	}
 	if n := m.door.Counts()["lookup"]; n > 2 {
 		t.Errorf("%d look-ups: the name was not cached, so this has shown nothing", n)
@@ -368,10 +392,10 @@ func TestDoorDurability(t *testing.T) {
 	}
 }
 
-// slow makes calls wait until they are cancelled, at most d.
-func slow(d time.Duration) func(*vfs.Op, string) error {
+// slow makes some calls wait until they are cancelled, at most d.
+func slow(d time.Duration, calls ...string) func(*vfs.Op, string) error {
 	return func(op *vfs.Op, call string) error {
-		if call == "lookup" {
+		if !slices.Contains(calls, call) {
 			return nil
 		}
 		select {
@@ -383,9 +407,13 @@ func slow(d time.Duration) func(*vfs.Op, string) error {
 	}
 }
 
-// A signal with a handler interrupts nothing.
+// A signal with a handler interrupts nothing. A directory that was made must not
+// be made again.
 func TestDoorSignalsDoNotInterrupt(t *testing.T) {
-	m := mountTest(t, func(f *faultFS, _ *DoorConfig) { f.before = slow(100 * time.Millisecond) })
+	m := mountTest(t, func(f *faultFS, _ *DoorConfig) {
+		f.before = slow(50*time.Millisecond, "read", "write")
+		f.after = slow(50*time.Millisecond, "mkdir")
+	})
 	inChild(t, "signals", m.dir)
 }
 
@@ -420,7 +448,8 @@ func startStuck(t *testing.T, path string, reached <-chan struct{}) *childProces
 // childProcess is a child that holds a file open.
 type childProcess struct {
 	kill    func() error
-	release func()
+	release func() // makes it write
+	let     func() // lets it end
 	done    chan error
 }
 
@@ -443,7 +472,8 @@ func startHold(t *testing.T, path string) *childProcess {
 		t.Fatalf("child: %q, %v", line, err)
 	}
 	c := &childProcess{kill: cmd.Process.Kill, done: make(chan error, 1)}
-	c.release = func() { in.Write([]byte{'\n'}); in.Close() }
+	c.release = func() { in.Write([]byte{'\n'}) }
+	c.let = func() { in.Close() }
 	go func() {
 		said, _ := r.ReadString('\n')
 		if err := cmd.Wait(); err != nil {
@@ -493,6 +523,12 @@ func TestDoorAbort(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the end of the connection was not noticed")
 	}
+	select {
+	case <-m.door.Done(): // though the caller lives
+	case <-time.After(10 * time.Second):
+		t.Error("the request in work did not end")
+	}
+	c.let()
 	if err := c.wait(t); err == nil {
 		t.Error("the write in work succeeded")
 	}
@@ -508,6 +544,7 @@ func TestDoorUnmountBusyThenFree(t *testing.T) {
 		t.Errorf("unmount in use: %v, want EBUSY", err)
 	}
 	c.release()
+	c.let()
 	if err := c.wait(t); err != nil {
 		t.Error(err)
 	}
