@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -49,6 +50,7 @@ func watch(f *fixture) {
 				fmt.Println(e)
 			}
 			os.RemoveAll(f.dir)
+			os.RemoveAll(filepath.Dir(f.state)) // of t.TempDir
 			os.Exit(3)
 		}
 		last = c
