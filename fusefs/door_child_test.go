@@ -65,7 +65,7 @@ var childActs = map[string]func(args []string) error{
 	"files": childFiles, "dir": childDir, "append": childAppend, "write1000": childWrite1000,
 	"read-is": childReadIs, "stat": childStat, "open-as": childOpenAs, "create-as": childCreateAs,
 	"signals": childSignals, "hold": childHold, "mmap": childMmap, "sync": childSync,
-	"bigfile": childBigFile, "errno": childErrno,
+	"bigfile": childBigFile, "large": childLarge, "errno": childErrno,
 }
 
 func check(errs ...error) error { return errors.Join(errs...) }
@@ -423,6 +423,20 @@ func childBigFile(args []string) error {
 	got, err := os.ReadFile(args[0])
 	if err == nil && !bytes.Equal(got, want) {
 		err = fmt.Errorf("read %d bytes, wrote %d, they differ", len(got), len(want))
+	}
+	return err
+}
+
+// childLarge writes 8 MiB at once and reads them.
+func childLarge(args []string) error {
+	want := make([]byte, 8<<20)
+	rand.New(rand.NewSource(3)).Read(want)
+	if err := os.WriteFile(args[0], want, 0o600); err != nil {
+		return err
+	}
+	got, err := os.ReadFile(args[0])
+	if err == nil && !bytes.Equal(got, want) {
+		err = errors.New("what was read is not what was written")
 	}
 	return err
 }

@@ -276,6 +276,16 @@ func TestDoorAsksOnceForAttributesThatAreNot(t *testing.T) {
 	}
 }
 
+// The kernel sends requests of a MiB, and reads ahead as much.
+func TestDoorLargeRequests(t *testing.T) {
+	m := mountTest(t, nil)
+	inChild(t, "large", m.path("f"))
+	n := m.door.Counts()
+	if n["write"] > 10 || n["read"] > 20 {
+		t.Errorf("8 MiB took %d writes and %d reads", n["write"], n["read"])
+	}
+}
+
 func TestDoorErrors(t *testing.T) {
 	m := mountTest(t, nil)
 	errno := func(e syscall.Errno) string { return fmt.Sprint(int(e)) }
