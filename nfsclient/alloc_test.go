@@ -165,7 +165,7 @@ func TestMountErrorsSayWhat(t *testing.T) {
 		{func(c *Config) { c.Cache = nil }, "Cache"},
 		{func(c *Config) { c.Addr = "127.0.0.1:1" }, "connection refused"},
 		{func(c *Config) { c.MountAddr = closed }, "MNT"},
-		{func(c *Config) { c.Addr, c.MountAddr = closed, s.addr }, "interrupted"},
+		{func(c *Config) { c.Addr, c.MountAddr = closed, s.addr }, "no answer"},
 	} {
 		cfg := Config{Addr: s.addr, Export: "/data", Cache: mem.cache, Domain: mem.dom}
 		c.change(&cfg)

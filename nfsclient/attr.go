@@ -21,6 +21,9 @@ func (c *Client) update(ino *inode, a *vfs.Attr, start uint64) {
 		return
 	}
 	ino.applied = start
+	if a.Ctime != ino.attr.Ctime {
+		ino.dropAccess()
+	}
 	c.take(ino, a)
 	// While data is on its way from here, a change may well be our own.
 	if ino.hasBase && a.Pre() != ino.base && ino.writes == 0 && !ino.dirty() {
@@ -62,7 +65,7 @@ func (c *Client) updateWCCLocked(ino *inode, w *vfs.WCC, start uint64, alone boo
 // is data that a server which restarts could lack: with a smaller size, what is
 // sent again would be cut. ino.mu is held.
 func (c *Client) take(ino *inode, a *vfs.Attr) {
-	if a.Ctime != ino.attr.Ctime {
+	if a.Mode != ino.attr.Mode || a.UID != ino.attr.UID || a.GID != ino.attr.GID {
 		ino.dropAccess()
 	}
 	ino.attr, ino.fetched = *a, c.ticks()
@@ -176,19 +179,17 @@ func (c *Client) revalidate(op *vfs.Op, ino *inode) error {
 		stale = ino.stale
 		ino.mu.Unlock()
 	}
-	if stale {
-		c.invalidate(op, ino)
+	if stale && ino.isFile() && ino.tryLock() { // else whoever changes it is not done
+		c.invalidate(ino)
+		<-ino.sem
 	}
 	return nil
 }
 
 // invalidate drops clean pages of a file that was changed elsewhere. What was
-// written here stays until it is committed, and so does the mark.
-func (c *Client) invalidate(op *vfs.Op, ino *inode) {
-	if ino.m == nil || !ino.tryLock() {
-		return // whoever writes to it now will see the mark the next time
-	}
-	defer ino.unlock(op.Scope)
+// written here stays until it is committed, and so does the mark. ino.sem is
+// held.
+func (c *Client) invalidate(ino *inode) {
 	ino.mu.Lock()
 	if ino.dirty() {
 		ino.mu.Unlock()

@@ -3,6 +3,7 @@ package nfsclient
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -40,6 +41,7 @@ type Client struct {
 	dirBufs chan []byte
 	started time.Time
 	verf    vfs.Verifier // of this client, for whoever writes through it
+	id      uint64       // random: inodes of others have the same numbers
 	mounter identity
 
 	// The completions of calls, made once: a method value is an allocation.
@@ -110,6 +112,7 @@ func newClient(cfg Config) *Client {
 	c.unstable.at = func(i *inode) *inodeLink { return &i.unstable }
 	c.wanted.at = func(i *inode) *inodeLink { return &i.wantCommit }
 	rand.Read(c.verf[:])
+	c.id = binary.BigEndian.Uint64(c.verf[:])
 	for range dirBuffers {
 		c.dirBufs <- make([]byte, dirBytes+replyBytes)
 	}
@@ -128,13 +131,16 @@ func (c *Client) connect(ctx context.Context, root *nfs3.FileHandle) error {
 	}
 	limit := min(MaxIOBytes, c.arena.Total()*alloc.PageSize/arenaShare)
 	c.t = newTransport(transportConfig{
-		addr: addr, slots: c.cfg.Slots, arena: c.arena, maxPages: limit >> alloc.PageShift,
+		id: c.id, addr: addr, slots: c.cfg.Slots, arena: c.arena, maxPages: limit >> alloc.PageShift,
 		maxRecord: max(limit, dirBytes) + replyBytes + 1024, machine: []byte(c.cfg.Machine),
 		wireScope: c.cfg.WireScope, graph: c.cfg.Graph, log: c.cfg.Logger, now: c.cfg.Now,
 	})
 	c.t.start(conn)
 	if err := c.ask(ctx, root); err != nil {
 		c.t.close()
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no answer from %s: %w", addr, ctx.Err())
+		}
 		return err
 	}
 	return nil
@@ -196,6 +202,7 @@ func (c *Client) Unmount(ctx context.Context) error {
 	}
 	op := &vfs.Op{Scope: gfp.For(nil), Cancel: ctx.Done(), Cred: vfs.Cred{UID: c.cfg.UID, GID: c.cfg.GID}}
 	err := c.syncAll(op)
+	c.unhideAll()
 	if n := c.bdi.Pages(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("nfsclient: %d pages were not written to %s", n, c.cfg.Addr))
 	}

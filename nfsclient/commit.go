@@ -102,7 +102,7 @@ func (c *Client) startCommit(sc gfp.Scope, ino *inode, cancel <-chan struct{}) e
 		return nil
 	}
 	ino.committing = true
-	ino.commitReply = slotResource
+	ino.commitReply = c.t.slotRes
 	ino.mu.Unlock()
 	s, err := c.t.acquire(sc, cancel)
 	if err != nil {

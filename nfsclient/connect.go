@@ -177,8 +177,11 @@ func (t *transport) runReader(c *conn) {
 		if t.isDown() {
 			return
 		}
+		if errors.Is(err, errDamaged) || errors.Is(err, sunrpc.ErrBadRecord) {
+			t.log.Warn("damaged reply from the NFS server, connecting again", "server", t.addr, "err", err)
+		}
 		task.Begin("reconnect")
-		task.Hold(connResource)
+		task.Hold(t.connRes)
 		if wait = backoff(wait); c.replies > 0 {
 			wait = 0 // at once, the first time
 		}

@@ -11,7 +11,8 @@ import (
 )
 
 // Create makes a regular file. Exclusive is carried out by the server with verf,
-// or a random verifier if that is zero; the attributes are set afterwards.
+// or a random verifier if that is zero; the attributes are set afterwards. A
+// size, too: data of the file that is still here must not be written after that.
 func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
 	if how == vfs.Exclusive && verf == (vfs.Verifier{}) {
 		rand.Read(verf[:])
@@ -21,14 +22,18 @@ func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateM
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
 	args := nfs3.CreateArgs{Where: where(d, name), How: how, Set: *set, Verf: verf}
+	args.Set.SetSize = false
 	args.Encode(&s.enc)
 	e, w, err := c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == vfs.TypeRegular })
 	if err != nil {
 		return e, w, err
 	}
 	c.created(e.Node, op.Cred.UID)
-	if how == vfs.Exclusive && changes(set) {
-		err = c.setCreated(op, &e, set)
+	switch {
+	case how == vfs.Exclusive && changes(set):
+		err = c.setCreated(op, &e, exclusiveSet(set))
+	case set.SetSize && e.Attr.Size != set.Size:
+		err = c.setCreated(op, &e, &vfs.SetAttr{SetSize: true, Size: set.Size})
 	}
 	return e, w, err
 }
@@ -38,9 +43,9 @@ func changes(s *vfs.SetAttr) bool {
 	return s.SetMode || s.SetUID || s.SetGID || s.SetSize || s.SetAtime != vfs.DontChange || s.SetMtime != vfs.DontChange
 }
 
-// setCreated gives a file made with Exclusive its attributes: the server may
-// have used them to keep the verifier in, times first of all.
-func (c *Client) setCreated(op *vfs.Op, e *vfs.Entry, set *vfs.SetAttr) error {
+// exclusiveSet is what to set after an Exclusive create: the server may have
+// kept the verifier in the attributes, in the times first of all.
+func exclusiveSet(set *vfs.SetAttr) *vfs.SetAttr {
 	all := *set
 	if all.SetAtime == vfs.DontChange {
 		all.SetAtime = vfs.SetToServerTime
@@ -48,7 +53,12 @@ func (c *Client) setCreated(op *vfs.Op, e *vfs.Entry, set *vfs.SetAttr) error {
 	if all.SetMtime == vfs.DontChange {
 		all.SetMtime = vfs.SetToServerTime
 	}
-	_, err := c.SetAttr(op, e.Node, &all)
+	return &all
+}
+
+// setCreated gives a file that was just made its attributes.
+func (c *Client) setCreated(op *vfs.Op, e *vfs.Entry, set *vfs.SetAttr) error {
+	_, err := c.SetAttr(op, e.Node, set)
 	if err == nil {
 		err = c.GetAttr(op, e.Node, &e.Attr)
 	}

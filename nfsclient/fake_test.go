@@ -32,6 +32,7 @@ type fake struct {
 	// the reply, record mark included.
 	before    func(c *fakeCall) verdict
 	after     func(c *fakeCall, reply []byte) []byte
+	hold      chan struct{} // nothing is read until it is closed
 	maxWrite  uint32
 	maxRead   uint32
 	committed vfs.Stable
@@ -145,6 +146,12 @@ func (f *fake) talk(c net.Conn) {
 	}()
 	in := bufio.NewReader(c)
 	for {
+		f.mu.Lock()
+		hold := f.hold
+		f.mu.Unlock()
+		if hold != nil {
+			<-hold
+		}
 		var mark [4]byte
 		if _, err := io.ReadFull(in, mark[:]); err != nil {
 			return

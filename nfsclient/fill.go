@@ -195,7 +195,7 @@ func (ino *inode) readError() error {
 
 // folioResource stands for the pages of ino that are being read.
 func folioResource(ino *inode) waitfor.Resource {
-	return waitfor.Resource{Kind: waitfor.Folio, ID: ino.ino}
+	return waitfor.Resource{Kind: waitfor.Folio, ID: ino.key}
 }
 
 func cancelled(op *vfs.Op) bool {

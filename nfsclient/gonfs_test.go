@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/osfs"
@@ -26,6 +27,9 @@ func (c changeable) Lchown(name string, uid, gid int) error {
 	return os.Lchown(c.path(name), uid, gid)
 }
 func (c changeable) Chown(name string, uid, gid int) error { return os.Chown(c.path(name), uid, gid) }
+func (c changeable) Chtimes(name string, atime, mtime time.Time) error {
+	return os.Chtimes(c.path(name), atime, mtime)
+}
 
 // The server of somebody else: it answers WRITE with FILE_SYNC, sends no
 // attributes here and there, and serves one call at a time.
@@ -34,7 +38,7 @@ func TestAgainstGoNFS(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer l.Close()
-	handler := helpers.NewCachingHandler(helpers.NewNullAuthHandler(osfs.New(dir)), 1024)
+	handler := helpers.NewCachingHandler(helpers.NewNullAuthHandler(changeable{osfs.New(dir)}), 1024)
 	go gonfs.Serve(l, handler)
 	b := newBed(t, 8<<20, l.Addr().String(), "/", nil)
 	c, op := b.c, &b.op

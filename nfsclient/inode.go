@@ -18,6 +18,7 @@ type inode struct {
 	id  vfs.NodeID
 	fh  nfs3.FileHandle
 	ino uint64 // fileid3, for messages
+	key uint64 // of the inode in the wait-for graph
 	typ vfs.FileType
 	m   *pagecache.Mapping // of a regular file
 
@@ -80,9 +81,9 @@ type inode struct {
 // isFile reports whether ino is a regular file.
 func (ino *inode) isFile() bool { return ino.typ == vfs.TypeRegular }
 
-// lockResource stands for inode.sem; the store's inodes have the same numbers.
+// lockResource stands for inode.sem.
 func (ino *inode) lockResource() waitfor.Resource {
-	return waitfor.Resource{Kind: waitfor.InodeLock, ID: 1<<63 | ino.ino}
+	return waitfor.Resource{Kind: waitfor.InodeLock, ID: ino.key}
 }
 
 // lock takes ino.sem, or returns EINTR when cancel is closed.

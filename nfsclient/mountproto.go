@@ -69,7 +69,10 @@ func mountCall(ctx context.Context, cfg *Config, proc uint32, decode func(*xdr.D
 	if _, err := sunrpc.DecodeReply(&d); err != nil {
 		return fmt.Errorf("%s: %w", nfs3.MountProcName(proc), err)
 	}
-	return decode(&d)
+	if err := decode(&d); err != nil {
+		return fmt.Errorf("%s: %w", nfs3.MountProcName(proc), err)
+	}
+	return nil
 }
 
 func encodeMount(cfg *Config, proc uint32) []byte {

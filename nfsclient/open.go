@@ -21,7 +21,11 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 		stale := ino.stale
 		ino.mu.Unlock()
 		if stale {
-			c.invalidate(op, ino)
+			if err := ino.lock(op.Scope, op.Cancel); err != nil {
+				return err
+			}
+			c.invalidate(ino)
+			ino.unlock(op.Scope)
 		}
 	}
 	c.tab.mu.Lock()

@@ -465,6 +465,42 @@ func TestCallsCanBeGivenUp(t *testing.T) {
 	eventually(t, "all slots are back", func() bool { return len(b.c.t.free)+len(b.c.t.reserve) == 4 })
 }
 
+// A server that does not read holds up nobody who wants to give up, and the
+// calls that went out in part are whole when it reads again.
+func TestServerThatDoesNotRead(t *testing.T) {
+	f := startFake(t)
+	b := newBed(t, 64<<20, f.addr(), "/x", func(c *Config) { c.AttrTimeout = time.Hour })
+	n := b.create("f")
+	b.write(n, 0, []byte("x"))
+	hold := make(chan struct{})
+	f.set(func() { f.hold = hold })
+	data := pattern(1, 10<<20) // more than the socket takes
+	b.write(n, 0, data)
+	ino, _ := b.c.tab.get(n)
+	go b.c.startWrites(gfp.Scope{}, ino, 1<<62, 1<<20, nil)
+	eventually(t, "a call is sent in part, or the sender waits", func() bool {
+		if !b.c.t.sendMu.TryLock() {
+			return true
+		}
+		defer b.c.t.sendMu.Unlock()
+		return b.c.t.partial.slot != nil
+	})
+	for range 5 {
+		cancel := make(chan struct{})
+		op := vfs.Op{Cancel: cancel}
+		time.AfterFunc(10*time.Millisecond, func() { close(cancel) })
+		_, err := b.c.Lookup(&op, vfs.RootID, "f")
+		wantErrno(t, err, syscall.EINTR)
+	}
+	f.set(func() { f.hold = nil })
+	close(hold)
+	b.sync(n)
+	b.checkStable(f, "f", data)
+	if st := b.c.Stats(); st.Reconnects != 0 {
+		t.Fatalf("%d reconnects", st.Reconnects)
+	}
+}
+
 // Replies in any order find their calls.
 func TestManyCallsOneConnection(t *testing.T) {
 	s := testServer(t, 32<<20)

@@ -1,6 +1,7 @@
 package nfsclient
 
 import (
+	"bytes"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/xdr"
@@ -98,12 +99,17 @@ func nextEntry(d *xdr.Decoder, proc uint32, ent *nfs3.EntryPlus) bool {
 	return nfs3.NextEntry(d, &ent.DirEntry)
 }
 
+// isEntry reports whether a name that the server sent can be one.
+func isEntry(name []byte) bool {
+	return len(name) > 0 && bytes.IndexByte(name, '/') < 0 && bytes.IndexByte(name, 0) < 0
+}
+
 // deliverListing hands the entries to sink and reports whether it took all there
 // are in the directory.
 func deliverListing(d *xdr.Decoder, proc uint32, sink vfs.DirSink) bool {
 	var ent nfs3.EntryPlus
 	for nextEntry(d, proc, &ent) {
-		if !sink.Entry(&ent.DirEntry) {
+		if isEntry(ent.Name) && !sink.Entry(&ent.DirEntry) {
 			return false
 		}
 	}

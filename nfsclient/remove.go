@@ -108,6 +108,19 @@ func (c *Client) unhide(silly *sillyName) {
 	c.Forget(silly.dir.id, 1)
 }
 
+// unhideAll removes what was removed and is still open.
+func (c *Client) unhideAll() {
+	for _, ino := range c.inodes() {
+		c.tab.mu.Lock()
+		silly := ino.silly
+		ino.silly = nil
+		c.tab.mu.Unlock()
+		if silly != nil {
+			c.unhide(silly)
+		}
+	}
+}
+
 // Rename gives a file a new name. What has the new name and is open here lives
 // on until it is closed.
 func (c *Client) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {

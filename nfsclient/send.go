@@ -10,7 +10,7 @@ const pumpBatch = 8
 // for it looks at the queue once more after letting go of sendMu.
 func (t *transport) pump() {
 	for t.sendMu.TryLock() {
-		more := t.drain(pumpBatch)
+		more := t.drain(pumpBatch, (*transport).trySend)
 		t.sendMu.Unlock()
 		if more {
 			t.kickSender()
@@ -28,18 +28,64 @@ func (t *transport) sendable() bool {
 	return t.nqueue > 0 && t.conn != nil
 }
 
-// drain sends up to limit queued calls and reports whether there are more.
-// sendMu is held.
-func (t *transport) drain(limit int) (more bool) {
-	for ; limit > 0; limit-- {
+// drain sends up to limit queued calls by send and reports whether there are
+// more, or one that was sent in part. sendMu is held.
+func (t *transport) drain(limit int, send func(*transport, *slot, *conn) bool) (more bool) {
+	for ; limit > 0 && t.partial.slot == nil; limit-- {
 		s, c := t.pop()
 		if s == nil {
 			return false
 		}
-		err := c.stream.WriteVec(s.out)
-		t.sent(s, c, err)
+		if !send(t, s, c) {
+			return true
+		}
 	}
-	return t.sendable()
+	return t.partial.slot != nil || t.sendable()
+}
+
+// partial is a call of which only a part was sent.
+type partial struct {
+	slot *slot
+	conn *conn
+	rest [][]byte // scratch: what was not sent
+}
+
+// trySend sends the call in s without waiting, and reports whether all of it was
+// sent; the rest is for the sender, which may wait. sendMu is held.
+func (t *transport) trySend(s *slot, c *conn) bool {
+	n, err := c.stream.TryWriteVec(s.out)
+	p := &t.partial
+	p.rest = p.rest[:0]
+	for _, b := range s.out {
+		k := min(n, len(b))
+		n -= k
+		if k < len(b) {
+			p.rest = append(p.rest, b[k:])
+		}
+	}
+	if err == nil && len(p.rest) > 0 {
+		p.slot, p.conn = s, c
+		return false
+	}
+	t.sent(s, c, err)
+	return true
+}
+
+// sendAll sends the call in s, and waits for the server to take it. sendMu is
+// held.
+func (t *transport) sendAll(s *slot, c *conn) bool {
+	t.sent(s, c, c.stream.WriteVec(s.out))
+	return true
+}
+
+// sendRest sends what trySend left. sendMu is held.
+func (t *transport) sendRest() {
+	if p := &t.partial; p.slot != nil {
+		s := p.slot
+		err := p.conn.stream.WriteVec(p.rest)
+		p.slot = nil
+		t.sent(s, p.conn, err)
+	}
 }
 
 // pop returns the next call to send and the connection, or nil.
@@ -106,7 +152,8 @@ func (t *transport) runSender() {
 			timer.Reset(wait)
 		}
 		t.sendMu.Lock()
-		for t.drain(len(t.all)) {
+		t.sendRest()
+		for t.drain(len(t.all), (*transport).sendAll) {
 		}
 		t.sendMu.Unlock()
 	}
@@ -117,6 +164,7 @@ func (t *transport) runSender() {
 func (t *transport) adopt(c *conn) {
 	t.sendMu.Lock()
 	defer t.sendMu.Unlock()
+	t.dropPartial()
 	t.mu.Lock()
 	if t.down {
 		c.Close()
@@ -139,6 +187,16 @@ func (t *transport) adopt(c *conn) {
 	t.mu.Unlock()
 	for _, s := range gone {
 		t.finish(s)
+	}
+}
+
+// dropPartial forgets a call that was sent in part on a connection that is gone:
+// it will be sent again. sendMu is held.
+func (t *transport) dropPartial() {
+	if p := &t.partial; p.slot != nil {
+		s := p.slot
+		p.slot = nil
+		t.sent(s, p.conn, nil)
 	}
 }
 

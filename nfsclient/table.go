@@ -52,7 +52,7 @@ func (c *Client) node(fh *nfs3.FileHandle, attr *vfs.Attr) *inode {
 }
 
 func (c *Client) newInode(id vfs.NodeID, fh *nfs3.FileHandle, attr *vfs.Attr) *inode {
-	ino := &inode{id: id, fh: *fh, ino: attr.Ino, typ: attr.Type, size: attr.Size, sem: make(chan struct{}, 1)}
+	ino := &inode{id: id, fh: *fh, ino: attr.Ino, key: c.id ^ attr.Ino, typ: attr.Type, size: attr.Size, sem: make(chan struct{}, 1)}
 	if attr.Type == vfs.TypeRegular {
 		ino.m = c.back.NewMapping(attr.Ino, ino)
 	}

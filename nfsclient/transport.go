@@ -17,13 +17,9 @@ import (
 	"loopnfs/internal/waitfor"
 )
 
-var (
-	slotResource = waitfor.Resource{Kind: waitfor.Slot, ID: 1}
-	connResource = waitfor.Resource{Kind: waitfor.Connection, ID: 1}
-)
-
 // transportConfig is what a transport needs to know.
 type transportConfig struct {
+	id        uint64 // of the client, in the wait-for graph
 	addr      netip.AddrPort
 	slots     int
 	arena     *alloc.Arena
@@ -40,6 +36,8 @@ type transportConfig struct {
 // comment.
 type transport struct {
 	transportConfig
+	slotRes  waitfor.Resource // a free slot
+	connRes  waitfor.Resource // a connection
 	slotBits int
 	all      []*slot
 	free     chan *slot // slots for everybody
@@ -52,8 +50,9 @@ type transport struct {
 
 	calls, resent, reconnects, discarded atomic.Uint64
 
-	// sendMu is held while records are written.
-	sendMu sync.Mutex
+	// sendMu is held while records are written; it guards partial.
+	sendMu  sync.Mutex
+	partial partial
 
 	mu     sync.Mutex
 	conn   *conn // nil: being re-established
@@ -70,6 +69,8 @@ type closer interface{ Close() error }
 func newTransport(cfg transportConfig) *transport {
 	t := &transport{
 		transportConfig: cfg,
+		slotRes:         waitfor.Resource{Kind: waitfor.Slot, ID: cfg.id},
+		connRes:         waitfor.Resource{Kind: waitfor.Connection, ID: cfg.id},
 		slotBits:        bits.Len(uint(cfg.slots - 1)),
 		free:            make(chan *slot, cfg.slots),
 		reserve:         make(chan *slot, cfg.slots),
@@ -125,7 +126,7 @@ func (t *transport) acquire(sc gfp.Scope, cancel <-chan struct{}) (*slot, error)
 		return s, nil
 	}
 	task := sc.Task()
-	task.Wait("", "a free slot for a call", 0, slotResource)
+	task.Wait("", "a free slot for a call", 0, t.slotRes)
 	defer task.Done()
 	var reserve chan *slot
 	if sc.IsMemalloc() {
@@ -180,7 +181,7 @@ func (t *transport) own(s *slot, task *waitfor.Task) {
 	if task == nil {
 		s.task = s.own
 	}
-	s.task.Hold(slotResource)
+	s.task.Hold(t.slotRes)
 	t.record(s)
 }
 
@@ -195,7 +196,7 @@ func (t *transport) push(s *slot) {
 // t.mu is held.
 func (t *transport) record(s *slot) {
 	if t.conn == nil {
-		s.task.Wait("", "the connection to the server", 0, connResource)
+		s.task.Wait("", "the connection to the server", 0, t.connRes)
 		return
 	}
 	s.task.Wait("", s.what, s.ino, waitfor.Resource{Kind: waitfor.Reply, ID: waitfor.ReplyID(t.port, s.xid)})
@@ -223,7 +224,7 @@ func (t *transport) rerecord(s *slot) {
 func (t *transport) unrecord(s *slot) {
 	if s.task != nil {
 		s.task.Done()
-		s.task.Release(slotResource)
+		s.task.Release(t.slotRes)
 		s.task = nil
 	}
 }
@@ -279,6 +280,7 @@ func (t *transport) close() {
 func (t *transport) failAll() {
 	t.sendMu.Lock() // whoever still sends is told so by the closed connection
 	defer t.sendMu.Unlock()
+	t.dropPartial()
 	for _, s := range t.all {
 		t.mu.Lock()
 		active := s.state == queued || s.state == waiting || s.state == delayed
