@@ -7,6 +7,7 @@ import (
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/pagecache"
+	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
 	"loopnfs/reclaim/writeback"
 )
@@ -147,36 +148,48 @@ func (c *Client) commitDone(s *slot) bool {
 	ino := s.io.ino
 	ino.mu.Lock()
 	c.updateWCCLocked(ino, &res.WCC, s.io.start, false)
+	ino.committed(s.io.seqNow, res.Verf, err)
+	again := ino.commitAgain
+	ino.endCommit()
+	c.relist(ino, again)
+	ino.mu.Unlock()
+	c.congested.Store(false)
+	c.endIO(ino)
+	return true
+}
+
+// committed takes in the outcome of a COMMIT of what was unstable at upTo.
+// ino.mu is held.
+func (ino *inode) committed(upTo uint64, verf vfs.Verifier, err error) {
 	switch {
 	case err != nil:
 		// What is unstable cannot be known to be safe: report it and give it
 		// up, as the kernel does.
 		ino.setError(err)
-		ino.m.EndUnstable(s.io.seqNow, pagecache.Clean)
+		ino.m.EndUnstable(upTo, pagecache.Clean)
 		ino.stale = true
 	case ino.verf != ino.commitVerf:
 		// A WRITE brought a new verifier meanwhile; everything from before is
 		// dirty already.
-	case res.Verf == ino.commitVerf:
-		ino.m.EndUnstable(s.io.seqNow, pagecache.Clean)
+	case verf == ino.commitVerf:
+		ino.m.EndUnstable(upTo, pagecache.Clean)
 	default:
 		ino.rewrite()
-		ino.verf = res.Verf
+		ino.verf = verf
 	}
-	again := ino.commitAgain
-	ino.endCommit()
+}
+
+// relist keeps ino on the list of those with unstable pages if it has any, and
+// asks for another COMMIT if again says so. ino.mu is held.
+func (c *Client) relist(ino *inode, again bool) {
 	c.listMu.Lock()
+	defer c.listMu.Unlock()
 	if ino.m.Nr(pagecache.Unstable) == 0 {
 		c.unstable.remove(ino)
 	} else if again {
 		c.wanted.add(ino)
 		c.kickCommits()
 	}
-	c.listMu.Unlock()
-	ino.mu.Unlock()
-	c.congested.Store(false)
-	c.endIO(ino)
-	return true
 }
 
 // endCommit lets others commit. ino.mu is held.

@@ -1,0 +1,333 @@
+package nfsclient
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"loopnfs/alloc/gfp"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/pagecache"
+	"loopnfs/internal/vfs"
+)
+
+// What was written to a page while it was on its way is part of the next sync.
+func TestSyncCoversPagesWrittenUnderWriteback(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 0, []byte("old"))
+	held := make(chan struct{})
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc == nfs3.ProcWrite {
+				f.before = nil
+				f.mu.Unlock() // the data was received already
+				<-held
+				f.mu.Lock()
+			}
+			return serve
+		}
+	})
+	_, err := b.c.startWrites(gfp.Scope{}, ino, 1<<62, 10, nil)
+	must(t, err)
+	eventually(t, "write-back", func() bool { return ino.m.Nr(pagecache.Writeback) == 1 })
+	time.AfterFunc(50*time.Millisecond, func() { close(held) })
+	b.write(n, 0, []byte("new")) // into the page under write-back
+	b.sync(n)
+	b.checkStable(f, "f", []byte("new"))
+}
+
+// O_CREAT|O_TRUNC of a file with data that was not written does not bring that
+// data back.
+func TestCreateTruncatesDirtyFile(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	b.write(n, 0, pattern(1, 50000))
+	e, _, err := b.c.Create(&b.op, vfs.RootID, "f", vfs.Unchecked, &vfs.SetAttr{SetSize: true}, vfs.Verifier{})
+	must(t, err)
+	if e.Attr.Size != 0 || e.Node != n {
+		t.Fatalf("node %d of %d bytes", e.Node, e.Attr.Size)
+	}
+	b.sync(n)
+	b.checkStable(f, "f", nil)
+}
+
+func TestAttributesOfUnwrittenData(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	now := time.Unix(5000, 0)
+	b.c.cfg.Now = func() time.Time { return now }
+	n := b.create("f")
+	before := b.attr(n)
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: ignore}[c.proc == nfs3.ProcWrite] }
+	})
+	b.write(n, 100, []byte("x"))
+	now = now.Add(time.Hour) // cached attributes are too old
+	a := b.attr(n)
+	if a.Size != 101 || a.Mtime.Sec != 5000 || a.Mtime == before.Mtime {
+		t.Fatalf("size %d, mtime %v: the local ones count before write-back", a.Size, a.Mtime)
+	}
+	f.set(func() { f.before = nil })
+	f.cutAll()
+	b.sync(n)
+	now = now.Add(time.Hour)
+	if a := b.attr(n); a.Size != 101 || a.Mtime.Sec > 1000 {
+		t.Fatalf("size %d, mtime %v: the server's count after it", a.Size, a.Mtime)
+	}
+}
+
+// Own changes keep the cache, those of others drop it when the file is opened.
+func TestWhoseChange(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	open := func() {
+		must(t, b.c.Open(&b.op, n, true))
+		b.c.Close(n, true)
+	}
+	reads := func() int {
+		b.read(n, 0, 5000)
+		return f.counted(nfs3.ProcRead)
+	}
+	for i := range 5 {
+		b.write(n, i*1000, pattern(i, 1000))
+		must(t, b.c.Flush(&b.op, n))
+		open()
+	}
+	if got := reads(); got != 0 {
+		t.Fatalf("%d READs of what was written here", got)
+	}
+	f.set(func() {
+		x := f.files[1]
+		copy(x.data, "theirs")
+		f.touch(x)
+	})
+	open()
+	if got := b.read(n, 0, 6); string(got) != "theirs" {
+		t.Fatalf("read %q after somebody else changed it", got)
+	}
+	// Somebody changes it between two of our writes: the pre-op attributes of
+	// the second one tell.
+	b.read(n, 0, 5000)
+	f.set(func() {
+		x := f.files[1]
+		copy(x.data, "again!")
+		f.touch(x)
+	})
+	b.write(n, 8192, []byte("ours"))
+	must(t, b.c.Flush(&b.op, n))
+	open()
+	if got := b.read(n, 0, 6); string(got) != "again!" {
+		t.Fatalf("read %q: the change before our write was missed", got)
+	}
+}
+
+// A READ that was on its way when the cache was dropped brings old data.
+func TestReadOvertakenByInvalidation(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	f.set(func() {
+		n := f.add(vfs.TypeRegular)
+		f.files[0].names["f"] = n
+		f.files[n].data = []byte("old data")
+		f.files[n].attr.Size = 8
+	})
+	e, err := b.c.Lookup(&b.op, vfs.RootID, "f")
+	must(t, err)
+	ino, _ := b.c.tab.get(e.Node)
+	must(t, b.c.Open(&b.op, e.Node, false))
+	dropped := false
+	f.set(func() {
+		f.after = func(c *fakeCall, r []byte) []byte {
+			if c.proc == nfs3.ProcRead && !dropped {
+				dropped = true
+				copy(f.files[1].data, "new")
+				ino.lock(gfp.Scope{}, nil)
+				b.c.invalidate(ino)
+				ino.unlock(gfp.Scope{})
+			}
+			return r
+		}
+	})
+	if got := b.read(e.Node, 0, 8); string(got) != "new data" {
+		t.Fatalf("read %q", got)
+	}
+}
+
+func TestReadAheadPlan(t *testing.T) {
+	var ra readAhead
+	const step, limit = 16, 64
+	asked := map[uint64]int{}
+	next, most := uint64(0), uint64(0)
+	for next < 1000 { // sequential: 8 pages at a time
+		from, n := ra.plan(next, 8, step, limit)
+		for p := from; p < from+uint64(n); p++ {
+			asked[p]++
+			most = max(most, p-next)
+		}
+		next += 8
+	}
+	for p := uint64(8); p < 1000; p++ {
+		if asked[p] != 1 {
+			t.Fatalf("page %d was asked for %d times", p, asked[p])
+		}
+	}
+	if most >= limit+8 {
+		t.Fatalf("%d pages ahead, limit %d", most, limit)
+	}
+	for _, first := range []uint64{500, 100, 900, 3} { // random
+		if _, n := ra.plan(first, 8, step, limit); n != 0 {
+			t.Fatalf("read-ahead of %d pages for a jump to %d", n, first)
+		}
+	}
+}
+
+func TestReadAheadIsBounded(t *testing.T) {
+	s := testServer(t, 32<<20)
+	b := newBed(t, 4<<20, s.addr, "/data", nil)
+	most := int64(0)
+	stop, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				most = max(most, b.c.aheadPages.Load())
+			}
+		}
+	}()
+	var done []chan error
+	for i := range 6 {
+		name := fmt.Sprint("f", i)
+		data := pattern(i, 2<<20)
+		must(t, os.WriteFile(filepath.Join(s.dir, name), data, 0o644))
+		e, err := b.c.Lookup(&b.op, vfs.RootID, name)
+		must(t, err)
+		ch := make(chan error)
+		done = append(done, ch)
+		go func() {
+			op := rootOp(b.mem)
+			got, err := readAt(b.c, &op, e.Node, 0, len(data))
+			if err == nil && !bytes.Equal(got, data) {
+				err = fmt.Errorf("%s: wrong data", name)
+			}
+			ch <- err
+		}()
+	}
+	for _, ch := range done {
+		must(t, <-ch)
+	}
+	close(stop)
+	<-over
+	if most == 0 || most > b.c.aheadLimit+int64(6*b.c.rpages) {
+		t.Fatalf("%d pages were read ahead at once, limit %d", most, b.c.aheadLimit)
+	}
+	eventually(t, "read-ahead ends", func() bool { return b.c.aheadPages.Load() == 0 })
+}
+
+// Writers that are throttled because of unstable pages alone get on: somebody
+// commits.
+func TestThrottledWritersGetOn(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	thresh, _ := b.mem.dom.Thresholds()
+	start := time.Now()
+	data := pattern(1, 3*thresh*4096)
+	b.write(n, 0, data)
+	if d := time.Since(start); d > 5*time.Second {
+		t.Fatalf("took %v: each time only the clock helped", d)
+	}
+	if f.counted(nfs3.ProcCommit) == 0 {
+		t.Fatal("no COMMIT, but more data than may be unstable")
+	}
+	b.sync(n)
+	b.checkStable(f, "f", data)
+}
+
+func TestUnmountRemovesHiddenFiles(t *testing.T) {
+	f := startFake(t)
+	mem := testMemory(t, 8<<20)
+	b := &bed{t: t, c: mountFor(t, mem, f.addr(), "/x", nil), mem: mem}
+	mem.rec.Start(mem.cache, mem.graph, b.c.BDI())
+	n := b.create("f")
+	must(t, b.c.Open(&b.op, n, true))
+	_, err := b.c.Remove(&b.op, vfs.RootID, "f")
+	must(t, err)
+	hidden := func() (names []string) {
+		f.set(func() {
+			for name := range f.files[0].names {
+				names = append(names, name)
+			}
+		})
+		return names
+	}
+	if h := hidden(); len(h) != 1 || !strings.HasPrefix(h[0], ".nfs") {
+		t.Fatalf("names %q", h)
+	}
+	b.unmount()
+	mem.stop()
+	if h := hidden(); len(h) != 0 {
+		t.Fatalf("left: %q", h)
+	}
+}
+
+// Two files of one rename: the one that is replaced while it is open lives on.
+func TestRenameOverOpenFile(t *testing.T) {
+	s := testServer(t, 32<<20)
+	b := newBed(t, 8<<20, s.addr, "/data", nil)
+	old, repl := b.create("old"), b.create("new")
+	must(t, b.c.Open(&b.op, old, true))
+	b.write(old, 0, []byte("replaced"))
+	b.write(repl, 0, []byte("current"))
+	must(t, b.c.Flush(&b.op, old))
+	_, _, err := b.c.Rename(&b.op, vfs.RootID, "new", vfs.RootID, "old")
+	must(t, err)
+	ino, _ := b.c.tab.get(old)
+	ino.m.InvalidateClean()
+	if got := b.read(old, 0, 100); string(got) != "replaced" {
+		t.Fatalf("read %q from the open file", got)
+	}
+	e, err := b.c.Lookup(&b.op, vfs.RootID, "old")
+	must(t, err)
+	if e.Node != repl {
+		t.Fatal("the name leads to the replaced file")
+	}
+	b.c.Close(old, true)
+	if left, _ := os.ReadDir(s.dir); len(left) != 1 {
+		t.Fatalf("%d files left", len(left))
+	}
+}
+
+// Reserved slots: calls that free memory are made though others have taken all
+// the rest.
+func TestWriteBackHasSlots(t *testing.T) {
+	f, b := fakeBed(t, func(c *Config) { c.Slots = 8 })
+	n := b.create("f")
+	b.write(n, 0, []byte("x"))
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: ignore}[c.proc == nfs3.ProcLookup] }
+	})
+	cancel := make(chan struct{})
+	over := make(chan struct{})
+	for range 20 {
+		go func() {
+			op := vfs.Op{Cancel: cancel}
+			b.c.Lookup(&op, vfs.RootID, "f")
+			over <- struct{}{}
+		}()
+	}
+	eventually(t, "no slot is left", func() bool { return b.c.t.tryAcquire(gfp.Scope{}) == nil })
+	b.c.BDI().WakeFlusher()
+	eventually(t, "write-back and COMMIT", func() bool { return b.c.BDI().Pages() == 0 })
+	close(cancel)
+	for range 20 {
+		<-over
+	}
+	f.set(func() { f.before = nil })
+	f.cutAll()
+}
