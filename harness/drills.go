@@ -39,8 +39,8 @@ func Drills() []Drill {
 			Loop:      "server allocates -> direct reclaim -> ReleaseFolio of a client page waits for COMMIT -> server",
 			Mechanism: "nonblocking-release",
 			Tiers:     []Tier{TierHost},
-			Cycle:     []string{"WRITE waits for a free page", "direct reclaim waits for", "waits for a server worker"},
-			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 1},
+			Cycle:     []string{"WRITE waits for a free page", "direct reclaim waits for COMMIT of inode"},
+			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
 			Fio:       4,
 		},
 		{
@@ -49,7 +49,7 @@ func Drills() []Drill {
 			Mechanism: "scope",
 			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"waits for a free page", "direct reclaim waits for the lock of directory inode"},
-			Work:      work.Config{Mode: work.Files, Jobs: 4, Blocks: 400, Rounds: 2},
+			Work:      work.Config{Mode: work.Files, Jobs: 4, Blocks: 300, Rounds: 1},
 			Fio:       4,
 		},
 		{
@@ -58,7 +58,7 @@ func Drills() []Drill {
 			Mechanism: "local-throttle",
 			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
-			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 1},
+			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
 			Fio:       4,
 		},
 	}

@@ -43,7 +43,8 @@ func runChild(args []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = Run(ctx, drills, testOptions(func(format string, args ...any) { fmt.Printf(format+"\n", args...) }))
+	results, err := Run(ctx, drills, testOptions(func(format string, args ...any) { fmt.Printf(format+"\n", args...) }))
+	_ = WriteTable(os.Stdout, results)
 	return err
 }
 

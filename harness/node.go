@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"loopnfs/alloc"
+	"loopnfs/alloc/gfp"
 	"loopnfs/fusefs"
 	"loopnfs/internal/stack"
 	"loopnfs/internal/waitfor"
@@ -23,7 +25,6 @@ import (
 type NodeConfig struct {
 	Export, State, Mountpoint string
 	Memory                    int64    // bytes
-	Workers                   int      // of the server
 	Without                   []string // mechanisms switched off
 }
 
@@ -31,8 +32,9 @@ type NodeConfig struct {
 type Event struct {
 	// Ready: the mount can be used.
 	Ready bool `json:",omitempty"`
-	// Deadlock: the tasks of this circle have not moved for a while.
-	Deadlock []string `json:",omitempty"`
+	// Deadlock: the tasks of each of these circles have not moved for a
+	// while.
+	Deadlock [][]string `json:",omitempty"`
 	// Waits: all waits of this moment, in answer to "waits".
 	Waits []string `json:",omitempty"`
 }
@@ -44,6 +46,13 @@ const (
 	// stuckFor how long one must stand still to be called a deadlock.
 	checkEvery = 250 * time.Millisecond
 	stuckFor   = 2 * time.Second
+	// A starved machine: others hold most of the memory, and little of the
+	// rest has to be clean (vm.dirty_ratio). The server has fewer workers
+	// than there are writers, and room for more calls than it has workers.
+	occupiedPercent = 60
+	dirtyRatio      = 40
+	nodeWorkers     = 4
+	nodeSlots       = 1024
 	// stopLimit bounds the orderly end of a node.
 	stopLimit = 30 * time.Second
 )
@@ -79,7 +88,7 @@ func RunNode(ctx context.Context, in io.Reader, out io.Writer) error {
 	for lines.Scan() {
 		switch strings.TrimSpace(lines.Text()) {
 		case "waits":
-			n.send(Event{Waits: n.mem.Graph.Waits()})
+			n.send(Event{Waits: n.mem.Graph.Summary()})
 		case "stop":
 			return n.stop()
 		}
@@ -89,27 +98,42 @@ func RunNode(ctx context.Context, in io.Reader, out io.Writer) error {
 
 func startNode(ctx context.Context, cfg NodeConfig, out io.Writer) (*node, error) {
 	p := policiesWithout(cfg.Memory, cfg.Without)
+	p.memory.DirtyRatio = dirtyRatio
 	mem, err := stack.NewMemory(p.memory)
 	if err != nil {
 		return nil, err
 	}
 	mem.Start()
+	if err := occupy(mem.Arena, occupiedPercent); err != nil {
+		return nil, err
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	n := &node{mem: mem, out: json.NewEncoder(out)}
 	n.server, err = stack.StartServer(mem, stack.ServerConfig{
 		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport}},
 		StateDir: cfg.State, Listen: "127.0.0.1:0", Squash: nfsserver.SquashNone,
-		Workers: cfg.Workers, Logger: log,
+		Workers: nodeWorkers, Slots: nodeSlots, Logger: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.client, err = stack.StartClient(ctx, mem, stack.ClientConfig{
-		NFS:    nfsclient.Config{Addr: n.server.Addr().String(), Export: nodeExport, Release: p.release},
+		NFS:    nfsclient.Config{Addr: n.server.Addr().String(), Export: nodeExport, Slots: nodeSlots / 2, Release: p.release},
 		Door:   fusefs.DoorConfig{Mountpoint: cfg.Mountpoint, FsName: "loopnfs-drill"},
 		Logger: log,
 	})
 	return n, err
+}
+
+// occupy takes a part of the arena for good, as programs do that share the
+// machine's memory with the server.
+func occupy(a *alloc.Arena, percent int) error {
+	for range a.Total() * percent / 100 {
+		if _, err := a.Alloc(gfp.Scope{}, gfp.NoWait); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *node) send(e Event) {
@@ -132,24 +156,47 @@ func (n *node) stop() error {
 	return nil
 }
 
-// watch reports a circle of waits that stands still.
+// watch reports circles of waits that stand still.
 func (n *node) watch(ctx context.Context) {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
-	var last *waitfor.Cycle
-	since := time.Now()
+	var seen []standing
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		c := n.mem.Graph.FindCycle()
-		if !c.Same(last) {
-			last, since = c, time.Now()
+		seen = update(seen, n.mem.Graph.FindCycles())
+		var stuck [][]string
+		for _, s := range seen {
+			if time.Since(s.since) >= stuckFor {
+				stuck = append(stuck, s.cycle.Edges)
+			}
 		}
-		if last != nil && time.Since(since) >= stuckFor {
-			n.send(Event{Deadlock: last.Edges})
+		if stuck != nil {
+			n.send(Event{Deadlock: stuck})
 		}
 	}
+}
+
+// standing is a circle that has not moved since a point in time.
+type standing struct {
+	cycle *waitfor.Cycle
+	since time.Time
+}
+
+// update returns the circles of now, with how long they have been there.
+func update(seen []standing, now []*waitfor.Cycle) []standing {
+	var next []standing
+	for _, c := range now {
+		s := standing{c, time.Now()}
+		for _, old := range seen {
+			if old.cycle.Same(c) {
+				s.since = old.since
+			}
+		}
+		next = append(next, s)
+	}
+	return next
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,6 @@ type Options struct {
 const (
 	// DefaultMemory is small enough for the load to be ten times larger.
 	DefaultMemory = 16 << 20
-	nodeWorkers   = 8
 	readyLimit    = 20 * time.Second
 	// stallLimit is how long no acknowledgement makes a stall; with a circle
 	// of waits that stands still it is a hang. Without one, hangLimit is.
@@ -104,7 +104,7 @@ func (r *runner) rounds(d Drill) [][]string {
 func (r *runner) run(ctx context.Context, d Drill, without []string) Result {
 	res := Result{
 		Drill: d.Name, Tier: TierHost, Server: "loopnfs", Seed: r.opt.Seed,
-		Without: joinNames(without), Expected: Survived, Outcome: Failed,
+		Without: strings.Join(without, ","), Expected: Survived, Outcome: Failed, Cycle: []string{},
 	}
 	for _, w := range without {
 		if w == d.Mechanism {
@@ -124,17 +124,6 @@ func (r *runner) run(ctx context.Context, d Drill, without []string) Result {
 	return res
 }
 
-func joinNames(names []string) string {
-	s := ""
-	for i, n := range names {
-		if i > 0 {
-			s += ","
-		}
-		s += n
-	}
-	return s
-}
-
 // scene is one run: its directories and processes.
 type scene struct {
 	r       *runner
@@ -143,13 +132,14 @@ type scene struct {
 	cfg     NodeConfig
 	work    work.Config
 	node    *child
-	load    []*child
+	load    []*child // what has to finish: the worker first
+	hogs    []*child // what goes on until the load has finished
 	started time.Time
 
 	mu       sync.Mutex
 	progress work.Progress
 	moved    time.Time // of the last acknowledgement
-	deadlock []string
+	deadlock [][]string
 	waits    []string
 	ready    chan struct{}
 }
@@ -159,7 +149,7 @@ func (r *runner) newScene(d Drill, without []string, memory int64) (*scene, erro
 	s := &scene{r: r, drill: d, dir: filepath.Join(r.ledger.Dir, fmt.Sprint(r.n)), work: d.Work}
 	s.cfg = NodeConfig{
 		Export: filepath.Join(s.dir, "export"), State: filepath.Join(s.dir, "state"),
-		Mountpoint: filepath.Join(s.dir, "mnt"), Memory: memory, Workers: nodeWorkers, Without: without,
+		Mountpoint: filepath.Join(s.dir, "mnt"), Memory: memory, Without: without,
 	}
 	s.work.Dir, s.work.Log, s.work.Seed = s.cfg.Mountpoint, filepath.Join(s.dir, "acknowledged"), r.opt.Seed
 	for _, dir := range []string{s.cfg.Export, s.cfg.State, s.cfg.Mountpoint} {
@@ -185,7 +175,7 @@ func (s *scene) play(ctx context.Context, res *Result) error {
 	}
 	switch outcome {
 	case Hung:
-		res.Outcome, res.Cycle = Hung, s.deadlock
+		res.Outcome, res.Cycle = Hung, append(res.Cycle, s.cycle()...)
 		return s.explain(res)
 	case Collapsed: // out of time, still moving
 		return s.compare(ctx, res)
@@ -205,11 +195,27 @@ func (s *scene) fill(res *Result) {
 	res.MaxLatencyMs = max(s.progress.MaxLatencyMs, time.Since(s.moved).Milliseconds())
 }
 
+// cycle returns the circle that the drill documents if it is among those found,
+// else the shortest.
+func (s *scene) cycle() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.deadlock {
+		if s.drill.explains(c) {
+			return c
+		}
+	}
+	if len(s.deadlock) > 0 {
+		return s.deadlock[0]
+	}
+	return nil
+}
+
 // explain holds a hang against what the drill documents.
 func (s *scene) explain(res *Result) error {
 	switch {
 	case len(res.Cycle) == 0:
-		return fmt.Errorf("no acknowledgement for %v, and no circle of waits; waiting were: %q", hangLimit, s.waits)
+		return fmt.Errorf("no acknowledgement for %v, and no circle of waits; waiting were:\n  %s", hangLimit, strings.Join(s.waits, "\n  "))
 	case res.Expected == Hung && !s.drill.explains(res.Cycle):
 		return fmt.Errorf("hung in another circle than the documented one: %q", res.Cycle)
 	}
@@ -309,12 +315,18 @@ func (s *scene) startLoad() error {
 	}
 	go s.follow(worker)
 	s.load = append(s.load, worker)
-	fio, err := s.start("fio", fioArgs(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed, false)...)
+	fio, err := s.start("fio", fioLoad(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed)...)
 	if err != nil {
 		return err
 	}
 	go drain(fio)
 	s.load = append(s.load, fio)
+	hog, err := s.start("fio", fioPressure(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed)...)
+	if err != nil {
+		return err
+	}
+	go drain(hog)
+	s.hogs = append(s.hogs, hog)
 	return nil
 }
 
@@ -407,6 +419,7 @@ func (s *scene) hung() bool {
 
 // verify remounts with fresh caches and checks every acknowledged byte.
 func (s *scene) verify(ctx context.Context) error {
+	killAll(s.hogs)
 	if err := s.stopNode(); err != nil {
 		return err
 	}
@@ -417,7 +430,7 @@ func (s *scene) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fio, err := s.start("fio", fioArgs(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed, true)...)
+	fio, err := s.start("fio", fioVerify(s.cfg.Mountpoint, s.drill.Fio, s.r.opt.Seed)...)
 	if err != nil {
 		return err
 	}
@@ -443,6 +456,12 @@ func (s *scene) stopNode() error {
 	return err
 }
 
+func killAll(cs []*child) {
+	for _, c := range cs {
+		c.kill()
+	}
+}
+
 // close ends every process, takes down what is mounted and removes the files.
 func (s *scene) close() error {
 	// The node first: then the load gets errors instead of waiting.
@@ -452,9 +471,8 @@ func (s *scene) close() error {
 	if _, err := unmountUnder(s.dir); err != nil {
 		return err
 	}
-	for _, c := range s.load {
-		c.kill()
-	}
+	killAll(s.load)
+	killAll(s.hogs)
 	if err := s.r.ledger.dropChildren(); err != nil {
 		return err
 	}

@@ -331,3 +331,56 @@ func TestWriteBackHasSlots(t *testing.T) {
 	f.set(func() { f.before = nil })
 	f.cutAll()
 }
+
+// A COMMIT vouches for what was unstable when it was sent, and for nothing that
+// was written since, whatever the order of the replies.
+func TestCommitVouchesForThePast(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	unstable := func(pages int) {
+		t.Helper()
+		_, err := b.c.startWrites(gfp.Scope{}, ino, 1<<62, 10, nil)
+		must(t, err)
+		eventually(t, "pages unstable", func() bool { return ino.m.Nr(pagecache.Unstable) == pages })
+	}
+	b.write(n, 0, []byte("first"))
+	unstable(1)
+	f.set(func() { f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcCommit] } })
+	must(t, b.c.startCommit(gfp.Scope{}, ino, nil))
+	eventually(t, "COMMIT", func() bool { return f.counted(nfs3.ProcCommit) == 1 })
+	b.write(n, 4096, []byte("second"))
+	unstable(2)
+	f.set(func() { f.before = nil })
+	f.sendLate()
+	eventually(t, "the COMMIT ends", func() bool { return ino.m.Nr(pagecache.Unstable) < 2 })
+	f.crash()
+	b.sync(n)
+	b.checkStable(f, "f", append(append([]byte("first"), make([]byte, 4091)...), "second"...))
+}
+
+// Attributes that were read before a truncation and arrive after it are old.
+func TestLateAttributesAfterTruncation(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	b.write(n, 0, pattern(1, 10000))
+	b.sync(n)
+	ino, _ := b.c.tab.get(n)
+	ino.expire()
+	f.set(func() { f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcGetAttr] } })
+	got := make(chan error)
+	go func() {
+		op := rootOp(b.mem)
+		var a vfs.Attr
+		got <- b.c.GetAttr(&op, n, &a)
+	}()
+	eventually(t, "GETATTR", func() bool { return f.counted(nfs3.ProcGetAttr) == 2 })
+	f.set(func() { f.before, f.clock = nil, f.clock-100 }) // a clock that jumps back, too
+	_, err := b.c.SetAttr(&b.op, n, &vfs.SetAttr{SetSize: true, Size: 10})
+	must(t, err)
+	f.sendLate()
+	must(t, <-got)
+	if size := b.c.sizeOf(ino); size != 10 {
+		t.Fatalf("size %d after truncation to 10", size)
+	}
+}

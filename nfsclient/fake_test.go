@@ -27,6 +27,7 @@ type fake struct {
 	conns map[net.Conn]struct{}
 	count map[uint32]int
 	calls []fakeCall
+	late  [][]byte // replies not sent yet
 
 	// Guarded by mu. before decides what happens to a call; after may damage
 	// the reply, record mark included.
@@ -57,6 +58,7 @@ type verdict int
 const (
 	serve       verdict = iota
 	drop                // carry out, send no reply
+	late                // carry out, send the reply when sendLate is called
 	ignore              // do not even carry out
 	jukebox             // answer NFS3ERR_JUKEBOX
 	cut                 // carry out, then close the connection
@@ -216,10 +218,25 @@ func (f *fake) answer(rec []byte, port uint16) (reply []byte, end bool) {
 	switch how {
 	case drop:
 		return nil, false
+	case late:
+		f.late = append(f.late, e.Buf)
+		return nil, false
 	case cut:
 		return nil, true
 	}
 	return e.Buf, false
+}
+
+// sendLate sends the replies that were held back.
+func (f *fake) sendLate() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.conns {
+		for _, reply := range f.late {
+			c.Write(reply)
+		}
+	}
+	f.late = nil
 }
 
 func handleOf(n int) nfs3.FileHandle {

@@ -7,6 +7,7 @@ var subcommands = []func() *cobra.Command{
 	newServeCommand,
 	newMountCommand,
 	newUmountCommand,
+	newDrillCommand,
 	newUmountOnlyCommand,
 }
 
@@ -18,7 +19,8 @@ func newRootCommand() *cobra.Command {
 on the same machine and that machine runs out of memory.`,
 		Example: `  loopnfs serve --export /srv/data
   loopnfs mount 127.0.0.1:/data /mnt --via fuse
-  loopnfs umount /mnt`,
+  loopnfs umount /mnt
+  loopnfs drill`,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -51,7 +53,7 @@ func wrapArgs(cmd *cobra.Command) {
 
 // usageTemplate is cobra's, with examples and exit codes at the end.
 const usageTemplate = `Usage:
-  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{else}}{{.UseLine}}{{end}}
+  {{if .HasParent}}{{.UseLine}}{{else}}{{.CommandPath}} COMMAND{{end}}
 {{- if .HasAvailableSubCommands}}
 
 Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}

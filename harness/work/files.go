@@ -5,19 +5,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
 const (
-	// sharedDirs is how many directories all jobs create their files in.
+	// sharedDirs is how many directories all jobs create their files in, and
+	// keepFiles how many files of a job stay in each.
 	sharedDirs = 2
+	keepFiles  = 150
 	fileBytes  = 1024
-	listEvery  = 8 // creations
-	removeLag  = 5 // every fifth file is removed again
+	listEvery  = 2 // creations
 )
 
-func (c *Config) filesDir(job int) string {
-	return filepath.Join(c.Dir, fmt.Sprintf("dir-%d", job%sharedDirs))
+func (c *Config) filesDir(num int) string {
+	return filepath.Join(c.Dir, fmt.Sprintf("dir-%02d", num%sharedDirs))
 }
 
 func (c *Config) fileName(job, num int) string {
@@ -25,27 +27,25 @@ func (c *Config) fileName(job, num int) string {
 	return fmt.Sprintf("file-of-job-%03d-number-%06d-%0150d", job, num, 0)
 }
 
-// files creates files in a directory that other jobs use too, lists it, and
-// removes some again.
+// files creates files in directories that other jobs use too, lists them, and
+// removes the oldest.
 func (w *worker) files(ctx context.Context, job int) error {
-	dir := w.cfg.filesDir(job)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	live := map[string]bool{}
-	for n := 0; n < w.cfg.Blocks*w.cfg.Rounds && ctx.Err() == nil; n++ {
-		if err := w.create(dir, job, n); err != nil {
+	for d := range sharedDirs {
+		if err := os.MkdirAll(w.cfg.filesDir(d), 0o755); err != nil {
 			return err
 		}
-		live[w.cfg.fileName(job, n)] = true
-		if n%removeLag == removeLag-1 {
-			if err := w.remove(dir, job, n-removeLag/2); err != nil {
+	}
+	for n := 0; n < w.cfg.Blocks*w.cfg.Rounds && ctx.Err() == nil; n++ {
+		if err := w.create(job, n); err != nil {
+			return err
+		}
+		if old := n - sharedDirs*keepFiles; old >= 0 {
+			if err := w.remove(job, old); err != nil {
 				return err
 			}
-			delete(live, w.cfg.fileName(job, n-removeLag/2))
 		}
 		if n%listEvery == 0 {
-			if err := list(dir, live); err != nil {
+			if err := w.list(job, n); err != nil {
 				return err
 			}
 		}
@@ -54,7 +54,7 @@ func (w *worker) files(ctx context.Context, job int) error {
 }
 
 // create makes a small file; a successful close has made it stable.
-func (w *worker) create(dir string, job, num int) error {
+func (w *worker) create(job, num int) error {
 	start := time.Now()
 	r := record{kind: 'c', job: job, num: num, version: 1}
 	if err := w.journal.add(r); err != nil {
@@ -62,7 +62,7 @@ func (w *worker) create(dir string, job, num int) error {
 	}
 	buf := make([]byte, fileBytes)
 	fillPage(buf, w.cfg.Seed, job, num, 1)
-	if err := os.WriteFile(filepath.Join(dir, w.cfg.fileName(job, num)), buf, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(w.cfg.filesDir(num), w.cfg.fileName(job, num)), buf, 0o644); err != nil {
 		return err
 	}
 	r.acked = true
@@ -70,13 +70,13 @@ func (w *worker) create(dir string, job, num int) error {
 	return w.journal.add(r)
 }
 
-func (w *worker) remove(dir string, job, num int) error {
+func (w *worker) remove(job, num int) error {
 	start := time.Now()
 	r := record{kind: 'r', job: job, num: num, version: 1}
 	if err := w.journal.add(r); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(dir, w.cfg.fileName(job, num))); err != nil {
+	if err := os.Remove(filepath.Join(w.cfg.filesDir(num), w.cfg.fileName(job, num))); err != nil {
 		return err
 	}
 	r.acked = true
@@ -84,9 +84,10 @@ func (w *worker) remove(dir string, job, num int) error {
 	return w.journal.add(r)
 }
 
-// list reads a directory and reports a name of live that is not there.
-func list(dir string, live map[string]bool) error {
-	d, err := os.Open(dir)
+// list reads the directory that file num, the job's latest, is in, and reports a
+// file of this job that should be there and is not.
+func (w *worker) list(job, num int) error {
+	d, err := os.Open(w.cfg.filesDir(num))
 	if err != nil {
 		return err
 	}
@@ -95,14 +96,10 @@ func list(dir string, live map[string]bool) error {
 	if err != nil {
 		return err
 	}
-	seen := 0
-	for _, n := range names {
-		if live[n] {
-			seen++
+	for i := num; i >= 0 && i > num-sharedDirs*keepFiles; i -= sharedDirs {
+		if !slices.Contains(names, w.cfg.fileName(job, i)) {
+			return fmt.Errorf("file %d is not in the listing of its directory, which has %d names", i, len(names))
 		}
-	}
-	if seen != len(live) {
-		return fmt.Errorf("listing of %s has %d of this job's %d files", dir, seen, len(live))
 	}
 	return nil
 }

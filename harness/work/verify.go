@@ -110,7 +110,7 @@ func (c *Config) verifyFiles(created, removed map[item]span) (good int, err erro
 	var bad complaints
 	want := make([]byte, fileBytes)
 	for it, s := range created {
-		got, err := os.ReadFile(filepath.Join(c.filesDir(it.job), c.fileName(it.job, it.num)))
+		got, err := os.ReadFile(filepath.Join(c.filesDir(it.num), c.fileName(it.job, it.num)))
 		gone := errors.Is(err, fs.ErrNotExist)
 		r := removed[it]
 		fillPage(want, c.Seed, it.job, it.num, 1)

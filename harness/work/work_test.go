@@ -58,7 +58,7 @@ func TestFiles(t *testing.T) {
 	if err != nil || n == 0 {
 		t.Fatalf("verified %d files: %v", n, err)
 	}
-	os.Remove(filepath.Join(cfg.filesDir(1), cfg.fileName(1, 0)))
+	os.Remove(filepath.Join(cfg.filesDir(47), cfg.fileName(1, 47)))
 	if m, err := Verify(cfg); err == nil || m != n-1 {
 		t.Errorf("a lost file was not noticed: %d of %d, %v", m, n, err)
 	}

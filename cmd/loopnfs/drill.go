@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"loopnfs/harness"
+	"loopnfs/harness/work"
+)
+
+type drillOptions struct {
+	without  []string
+	jsonFile string
+	dir      string
+	memory   byteSize
+	seed     int64
+}
+
+// errNotAsDocumented is the error of drills that ran, but came out otherwise.
+var errNotAsDocumented = errors.New("not every drill came out as documented")
+
+func newDrillCommand() *cobra.Command {
+	opts := drillOptions{memory: harness.DefaultMemory}
+	cmd := &cobra.Command{
+		Use:   "drill [NAME...]",
+		Short: "Show each documented deadlock, and that it does not happen here",
+		Long: `Run drills: each documented deadlock of loop-back NFS on real mounts, twice.
+
+First the mechanism that prevents it is switched off: the drill must hang, and
+the circle of waits is printed in words. Then everything is on: the same load
+must finish, and every acknowledged byte is checked after a remount.
+
+Everything happens in a directory of its own, which is removed afterwards, also
+after Ctrl-C. What a killed drill left behind is cleaned up by the next one.
+
+The exit code is 0 only if every drill came out as documented, both ways.`,
+		Example: `  loopnfs drill
+  loopnfs drill release-page --json result.json
+  loopnfs drill --without nonblocking-release,scope release-page
+  loopnfs drill list`,
+		ValidArgs: harness.Names(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runDrill(cmd.Context(), opts, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
+	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
+	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
+	f.Var(&opts.memory, "memory", "size of the arena that client and server share")
+	f.Int64Var(&opts.seed, "seed", 1, "seed of the load, to repeat a run")
+	cmd.AddCommand(newDrillListCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
+	return cmd
+}
+
+func runDrill(ctx context.Context, opts drillOptions, names []string, out, progress io.Writer) error {
+	drills, err := harness.Find(names)
+	if err != nil {
+		return usageError{err}
+	}
+	if err := harness.CheckMechanisms(opts.without); err != nil {
+		return usageError{err}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	start := time.Now()
+	results, err := harness.Run(ctx, drills, harness.Options{
+		Exe: exe, Dir: opts.dir, Memory: int64(opts.memory), Seed: opts.seed, Without: opts.without,
+		Say: func(format string, args ...any) {
+			fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
+		},
+	})
+	if err := reportDrills(opts.jsonFile, results, out); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	for i := range results {
+		if !results[i].AsDocumented() {
+			return errNotAsDocumented
+		}
+	}
+	return nil
+}
+
+func reportDrills(jsonFile string, results []harness.Result, out io.Writer) error {
+	if jsonFile == "-" {
+		return harness.WriteJSON(out, results)
+	}
+	if len(results) > 0 {
+		fmt.Fprintln(out)
+		if err := harness.WriteTable(out, results); err != nil {
+			return err
+		}
+	}
+	if jsonFile == "" {
+		return nil
+	}
+	f, err := os.Create(jsonFile)
+	if err != nil {
+		return err
+	}
+	return errors.Join(harness.WriteJSON(f, results), f.Close())
+}
+
+func newDrillListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the drills and the mechanisms that can be switched off",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return listDrills(cmd.OutOrStdout())
+		},
+	}
+}
+
+func listDrills(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "drill\ttiers\tmechanism\tloop")
+	for _, d := range harness.Drills() {
+		var tiers []string
+		for _, t := range d.Tiers {
+			tiers = append(tiers, string(t))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", d.Name, strings.Join(tiers, ","), d.Mechanism, d.Loop)
+	}
+	fmt.Fprintln(w, "\nmechanism\twithout it")
+	for _, m := range harness.Mechanisms() {
+		fmt.Fprintf(w, "%s\t%s\n", m.Name, m.Off)
+	}
+	return w.Flush()
+}
+
+// newDrillNodeCommand is a process of a drill, not for people.
+func newDrillNodeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "node", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return harness.RunNode(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
+
+// newDrillWorkerCommand is a process of a drill, not for people.
+func newDrillWorkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "worker {run|verify}", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return work.Main(cmd.Context(), args[0], cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
