@@ -346,7 +346,9 @@ func TestCommitVouchesForThePast(t *testing.T) {
 	}
 	b.write(n, 0, []byte("first"))
 	unstable(1)
-	f.set(func() { f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcCommit] } })
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcCommit] }
+	})
 	must(t, b.c.startCommit(gfp.Scope{}, ino, nil))
 	eventually(t, "COMMIT", func() bool { return f.counted(nfs3.ProcCommit) == 1 })
 	b.write(n, 4096, []byte("second"))
@@ -367,7 +369,9 @@ func TestLateAttributesAfterTruncation(t *testing.T) {
 	b.sync(n)
 	ino, _ := b.c.tab.get(n)
 	ino.expire()
-	f.set(func() { f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcGetAttr] } })
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcGetAttr] }
+	})
 	got := make(chan error)
 	go func() {
 		op := rootOp(b.mem)
