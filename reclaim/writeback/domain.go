@@ -54,9 +54,9 @@ func (c *Config) Validate() error {
 type Domain struct {
 	cfg       Config
 	nr        atomic.Int64 // all pages of all devices that count
-	throttled          atomic.Uint64
-	closed             atomic.Bool
-	wq                 waitq.Queue // throttled writers
+	throttled atomic.Uint64
+	closed    atomic.Bool
+	wq        waitq.Queue // throttled writers
 }
 
 // NewDomain returns a domain without devices.
