@@ -22,7 +22,6 @@ type scratch struct {
 	raw     rawHandle
 	mountID int32
 	name    cname
-	name2   cname
 	how     unix.OpenHow
 }
 

@@ -57,16 +57,15 @@ type fixture struct {
 }
 
 type options struct {
-	bytes     int64
-	dir       string // default: a new one on the disk
-	state     string
-	policy    alloc.Policy
-	inodes    int
-	files     int
-	noStart   bool // no flushers
-	lenient   bool // Shutdown may fail
-	log       io.Writer
-	keepState bool
+	bytes   int64
+	dir     string // default: a new one on the disk
+	state   string
+	policy  alloc.Policy
+	inodes  int
+	files   int
+	noStart bool // no flushers
+	lenient bool // Shutdown may fail
+	log     io.Writer
 }
 
 func needRoot(t testing.TB) {

@@ -151,11 +151,10 @@ func mountFor(t testing.TB, mem *memory, addr, export string, change func(*Confi
 
 // bed is a client, and the memory it lives in.
 type bed struct {
-	t    testing.TB
-	c    *Client
-	mem  *memory
-	op   vfs.Op
-	dirs map[string]vfs.NodeID
+	t   testing.TB
+	c   *Client
+	mem *memory
+	op  vfs.Op
 }
 
 // newBed mounts addr with an arena of its own.
