@@ -21,9 +21,9 @@ build: setup-build
 drill: setup-drill build
 	$(SUDO) bin/loopnfs drill
 
-test: setup-test
+test: setup-test build
 	$(GO) vet ./...
-	$(GO) test $(RACE) $(EXEC) -count=1 -timeout $(TIMEOUT) ./...
+	LOOPNFS=$(CURDIR)/bin/loopnfs $(GO) test $(RACE) $(EXEC) -count=1 -timeout $(TIMEOUT) ./...
 
 check: setup-build
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt is needed on:"; echo "$$unformatted"; exit 1; }

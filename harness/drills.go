@@ -40,7 +40,7 @@ func Drills() []Drill {
 			Mechanism: "nonblocking-release",
 			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"WRITE waits for a free page", "direct reclaim waits for COMMIT of inode"},
-			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
+			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 4},
 			Fio:       4,
 		},
 		{
@@ -58,7 +58,7 @@ func Drills() []Drill {
 			Mechanism: "local-throttle",
 			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
-			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
+			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 4},
 			Fio:       4,
 		},
 	}

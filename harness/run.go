@@ -41,7 +41,7 @@ const (
 	// of waits that stands still it is a hang. Without one, hangLimit is.
 	stallLimit = 4 * time.Second
 	hangLimit  = 20 * time.Second
-	runLimit   = 75 * time.Second
+	runLimit   = 120 * time.Second
 	// baselineFor is how long the load runs without pressure, to tell a
 	// collapse from slowness, and collapseRatio how much slower that is.
 	baselineFor    = 5 * time.Second
