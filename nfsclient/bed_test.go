@@ -53,8 +53,19 @@ func newMemory(bytes int64) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
+	soil(arena)
 	rec := reclaim.New(arena)
 	return &memory{arena: arena, cache: pagecache.New(arena, rec), dom: dom, rec: rec, graph: waitfor.New()}, nil
+}
+
+// soil leaves something in every page, as a long run does.
+func soil(a *alloc.Arena) {
+	for i := range a.Total() {
+		b := a.Bytes(a.Folio(uint32(i + 1)))
+		for k := range b {
+			b[k] = 0xdb
+		}
+	}
 }
 
 func testMemory(t testing.TB, bytes int64) *memory {

@@ -388,3 +388,107 @@ func TestLateAttributesAfterTruncation(t *testing.T) {
 		t.Fatalf("size %d after truncation to 10", size)
 	}
 }
+
+// While a truncation is on its way, nothing is sent that reaches behind the new
+// end: not even when the server turns out to have lost data.
+func TestNothingOvertakesTruncation(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 0, pattern(1, 40000))
+	_, err := b.c.startWrites(gfp.Scope{}, ino, 1<<62, 10, nil)
+	must(t, err)
+	eventually(t, "pages unstable", func() bool { return ino.m.Nr(pagecache.Unstable) == 10 })
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcSetAttr] }
+	})
+	over := make(chan error)
+	go func() {
+		op := rootOp(b.mem)
+		_, err := b.c.SetAttr(&op, n, &vfs.SetAttr{SetSize: true, Size: 5000})
+		over <- err
+	}()
+	eventually(t, "SETATTR", func() bool { return f.counted(nfs3.ProcSetAttr) == 1 })
+	f.set(func() {
+		f.verf[0]++
+		for _, x := range f.files {
+			x.data = append([]byte(nil), x.stable...)
+		}
+	})
+	b.c.commitAll()
+	b.c.BDI().WakeFlusher()
+	eventually(t, "what is unstable is written again", func() bool { return b.c.BDI().Pages() == 0 })
+	f.set(func() { f.before = nil })
+	f.sendLate()
+	must(t, <-over)
+	b.sync(n)
+	b.checkStable(f, "f", pattern(1, 40000)[:5000])
+}
+
+func TestSizeOfWriteInProgress(t *testing.T) {
+	_, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	ino.grow(5000, vfs.Time{}, identity{}) // its pages are not dirty yet
+	a := b.attr(n)
+	a.Size, a.Ctime.Sec = 0, 1<<40
+	b.c.update(ino, &a, b.c.seq.Add(1))
+	if size := b.c.sizeOf(ino); size != 5000 {
+		t.Fatalf("size %d", size)
+	}
+	ino.settle()
+}
+
+// Of two overlapping writes in one tick of the server's clock the later one says
+// how large the file is, whichever reply comes first.
+func TestRepliesOfOneTick(t *testing.T) {
+	_, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	w := vfs.WCC{HasPost: true, Post: b.attr(n)}
+	w.Post.Ctime.Sec++
+	for _, size := range []uint64{200, 100} {
+		w.Post.Size = size
+		b.c.updateWCC(ino, &w, b.c.seq.Add(1), false)
+	}
+	if a := b.attr(n); a.Size != 200 {
+		t.Fatalf("size %d", a.Size)
+	}
+}
+
+// The parts of one WRITE that the server carried out in two lives of its own.
+func TestShortWriteAcrossRestart(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	writes := 0
+	f.set(func() {
+		f.maxWrite = 3000
+		f.before = func(c *fakeCall) verdict {
+			if c.proc == nfs3.ProcWrite {
+				if writes++; writes == 2 {
+					f.verf[0]++
+					f.files[1].data = nil
+				}
+			}
+			return serve
+		}
+	})
+	b.write(n, 0, pattern(2, 4096))
+	b.sync(n)
+	b.checkStable(f, "f", pattern(2, 4096))
+}
+
+func TestOpenKeepsNode(t *testing.T) {
+	_, b := fakeBed(t, nil)
+	n := b.create("f")
+	must(t, b.c.Open(&b.op, n, true))
+	b.write(n, 0, []byte("x"))
+	b.sync(n)
+	b.c.Forget(n, 1)
+	if got := b.read(n, 0, 1); string(got) != "x" {
+		t.Fatalf("read %q", got)
+	}
+	b.c.Close(n, true)
+	var a vfs.Attr
+	wantErrno(t, b.c.GetAttr(&b.op, n, &a), vfs.ErrStale)
+}

@@ -378,7 +378,7 @@ func TestResentCallsKeepXIDAndPort(t *testing.T) {
 				t.Errorf("sent again with xid %x, was %x", c.xid, first.xid)
 			}
 			if c.port != first.port {
-				t.Logf("port %d, was %d", c.port, first.port)
+				t.Errorf("port %d, was %d", c.port, first.port)
 			}
 			return serve
 		}
