@@ -287,6 +287,7 @@ func TestWaitsWithNothingInHand(t *testing.T) {
 	} {
 		in.m.InvalidateClean()
 		f.read(node, 0, 100_000)
+		found := in.m.Get(0) // kept from kswapd until the reader waits
 		var hog []*alloc.Folio
 		for {
 			fo, err := f.mem.arena.Alloc(gfp.For(nil), gfp.NoWait)
@@ -294,11 +295,6 @@ func TestWaitsWithNothingInHand(t *testing.T) {
 				break
 			}
 			hog = append(hog, fo)
-		}
-		var found *alloc.Folio // kept from kswapd until the reader waits
-		for found == nil {
-			f.read(node, 0, 1)
-			found = in.m.Get(0)
 		}
 		done := make(chan error)
 		go func() { done <- call(f.mem.newOp("reader")) }()

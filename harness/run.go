@@ -192,7 +192,10 @@ func (s *scene) fill(res *Result) {
 	defer s.mu.Unlock()
 	res.Seconds = time.Since(s.started).Seconds()
 	res.Bytes = s.progress.Bytes
-	res.MaxLatencyMs = max(s.progress.MaxLatencyMs, time.Since(s.moved).Milliseconds())
+	res.MaxLatencyMs = s.progress.MaxLatencyMs
+	if !s.load[0].ended() {
+		res.MaxLatencyMs = max(res.MaxLatencyMs, time.Since(s.moved).Milliseconds())
+	}
 }
 
 // cycle returns the circle that the drill documents if it is among those found,
