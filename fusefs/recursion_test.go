@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -116,23 +115,36 @@ func hog(m *memory, stop *atomic.Bool, done chan bool) {
 func TestNoFSRecursion(t *testing.T) {
 	needRoot(t)
 	for _, op := range []string{"CREATE", "READDIR"} {
-		for _, scope := range []string{"off", "on"} {
-			t.Run(op+" with scope "+scope, func(t *testing.T) {
-				cmd := exec.Command(os.Args[0], "-test.run=^TestRecursionChild$", "-test.timeout=60s")
-				cmd.Env = append(os.Environ(), recursionEnv+"="+op+" "+scope)
-				out, err := cmd.CombinedOutput()
-				if scope == "on" {
-					if err != nil || !bytes.Contains(out, []byte("FINISHED")) {
-						t.Errorf("%v\n%s", err, out)
-					}
+		t.Run(op+" with scope on", func(t *testing.T) {
+			if out := runRecursion(op + " on"); !strings.Contains(out, "FINISHED") {
+				t.Error(out)
+			}
+		})
+		// kswapd may free the listing between two calls, and then there is
+		// nothing to recurse into: it takes some luck.
+		t.Run(op+" with scope off", func(t *testing.T) {
+			var out string
+			for range 10 {
+				out = runRecursion(op + " off")
+				if isRecursion(out, op) {
 					return
 				}
-				for _, want := range []string{"DEADLOCK", "server: " + op + " waits for a free page", "direct reclaim waits for the lock of directory inode "} {
-					if !bytes.Contains(out, []byte(want)) {
-						t.Errorf("%q is not in the output (%v):\n%s", want, err, out)
-					}
-				}
-			})
-		}
+			}
+			t.Errorf("never deadlocked as documented:\n%s", out)
+		})
 	}
+}
+
+// runRecursion runs the child and returns what it said.
+func runRecursion(how string) string {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestRecursionChild$", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), recursionEnv+"="+how)
+	out, _ := cmd.CombinedOutput()
+	return string(out)
+}
+
+func isRecursion(out, op string) bool {
+	return strings.Contains(out, "DEADLOCK") &&
+		strings.Contains(out, "server: "+op+" waits for a free page") &&
+		strings.Contains(out, "direct reclaim waits for the lock of directory inode ")
 }
