@@ -69,9 +69,13 @@
 //	inode.sem (held for a write or a truncation; waits for replies, never for memory)
 //	  inode.mu
 //	    Mapping.mu, table.mu, Client.listMu (leaves)
-//	transport.sendMu (held during writev)
-//	  transport.mu
-//	    Task.mu
+//	transport.sendMu (held during writev; a completion may run under it)
+//	  inode.mu, as above
+//	    transport.mu
+//	      Task.mu
+//
+// Nothing sends while it holds inode.mu. A caller of a call never waits in
+// writev: what the socket does not take at once is left to the sender.
 //
 // Reclaim and completions take no inode.sem. Pages are allocated before it is
 // taken.
