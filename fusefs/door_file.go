@@ -228,11 +228,15 @@ func stableFor(flags uint32) vfs.Stable {
 	return vfs.Unstable
 }
 
-// Flush is close(2).
+// Flush is close(2). A file that was only read has nothing to write back, and
+// must not be told of errors that are for a writer.
 func (f *doorFS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	o := f.handles.get(in.Fh)
 	if o == nil || o.dir {
 		return fuse.EBADF
+	}
+	if !o.write {
+		return fuse.OK
 	}
 	s := f.beginAs(opFlush, cancel, &in.InHeader, o)
 	defer s.end()

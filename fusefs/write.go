@@ -78,6 +78,12 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 			}
 		}
 		in.lock.Lock(task, "")
+		if cancelled(op) {
+			// The client is gone and may have sent this again: late, it
+			// would overwrite what came after.
+			in.lock.Unlock(task)
+			return unix.EINTR
+		}
 		if err := s.mayWrite(op, in, fd, &res.WCC); err != nil {
 			in.lock.Unlock(task)
 			return err

@@ -133,15 +133,17 @@ func (s *Store) writeRun(in *inode, b *scratch, upTo uint64) (int, error) {
 	}
 	fs = fs[:n]
 	done, err := s.store(in, b, fs)
+	if err != nil {
+		// Before the pages leave write-back: a COMMIT that waits for that
+		// must see the failure.
+		in.writeFail.set(s, in, err)
+	}
 	in.m.EndWriteback(fs[:done], pagecache.Clean)
 	in.m.EndWriteback(fs[done:], pagecache.Dirty)
 	s.arena.PutAll(fs)
 	clear(fs)
-	switch {
-	case err == nil && in.m.Nr(pagecache.Dirty) == 0:
+	if err == nil && in.m.Nr(pagecache.Dirty) == 0 {
 		in.writeFail.clear(s)
-	case err != nil:
-		in.writeFail.set(s, in, err)
 	}
 	return done, err
 }

@@ -25,6 +25,14 @@ func procOf(pid int) proc { return proc{pid, startTime(pid)} }
 
 func (p proc) alive() bool { return p.PID > 0 && startTime(p.PID) == p.Start && p.Start != 0 }
 
+// awaitEnd waits until the process is gone; one that is stuck in a system call
+// only for a while.
+func (p proc) awaitEnd() {
+	for end := time.Now().Add(5 * time.Second); p.alive() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // ledger says what a drill has on this machine; it is written before the thing
 // is made, and removed when everything is gone.
 type ledger struct {
@@ -102,8 +110,9 @@ func (r remains) String() string {
 func (l *ledger) clean() (remains, error) {
 	var r remains
 	for _, p := range l.Children {
-		if p.alive() && syscall.Kill(p.PID, syscall.SIGKILL) == nil {
+		if p.alive() && syscall.Kill(-p.PID, syscall.SIGKILL) == nil {
 			r.procs++
+			p.awaitEnd()
 		}
 	}
 	n, err := unmountUnder(l.Dir)
@@ -184,8 +193,9 @@ func readLedger(path string) (*ledger, error) {
 	if err := json.Unmarshal(b, l); err != nil {
 		return nil, err
 	}
-	if !filepath.IsAbs(l.Dir) {
-		return nil, fmt.Errorf("work directory %q is not an absolute path", l.Dir)
+	if !filepath.IsAbs(l.Dir) || l.Dir != filepath.Clean(l.Dir) ||
+		!strings.HasPrefix(filepath.Base(l.Dir), fmt.Sprintf("loopnfs-drill-%d-", l.Owner.PID)) {
+		return nil, fmt.Errorf("%q is not a work directory of drill %d", l.Dir, l.Owner.PID)
 	}
 	return l, nil
 }

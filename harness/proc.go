@@ -144,7 +144,7 @@ func (t *tail) String() string {
 }
 
 // startTime returns when process pid started, in clock ticks since boot; with
-// the pid it names a process for ever. 0 if there is none.
+// the pid it names a process for ever. 0 if it has ended.
 func startTime(pid int) uint64 {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -152,8 +152,8 @@ func startTime(pid int) uint64 {
 	}
 	// The command, in parentheses, may contain anything.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 20 {
-		return 0
+	if len(fields) < 20 || fields[0] == "Z" {
+		return 0 // a zombie is gone: nobody may ever collect it
 	}
 	n, _ := strconv.ParseUint(fields[19], 10, 64)
 	return n

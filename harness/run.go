@@ -56,6 +56,13 @@ func Run(ctx context.Context, drills []Drill, opt Options) (results []Result, er
 	if err := checkTools(); err != nil {
 		return nil, err
 	}
+	// The mount table has real paths only.
+	if opt.Dir, err = filepath.Abs(opt.Dir); err == nil {
+		opt.Dir, err = filepath.EvalSymlinks(opt.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no directory for the drills: %w; name one with --dir", err)
+	}
 	said, err := CleanLeftovers()
 	for _, s := range said {
 		opt.Say("%s", s)
@@ -140,6 +147,7 @@ type scene struct {
 	progress work.Progress
 	moved    time.Time // of the last acknowledgement
 	deadlock [][]string
+	seen     time.Time // when it was last there
 	waits    []string
 	ready    chan struct{}
 }
@@ -259,6 +267,7 @@ func (s *scene) compare(ctx context.Context, res *Result) error {
 // startNode starts a node and waits until its mount can be used.
 func (s *scene) startNode(ctx context.Context) error {
 	s.ready = make(chan struct{})
+	s.deadlock, s.waits = nil, nil
 	node, err := s.start("node", s.r.opt.Exe, "drill", "node")
 	if err != nil {
 		return err
@@ -286,7 +295,11 @@ func (s *scene) start(name string, argv ...string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, s.r.ledger.addChild(c.pid())
+	if err := s.r.ledger.addChild(c.pid()); err != nil {
+		c.kill()
+		return nil, err
+	}
+	return c, nil
 }
 
 // listen takes the events of a node.
@@ -302,7 +315,7 @@ func (s *scene) listen(node *child) {
 		case e.Ready:
 			close(s.ready)
 		case e.Deadlock != nil:
-			s.deadlock = e.Deadlock
+			s.deadlock, s.seen = e.Deadlock, time.Now()
 		case e.Waits != nil:
 			s.waits = e.Waits
 		}
@@ -338,10 +351,11 @@ func (s *scene) startWorker(verb string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := json.NewEncoder(c.in).Encode(s.work); err != nil {
-		return nil, errors.Join(err, c.wait(time.Second))
+	if err := errors.Join(json.NewEncoder(c.in).Encode(s.work), c.in.Close()); err != nil {
+		c.kill()
+		return nil, errors.Join(err, c.failure())
 	}
-	return c, c.in.Close()
+	return c, nil
 }
 
 // follow takes the progress of a worker.
@@ -410,14 +424,15 @@ func (s *scene) loadEnded() (bool, error) {
 func (s *scene) hung() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stalled := time.Since(s.moved)
 	if s.load[0].ended() { // only fio is left, which tells nothing
-		stalled = time.Since(s.started) - runLimit/2
+		return false
 	}
+	stalled := time.Since(s.moved)
 	if stalled > hangLimit-2*checkEvery && s.waits == nil {
 		_, _ = s.node.in.Write([]byte("waits\n"))
 	}
-	return stalled > stallLimit && s.deadlock != nil || stalled > hangLimit
+	stands := s.deadlock != nil && time.Since(s.seen) < 4*checkEvery
+	return stalled > stallLimit && stands || stalled > hangLimit
 }
 
 // verify remounts with fresh caches and checks every acknowledged byte.
@@ -442,11 +457,25 @@ func (s *scene) verify(ctx context.Context) error {
 		go drain(c)
 	}
 	for _, c := range s.load {
-		if err := c.wait(verifyLimit); err != nil {
+		if err := s.await(ctx, c); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
 	}
 	return s.stopNode()
+}
+
+// await waits for the end of a check.
+func (s *scene) await(ctx context.Context, c *child) error {
+	select {
+	case <-c.done:
+		return c.failure()
+	case <-s.node.done:
+		return errors.Join(errors.New("the node ended"), s.node.failure())
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(verifyLimit):
+		return fmt.Errorf("%s did not end within %v", c.name, verifyLimit)
+	}
 }
 
 // stopNode ends the node in order: everything written, nothing mounted.

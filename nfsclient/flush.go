@@ -236,10 +236,15 @@ func (c *Client) writeOut(op *vfs.Op, ino *inode) error {
 // scope of the caller, and returns the error of any write-back since the last
 // report (nfs_file_fsync).
 func (c *Client) sync(op *vfs.Op, ino *inode) error {
+	before, _ := ino.errorsSince(math.MaxUint64)
 	if err := c.makeStable(op, ino); err != nil {
 		return err
 	}
-	return ino.takeError()
+	if err := ino.takeError(); err != nil {
+		return err
+	}
+	_, err := ino.errorsSince(before)
+	return err
 }
 
 // makeStable is sync without the report.

@@ -67,6 +67,8 @@ type inode struct {
 	hasVerf bool
 	lost    uint64 // how often unstable pages had to be written again
 	werr    error  // to be reported by the next write, flush or sync
+	nerr    uint64 // (mu) how often werr was set
+	lastErr error  // (mu) to what
 	rerr    error  // of the last failed READ
 
 	committing  bool
@@ -147,8 +149,29 @@ func (ino *inode) takeError() error {
 	return err
 }
 
+// peekError is takeError, but leaves the error for whoever calls fsync.
+func (ino *inode) peekError() error {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	return ino.werr
+}
+
+// errorsSince returns how many errors there ever were, and the last of them if
+// there were more than before: everybody who waited for a write that failed has
+// to know, not only the first who asks (errseq_t).
+func (ino *inode) errorsSince(before uint64) (uint64, error) {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	if ino.nerr > before {
+		return ino.nerr, ino.lastErr
+	}
+	return ino.nerr, nil
+}
+
 // setError remembers err for takeError. ino.mu is held.
 func (ino *inode) setError(err error) {
+	ino.nerr++
+	ino.lastErr = err
 	if ino.werr == nil {
 		ino.werr = err
 	}

@@ -77,6 +77,7 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 	start := time.Now()
 	results, err := harness.Run(ctx, drills, harness.Options{
 		Exe: exe, Dir: opts.dir, Memory: int64(opts.memory), Seed: opts.seed, Without: opts.without,
@@ -84,10 +85,7 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 			fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 		},
 	})
-	if err := reportDrills(opts.jsonFile, results, out); err != nil {
-		return err
-	}
-	if err != nil {
+	if err := errors.Join(err, reportDrills(opts.jsonFile, results, out)); err != nil {
 		return err
 	}
 	for i := range results {
