@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -234,16 +236,22 @@ func (c *Client) inodes() []*inode {
 	return all
 }
 
-// dropAll gives every page back. Nothing is in flight any more.
+// dropAll gives every page back. Nothing is in flight any more, but a door may
+// still give back what it had open: whoever takes an inode out of the table
+// drops its pages.
 func (c *Client) dropAll() {
-	for _, ino := range c.inodes() {
+	t := c.tab
+	t.mu.Lock()
+	all := slices.Collect(maps.Values(t.byID))
+	clear(t.byID)
+	clear(t.byFH)
+	t.mu.Unlock()
+	for _, ino := range all {
 		if ino.isFile() {
 			ino.m.Truncate(0)
 			ino.m.Close()
 		}
 	}
-	clear(c.tab.byID)
-	clear(c.tab.byFH)
 }
 
 // BDI returns the device that the client's pages are accounted to.
