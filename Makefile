@@ -16,7 +16,9 @@ RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env C
 .PHONY: build drill test check bench clean setup-build setup-test setup-drill
 
 build: setup-build
-	$(GO) build -trimpath -o bin/loopnfs ./cmd/loopnfs
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/loopnfs ./cmd/loopnfs
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/loopnfs-guest ./harness/vm/guest
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/loopnfs-gonfs ./harness/vm/gonfs
 
 drill: setup-drill build
 	$(SUDO) bin/loopnfs drill

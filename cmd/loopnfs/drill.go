@@ -59,7 +59,7 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
 	f.Var(&opts.memory, "memory", "size of the arena that client and server share")
 	f.Int64Var(&opts.seed, "seed", 1, "seed of the load, to repeat a run")
-	cmd.AddCommand(newDrillListCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
+	cmd.AddCommand(newDrillListCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
 	return cmd
 }
 

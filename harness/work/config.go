@@ -13,6 +13,9 @@ const (
 	// Blocks overwrites the blocks of one file per job, with an fsync after
 	// every few, and reads back what was acknowledged.
 	Blocks Mode = "blocks"
+	// Stream overwrites a file per job from beginning to end, with an fsync
+	// only after the last block.
+	Stream Mode = "stream"
 	// Files creates, lists and removes small files in shared directories.
 	Files Mode = "files"
 )
@@ -33,7 +36,7 @@ type Config struct {
 // Validate reports the first thing wrong with c.
 func (c *Config) Validate() error {
 	switch {
-	case c.Mode != Blocks && c.Mode != Files:
+	case c.Mode != Blocks && c.Mode != Stream && c.Mode != Files:
 		return fmt.Errorf("work: unknown mode %q", c.Mode)
 	case !filepath.IsAbs(c.Dir) || !filepath.IsAbs(c.Log):
 		return errors.New("work: the directory and the log need absolute paths")
@@ -49,5 +52,6 @@ func (c *Config) Validate() error {
 type Progress struct {
 	Acked        int64 // operations acknowledged
 	Bytes        int64 // bytes acknowledged
-	MaxLatencyMs int64 // longest time between two acknowledgements of a job
+	Written      int64 // bytes accepted by write(2); of Stream
+	MaxLatencyMs int64 // longest operation of a job; of Stream, the longest write(2)
 }

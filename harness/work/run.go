@@ -19,7 +19,7 @@ type worker struct {
 	cfg     Config
 	journal *journal
 
-	acked, bytes, worst atomic.Int64
+	acked, bytes, written, worst atomic.Int64
 }
 
 // Main is the main function of a worker process: it takes its Config from in,
@@ -78,9 +78,12 @@ func (w *worker) runJobs(ctx context.Context) error {
 
 func (w *worker) job(ctx context.Context, i int) error {
 	var err error
-	if w.cfg.Mode == Blocks {
+	switch w.cfg.Mode {
+	case Blocks:
 		err = w.blocks(ctx, i)
-	} else {
+	case Stream:
+		err = w.stream(ctx, i)
+	default:
 		err = w.files(ctx, i)
 	}
 	if err != nil {
@@ -93,6 +96,11 @@ func (w *worker) job(ctx context.Context, i int) error {
 func (w *worker) ack(start time.Time, ops, bytes int) {
 	w.acked.Add(int64(ops))
 	w.bytes.Add(int64(bytes))
+	w.late(start)
+}
+
+// late remembers how long the slowest operation took.
+func (w *worker) late(start time.Time) {
 	ms := time.Since(start).Milliseconds()
 	for old := w.worst.Load(); ms > old && !w.worst.CompareAndSwap(old, ms); old = w.worst.Load() {
 	}
@@ -108,7 +116,7 @@ func (w *worker) report(out io.Writer, done <-chan struct{}) {
 		case <-done:
 			last = true
 		}
-		if enc.Encode(Progress{w.acked.Load(), w.bytes.Load(), w.worst.Load()}) != nil {
+		if enc.Encode(Progress{w.acked.Load(), w.bytes.Load(), w.written.Load(), w.worst.Load()}) != nil {
 			return
 		}
 	}

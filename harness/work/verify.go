@@ -35,7 +35,7 @@ func Verify(cfg Config) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if cfg.Mode == Blocks {
+	if cfg.Mode != Files {
 		return cfg.verifyBlocks(blocks)
 	}
 	return cfg.verifyFiles(created, removed)

@@ -38,6 +38,18 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
+func TestStream(t *testing.T) {
+	cfg := config(t, Stream)
+	run(t, cfg)
+	if n, err := Verify(cfg); err != nil || n != 48 {
+		t.Fatalf("verified %d blocks of 48: %v", n, err)
+	}
+	os.Truncate(cfg.blocksFile(0), 20*BlockBytes)
+	if n, err := Verify(cfg); err == nil || n != 44 {
+		t.Errorf("a lost tail was not noticed: %d blocks good, %v", n, err)
+	}
+}
+
 func TestOldVersionIsNoticed(t *testing.T) {
 	cfg := config(t, Blocks)
 	run(t, cfg)

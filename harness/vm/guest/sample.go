@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+)
+
+// procFile is a file of /proc that stays open: to open one takes memory.
+type procFile struct {
+	f   *os.File
+	buf []byte
+}
+
+func openProc(path string) *procFile {
+	f, err := os.Open(path)
+	must(err)
+	return &procFile{f, make([]byte, 32<<10)}
+}
+
+func (p *procFile) read() []byte {
+	n, _ := p.f.ReadAt(p.buf, 0) // short is the rule
+	return p.buf[:n]
+}
+
+// field returns the number after name, which begins a line.
+func field(text []byte, name string) int64 {
+	i := bytes.Index(text, []byte("\n"+name))
+	if i < 0 {
+		if !bytes.HasPrefix(text, []byte(name)) {
+			return 0
+		}
+	} else {
+		text = text[i+1:]
+	}
+	text = bytes.TrimLeft(text[len(name):], ": ")
+	end := 0
+	for end < len(text) && text[end] >= '0' && text[end] <= '9' {
+		end++
+	}
+	n, _ := strconv.ParseInt(string(text[:end]), 10, 64)
+	return n
+}
+
+// memory is what /proc/meminfo says, in KiB.
+type memory struct{ total, free, available, dirty, writeback int64 }
+
+type meminfo struct{ p *procFile }
+
+func newMeminfo() meminfo { return meminfo{openProc("/proc/meminfo")} }
+
+func (m meminfo) read() memory {
+	t := m.p.read()
+	return memory{
+		field(t, "MemTotal:"), field(t, "MemFree:"), field(t, "MemAvailable:"),
+		field(t, "Dirty:"), field(t, "Writeback:") + field(t, "NFS_Unstable:"),
+	}
+}
+
+// counters are those of /proc/vmstat that tell of trouble.
+type counters struct{ scans, ooms, throttled int64 }
+
+type vmstat struct{ p *procFile }
+
+func newVmstat() vmstat { return vmstat{openProc("/proc/vmstat")} }
+
+func (v vmstat) read() counters {
+	t := v.p.read()
+	return counters{field(t, "pgscan_direct "), field(t, "oom_kill "), field(t, "pgscan_direct_throttle ")}
+}
+
+func (c counters) since(o counters) counters {
+	return counters{c.scans - o.scans, c.ooms - o.ooms, c.throttled - o.throttled}
+}

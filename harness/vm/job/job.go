@@ -1,0 +1,119 @@
+// Package job is what the host and the program inside a guest tell each other:
+// the host sends a Job on a disk, the guest answers with Events, a line of JSON
+// each, on a serial port.
+package job
+
+import "loopnfs/harness/work"
+
+// Name is the file of the Job in the archive that the guest is given.
+const Name = "job.json"
+
+// Dir is where the guest unpacks the archive.
+const Dir = "/job"
+
+// Job says what a guest does before it powers off: either a command or a load.
+type Job struct {
+	// Modules are loaded, in this order, before anything else.
+	Modules []string
+	// Disk is the file system made on the data disk: ext4 or xfs.
+	Disk string
+	// Sysctl is written under /proc/sys.
+	Sysctl map[string]string
+	// Command is run, with its output passed on as it comes.
+	Command []string
+	Load    *Load
+}
+
+// Server is an NFS server inside the guest.
+type Server struct {
+	// Name is loopnfs, knfsd, ganesha or gonfs.
+	Name string
+	// Without are the mechanisms of loopnfs that are off.
+	Without []string
+}
+
+// Load is a workload on a loop-back mount, under memory pressure.
+type Load struct {
+	Server Server
+	// Script is what happens besides the load; see the drills of the vm tier.
+	Script string
+	// HogPercent of the available memory is taken by a process that keeps
+	// touching it; 0 for none.
+	HogPercent int
+	Work       work.Config
+	// Baseline is the same load without pressure, to tell a collapse from
+	// slowness; its Rounds may be fewer. No Jobs means none.
+	Baseline work.Config
+	// HangSeconds without progress are a standstill, LimitSeconds in all are
+	// allowed; guest time.
+	HangSeconds, LimitSeconds int
+}
+
+// Event is one line from the guest; exactly one field is set.
+type Event struct {
+	// Ready: the guest is up and begins its job.
+	Ready *Ready `json:",omitempty"`
+	// Output of a Command, or words on what is going on.
+	Output string  `json:",omitempty"`
+	Say    string  `json:",omitempty"`
+	Sample *Sample `json:",omitempty"`
+	// Exit is the end of a Command.
+	Exit *int `json:",omitempty"`
+	// Result is the end of a Load.
+	Result *Result `json:",omitempty"`
+	// Error is what kept the guest from doing its job.
+	Error string `json:",omitempty"`
+}
+
+// Ready is what the guest found itself to be.
+type Ready struct {
+	Kernel string
+	MemKB  int64
+}
+
+// Sample is the state of the guest at one moment under load.
+type Sample struct {
+	Seconds                         float64 `json:"s"` // since the load began, guest time
+	FreeKB, AvailableKB             int64
+	DirtyKB, WritebackKB            int64
+	Bytes                           int64 // accepted by write(2) from the writers
+	DirectScans, OOMKills, Throttle int64 // counters of /proc/vmstat, since the load began
+}
+
+// Outcomes of a Load, as the guest sees it.
+const (
+	Survived = "survived"
+	Hung     = "hung"
+	Slow     = "slow"   // still moving at the end of its time
+	Failed   = "failed" // see Result.Error
+)
+
+// Result is how a Load ended.
+type Result struct {
+	Outcome string
+	Error   string  `json:",omitempty"`
+	Seconds float64 // of the load
+	Bytes   int64
+	// BaselineRate and Rate are in bytes per second.
+	BaselineRate, Rate float64
+	// Stall is the longest time without progress of any writer, Latency the
+	// longest single call of one; seconds.
+	Stall, Latency float64
+	Verified       bool
+	OOMKills       int64
+	// Killed names the processes that the OOM killer took.
+	Killed []string `json:",omitempty"`
+	// Stacks are those of blocked tasks when the load stood still.
+	Stacks []Stack `json:",omitempty"`
+	// Notes are measured facts worth a line in the report.
+	Notes []string `json:",omitempty"`
+}
+
+// Stack is one blocked task.
+type Stack struct {
+	PID    int
+	Comm   string
+	State  string   // as in /proc/PID/stat
+	Wchan  string   `json:",omitempty"`
+	Frames []string // innermost first, without offsets
+}

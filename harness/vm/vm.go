@@ -1,0 +1,276 @@
+// Package vm boots disposable guests with stock kernels, to do there what this
+// host cannot or must not do: mount NFS with the kernel's client, and run out of
+// memory.
+//
+// A guest leaves nothing behind: its disks are files without a name, and QEMU
+// ends with the process that started it.
+package vm
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"loopnfs/harness/vm/job"
+)
+
+// Config says what guest to boot.
+type Config struct {
+	// Kernel is the version of a kernel, or the beginning of one.
+	Kernel string
+	// MemoryMiB of RAM, 64 to 65536, and CPUs, 1 to 64.
+	MemoryMiB, CPUs int
+	// DiskMiB is the size of the data disk.
+	DiskMiB int
+	Job     job.Job
+	// Files go to job.Dir in the guest: name there to path here. Executables
+	// should be static.
+	Files map[string]string
+	// Init is the program of the guest, bin/loopnfs-guest.
+	Init string
+	// Limit bounds the life of the guest, in real time.
+	Limit time.Duration
+	// Handle is told each event. Say is told what takes long.
+	Handle func(job.Event)
+	Say    func(format string, args ...any)
+	// Console, if not nil, gets what the kernel writes to its console.
+	Console io.Writer
+}
+
+// Validate reports the first thing wrong with c.
+func (c *Config) Validate() error {
+	switch {
+	case c.MemoryMiB < 64 || c.MemoryMiB > 65536:
+		return fmt.Errorf("a guest with %d MiB of memory: give 64 to 65536", c.MemoryMiB)
+	case c.CPUs < 1 || c.CPUs > 64:
+		return fmt.Errorf("a guest with %d CPUs: give 1 to 64", c.CPUs)
+	case c.DiskMiB < 16 || c.DiskMiB > 1<<20:
+		return fmt.Errorf("a guest with a disk of %d MiB: give 16 to %d", c.DiskMiB, 1<<20)
+	}
+	return nil
+}
+
+// bootModules are what every guest needs to find its disks.
+var bootModules = []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"}
+
+// Run boots a guest, waits until it has ended, and returns which kernel it had.
+// The error is for a guest that did not do its job; what came of the job is for
+// Handle.
+func Run(ctx context.Context, c Config) (kernel string, err error) {
+	if err := c.Validate(); err != nil {
+		return "", err
+	}
+	cache, err := openCache(c.Say)
+	if err != nil {
+		return "", err
+	}
+	k, err := cache.kernel(ctx, c.Kernel)
+	if err != nil {
+		return "", err
+	}
+	root, err := cache.root(ctx)
+	if err != nil {
+		return k.Version, err
+	}
+	accel, err := cache.accel(ctx, k, root, c.Init)
+	if err != nil {
+		return k.Version, err
+	}
+	return k.Version, boot(ctx, &c, k, root, accel)
+}
+
+// guest is a running QEMU.
+type guest struct {
+	cfg   *Config
+	files []*os.File // without names; QEMU inherits them
+	cmd   *exec.Cmd
+}
+
+func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err error) {
+	g := &guest{cfg: c}
+	defer g.close()
+	args, err := g.args(k, root, accel)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.Limit, fmt.Errorf("the guest did not end within %v", c.Limit))
+	defer cancel()
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return errors.New("qemu-system-x86_64 is not installed: on Debian or Ubuntu, apt install qemu-system-x86 (make drill-vm does)")
+	}
+	g.cmd = exec.CommandContext(ctx, qemu, args...)
+	g.cmd.ExtraFiles = g.files
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	said := new(strings.Builder)
+	g.cmd.Stderr = said
+	out, err := g.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	// The parent-death signal is sent when the thread that forked ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := g.cmd.Start(); err != nil {
+		return err
+	}
+	seen := g.listen(out)
+	err = g.cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), g.lastWords())
+	case err != nil:
+		return fmt.Errorf("qemu: %w: %s", err, said)
+	case seen.err != "":
+		return errors.New(seen.err)
+	case !seen.end:
+		return errors.Join(errors.New("the guest ended before its job did"), g.lastWords())
+	}
+	return nil
+}
+
+// listened is what was gathered from the events.
+type listened struct {
+	end bool
+	err string
+}
+
+// listen passes on events until the guest ends.
+func (g *guest) listen(out io.Reader) (l listened) {
+	in := bufio.NewScanner(out)
+	in.Buffer(nil, 4<<20)
+	for in.Scan() {
+		var e job.Event
+		if json.Unmarshal(in.Bytes(), &e) != nil {
+			continue // the firmware may write here
+		}
+		l.end = l.end || e.Exit != nil || e.Result != nil
+		if e.Error != "" {
+			l.err = e.Error
+		}
+		g.cfg.Handle(e)
+	}
+	_, _ = io.Copy(io.Discard, out)
+	return l
+}
+
+func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
+	c := g.cfg
+	modules, err := k.closure(append(bootModules[:len(bootModules):len(bootModules)], c.Job.Modules...))
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := g.file(func(path string) error { return writeInitramfs(path, c.Init, modules) })
+	if err != nil {
+		return nil, err
+	}
+	data, err := g.file(func(path string) error { return os.Truncate(path, int64(c.DiskMiB)<<20) })
+	if err != nil {
+		return nil, err
+	}
+	jobDisk, err := g.file(func(path string) error { return writeJob(path, c.Job, c.Files) })
+	if err != nil {
+		return nil, err
+	}
+	console, err := g.file(func(string) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	cmdline := "console=ttyS0,115200 mitigations=off nokaslr no_timer_check random.trust_cpu=on panic=2 " +
+		"loglevel=7 audit=0 selinux=0 apparmor=0 rdinit=/init"
+	if khz := hostKHz(); accel == "tcg" && khz > 0 {
+		// Under emulation a busy host would have it calibrated wrongly.
+		cmdline += fmt.Sprintf(" tsc=reliable tsc_early_khz=%d", khz)
+	}
+	args := []string{
+		"-machine", "pc,hpet=off", "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprint(c.MemoryMiB),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-kernel", k.image(), "-initrd", initrd, "-append", cmdline,
+		"-drive", "file=" + root + ",if=virtio,format=raw,snapshot=on,cache=unsafe",
+		"-drive", "file=" + data + ",if=virtio,format=raw,cache=unsafe",
+		"-drive", "file=" + jobDisk + ",if=virtio,format=raw,readonly=on",
+		"-serial", "file:" + console, "-chardev", "stdio,id=host,signal=off", "-serial", "chardev:host",
+	}
+	return append(args, accelArgs(accel)...), nil
+}
+
+// file makes a file that has no name and returns the one that QEMU knows it by.
+func (g *guest) file(fill func(path string) error) (string, error) {
+	f, err := os.CreateTemp("/var/tmp", "loopnfs-vm-")
+	if err != nil {
+		return "", err
+	}
+	g.files = append(g.files, f)
+	err = fill(f.Name())
+	return fmt.Sprintf("/dev/fd/%d", 2+len(g.files)), errors.Join(err, os.Remove(f.Name()))
+}
+
+func (g *guest) close() {
+	if g.cfg.Console != nil && len(g.files) > 0 {
+		_, _ = io.Copy(g.cfg.Console, io.NewSectionReader(g.files[len(g.files)-1], 0, maxConsole))
+	}
+	for _, f := range g.files {
+		f.Close()
+	}
+}
+
+const maxConsole = 16 << 20
+
+// lastWords returns the end of the console as an error.
+func (g *guest) lastWords() error {
+	f := g.files[len(g.files)-1]
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	const tail = 2000
+	b := make([]byte, min(tail, st.Size()))
+	n, _ := f.ReadAt(b, max(0, st.Size()-tail))
+	return fmt.Errorf("the end of its console:\n%s", b[:n])
+}
+
+// writeJob makes the disk with the job: an archive, the job last in it.
+func writeJob(path string, j job.Job, files map[string]string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	t := tar.NewWriter(f)
+	for name, from := range files {
+		if err := addFile(t, name, from); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	text, err := json.Marshal(j)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = t.WriteHeader(&tar.Header{Name: job.Name, Mode: 0o644, Size: int64(len(text))})
+	if err == nil {
+		_, err = t.Write(text)
+	}
+	return errors.Join(err, t.Close(), f.Close())
+}
+
+func addFile(t *tar.Writer, name, from string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("%s for the guest: %w", filepath.Base(from), err)
+	}
+	if err := t.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(data))}); err != nil {
+		return err
+	}
+	_, err = t.Write(data)
+	return err
+}
