@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+
+	"loopnfs/harness/vm/job"
 )
 
 // Outcome is how a run ended.
@@ -39,13 +41,26 @@ type Result struct {
 	MaxLatencyMs int64    `json:"max_latency_ms"`
 	DataVerified bool     `json:"data_verified"`
 	Seed         int64    `json:"seed"`
+	// What only the vm tier measures: rates in bytes per second, the longest
+	// time in which no writer got further, and whom the OOM killer took.
+	Rate         float64      `json:"rate,omitempty"`
+	BaselineRate float64      `json:"baseline_rate,omitempty"`
+	StallMs      int64        `json:"stall_ms,omitempty"`
+	OOMKills     int64        `json:"oom_kills,omitempty"`
+	Killed       []string     `json:"killed,omitempty"`
+	Stacks       []job.Stack  `json:"stacks,omitempty"`
+	Notes        []string     `json:"notes,omitempty"`
+	Timeline     []job.Sample `json:"timeline,omitempty"`
 	// Error says what broke, if something did.
 	Error string `json:"error,omitempty"`
 }
 
 // AsDocumented reports whether the run came out as the drill documents.
 func (r *Result) AsDocumented() bool {
-	if r.Expected == Survived {
+	switch r.Expected {
+	case "": // nothing is documented
+		return r.Error == ""
+	case Survived:
 		return r.Outcome == Survived && r.DataVerified
 	}
 	return (r.Outcome == Hung || r.Outcome == Collapsed) && r.Error == ""

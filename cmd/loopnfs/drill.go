@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -15,10 +16,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/harness"
+	"loopnfs/harness/vm"
 	"loopnfs/harness/work"
 )
 
 type drillOptions struct {
+	tier     string
+	servers  []string
+	kernels  []string
 	without  []string
 	jsonFile string
 	dir      string
@@ -54,6 +59,9 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&opts.tier, "tier", "host", "what to run on: `host|vm`, this host, or guests with stock kernels")
+	f.StringSliceVar(&opts.servers, "server", []string{"loopnfs"}, "(vm) `SERVER`s: "+strings.Join(harness.Servers, ", "))
+	f.StringSliceVar(&opts.kernels, "kernel", harness.VMKernels, "(vm) `VERSION`s of the kernel; 6.1 is the newest 6.1")
 	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
@@ -64,14 +72,7 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 }
 
 func runDrill(ctx context.Context, opts drillOptions, names []string, out, progress io.Writer) error {
-	drills, err := harness.Find(names)
-	if err != nil {
-		return usageError{err}
-	}
-	if err := harness.CheckMechanisms(opts.without); err != nil {
-		return usageError{err}
-	}
-	exe, err := os.Executable()
+	run, err := opts.prepare(names)
 	if err != nil {
 		return err
 	}
@@ -79,11 +80,8 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 	start := time.Now()
-	results, err := harness.Run(ctx, drills, harness.Options{
-		Exe: exe, Dir: opts.dir, Memory: int64(opts.memory), Seed: opts.seed, Without: opts.without,
-		Say: func(format string, args ...any) {
-			fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
-		},
+	results, err := run(ctx, func(format string, args ...any) {
+		fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	})
 	if err := errors.Join(err, reportDrills(opts.jsonFile, results, out)); err != nil {
 		return err
@@ -94,6 +92,54 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 		}
 	}
 	return nil
+}
+
+// drillRun runs the drills of a tier.
+type drillRun func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error)
+
+// prepare checks what the user typed.
+func (o *drillOptions) prepare(names []string) (drillRun, error) {
+	switch harness.Tier(o.tier) {
+	case harness.TierHost:
+		return o.prepareHost(names)
+	case harness.TierVM:
+		return o.prepareVM(names)
+	}
+	return nil, usagef("--tier %s: give host or vm", o.tier)
+}
+
+func (o *drillOptions) prepareHost(names []string) (drillRun, error) {
+	drills, err := harness.Find(names)
+	if err == nil {
+		err = harness.CheckMechanisms(o.without)
+	}
+	if err != nil {
+		return nil, usageError{err}
+	}
+	exe, err := os.Executable()
+	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
+		return harness.Run(ctx, drills, harness.Options{
+			Exe: exe, Dir: o.dir, Memory: int64(o.memory), Seed: o.seed, Without: o.without, Say: say,
+		})
+	}, err
+}
+
+func (o *drillOptions) prepareVM(names []string) (drillRun, error) {
+	drills, err := harness.FindVM(names)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	for _, s := range o.servers {
+		if !slices.Contains(harness.Servers, s) {
+			return nil, usagef("--server %s: there are %s", s, strings.Join(harness.Servers, ", "))
+		}
+	}
+	tools, err := vm.FindTools()
+	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
+		return harness.RunVM(ctx, drills, harness.VMOptions{
+			Servers: o.servers, Kernels: o.kernels, Without: o.without, Seed: o.seed, Say: say, Tools: tools,
+		})
+	}, err
 }
 
 func reportDrills(jsonFile string, results []harness.Result, out io.Writer) error {

@@ -1,0 +1,74 @@
+package harness
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"loopnfs/harness/vm/job"
+)
+
+// edges are functions of the kernel in which a task waits for something that
+// matters here, and what for. The first that a stack has is what it waits for.
+var edges = []struct{ frame, waits string }{
+	{"wait_on_commit", "for the reply to COMMIT"},
+	{"nfs_wb_folio", "until a page is written and committed"},
+	{"nfs_wb_all", "until the file is written and committed"},
+	{"balance_dirty_pages", "for dirty pages to fall below the limit"},
+	{"rpc_wait_bit_killable", "for a reply of the server"},
+	{"folio_wait_writeback", "until a page has been written"},
+	{"folio_wait_bit_common", "until a page has been written"},
+	{"reclaim_throttle", "for reclaim to make progress"},
+	{"throttle_direct_reclaim", "for kswapd to free pages"},
+	{"shrink_node", "for memory, in direct reclaim"},
+	{"jbd2_log_wait_commit", "for the journal"},
+}
+
+// reclaim is in the stack of a task that frees memory for itself.
+const reclaimFrame = "try_to_free_pages"
+
+// explainStacks returns a sentence for each kind of waiting, that of tasks in
+// direct reclaim first.
+func explainStacks(stacks []job.Stack) []string {
+	var reclaiming, others []string
+	for _, s := range stacks {
+		line, ok := explainStack(s)
+		if !ok {
+			continue
+		}
+		if slices.Contains(s.Frames, reclaimFrame) {
+			reclaiming = appendNew(reclaiming, line)
+		} else {
+			others = appendNew(others, line)
+		}
+	}
+	return append(append([]string{}, reclaiming...), others...)
+}
+
+func appendNew(list []string, s string) []string {
+	if slices.Contains(list, s) {
+		return list
+	}
+	return append(list, s)
+}
+
+func explainStack(s job.Stack) (string, bool) {
+	for _, e := range edges {
+		if !slices.ContainsFunc(s.Frames, func(f string) bool { return strings.Contains(f, e.frame) }) {
+			continue
+		}
+		what := s.Comm + " waits " + e.waits
+		if slices.Contains(s.Frames, reclaimFrame) {
+			what = fmt.Sprintf("%s needs memory -> direct reclaim%s waits %s", s.Comm, inRelease(s.Frames), e.waits)
+		}
+		return what, true
+	}
+	return "", false
+}
+
+func inRelease(frames []string) string {
+	if slices.Contains(frames, "nfs_release_folio") {
+		return " -> nfs_release_folio"
+	}
+	return ""
+}

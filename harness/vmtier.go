@@ -1,0 +1,255 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"loopnfs/harness/vm"
+	"loopnfs/harness/vm/job"
+	"loopnfs/harness/work"
+)
+
+// TierVM is stock kernels in guests, which mount NFS from themselves.
+const TierVM Tier = "vm"
+
+// VMDrill is a load on a loop-back mount of the kernel's client.
+type VMDrill struct {
+	Name string
+	// Loop is what could wait for what, in words.
+	Loop string
+	// Peers says whether servers of others can be put to it.
+	Peers bool
+	// Guest is what boots; its Job.Load is the drill.
+	MemoryMiB int
+	Job       job.Job
+	// Collapse is the part of the rate without pressure below which the load
+	// has collapsed; 0 for a tenth.
+	Collapse float64
+}
+
+// Limits of the vm tier, in guest time.
+const (
+	vmMemoryMiB = 192
+	vmDiskMiB   = 768
+	// hangSeconds without progress are a standstill: survivors have been seen
+	// to take 11 s for a single write.
+	hangSeconds = 20
+	// stallSeconds is the longest that a run of ours may stand still.
+	stallSeconds = 8
+	loadSeconds  = 120
+	// guestLimit bounds a run in real time.
+	guestLimit = 8 * time.Minute
+)
+
+// Servers are those that the vm tier knows.
+var Servers = []string{"loopnfs", "knfsd", "ganesha", "gonfs"}
+
+// VMKernels are those that the drills are run on by default: before, in the time
+// of, and after the nfs_release_folio that waits.
+var VMKernels = []string{"6.1", "6.12.43", "6.12.117"}
+
+// VMOptions say how the drills of the vm tier are run.
+type VMOptions struct {
+	Servers, Kernels []string
+	// Without are mechanisms of loopnfs that are off.
+	Without []string
+	Seed    int64
+	Say     func(format string, args ...any)
+	Tools   *vm.Tools
+}
+
+// VMDrills returns the drills of the vm tier, in the order in which they run.
+func VMDrills() []VMDrill {
+	return []VMDrill{
+		{
+			Name:  "release-page",
+			Loop:  "the server's write allocates -> direct reclaim -> nfs_release_folio waits for COMMIT -> the server",
+			Peers: true,
+			Job:   vmJob("", 55, map[string]string{"vm/dirty_ratio": "40"}),
+		},
+	}
+}
+
+// vmJob returns the usual load: two writers beside a process that has taken hog
+// percent of memory.
+func vmJob(script string, hog int, sysctl map[string]string) job.Job {
+	stream := work.Config{Mode: work.Stream, Dir: "/mnt", Log: "/job/acknowledged", Jobs: 2, Blocks: 2048, Rounds: 3}
+	base := stream
+	base.Log, base.Blocks, base.Rounds = "/job/baseline", 512, 1
+	return job.Job{
+		Disk: "ext4", Sysctl: sysctl,
+		Load: &job.Load{
+			Script: script, HogPercent: hog, Work: stream, Baseline: base,
+			HangSeconds: hangSeconds, LimitSeconds: loadSeconds,
+		},
+	}
+}
+
+// vmExpected returns how a run comes out as documented; "" where nothing is
+// documented.
+func vmExpected(d *VMDrill, server, kernel string, without []string) Outcome {
+	if server == "loopnfs" && len(without) == 0 {
+		return Survived
+	}
+	if server != "loopnfs" && d.Name == "release-page" && strings.HasPrefix(kernel, "6.12.43") {
+		return Hung
+	}
+	return ""
+}
+
+// RunVM runs each drill against each server on each kernel, once.
+func RunVM(ctx context.Context, drills []VMDrill, opt VMOptions) ([]Result, error) {
+	var results []Result
+	for _, d := range drills {
+		for _, server := range opt.Servers {
+			if server != "loopnfs" && !d.Peers {
+				continue
+			}
+			for _, kernel := range opt.Kernels {
+				results = append(results, runVM(ctx, d, server, kernel, opt))
+				if ctx.Err() != nil {
+					return results, ctx.Err()
+				}
+			}
+		}
+	}
+	return results, nil
+}
+
+func runVM(ctx context.Context, d VMDrill, server, kernel string, opt VMOptions) Result {
+	res := Result{
+		Drill: d.Name, Tier: TierVM, Server: server, Kernel: kernel, Seed: opt.Seed,
+		Outcome: Failed, Cycle: []string{},
+	}
+	if server == "loopnfs" {
+		res.Without = strings.Join(opt.Without, ",")
+	}
+	name := fmt.Sprintf("%s, %s on %s%s", d.Name, server, kernel, withoutWords(res.Without))
+	opt.Say("%s", name)
+	report, err := bootDrill(ctx, d, &res, opt)
+	if err == nil {
+		err = judge(&d, &res, report)
+	}
+	if err != nil {
+		res.Outcome, res.Error = Failed, err.Error()
+	}
+	res.Expected = vmExpected(&d, server, res.Kernel, opt.Without)
+	opt.Say("%s: %s after %.1f s", name, res.Outcome, res.Seconds)
+	return res
+}
+
+// bootDrill runs the drill in a guest and returns what the guest says of it.
+func bootDrill(ctx context.Context, d VMDrill, res *Result, opt VMOptions) (*job.Result, error) {
+	j := d.Job
+	load := *j.Load
+	load.Server = job.Server{Name: res.Server}
+	if res.Server == "loopnfs" {
+		load.Server.Without = opt.Without
+	}
+	load.Work.Seed, load.Baseline.Seed = opt.Seed, opt.Seed
+	j.Load, j.Modules = &load, vm.AllModules()
+	var report *job.Result
+	last := -10.0
+	cfg := vm.Config{
+		Kernel: res.Kernel, MemoryMiB: d.memory(), CPUs: 1, DiskMiB: vmDiskMiB, Job: j,
+		Files: opt.Tools.Files(), Init: opt.Tools.Guest, Limit: guestLimit, Say: opt.Say,
+		Handle: func(e job.Event) {
+			switch {
+			case e.Say != "":
+				opt.Say("  %s", e.Say)
+			case e.Result != nil:
+				report = e.Result
+			case e.Sample != nil:
+				res.Timeline = append(res.Timeline, *e.Sample)
+				if s := e.Sample; s.Seconds-last >= 5 {
+					last = s.Seconds
+					opt.Say("  %3.0f s: %d MiB written, %d MiB free, %d dirty, %d in write-back", s.Seconds,
+						s.Bytes>>20, s.FreeKB>>10, s.DirtyKB>>10, s.WritebackKB>>10)
+				}
+			}
+		},
+	}
+	version, err := vm.Run(ctx, cfg)
+	if version != "" {
+		res.Kernel = version
+	}
+	if err == nil && report == nil {
+		err = errors.New("the guest ended without a result")
+	}
+	return report, err
+}
+
+func (d *VMDrill) memory() int {
+	if d.MemoryMiB == 0 {
+		return vmMemoryMiB
+	}
+	return d.MemoryMiB
+}
+
+// judge turns what the guest saw into an outcome.
+func judge(d *VMDrill, res *Result, r *job.Result) error {
+	res.Seconds, res.Bytes, res.DataVerified = r.Seconds, r.Bytes, r.Verified
+	res.MaxLatencyMs = int64(1000 * max(r.Latency, r.Stall))
+	res.StallMs, res.OOMKills, res.Killed = int64(1000*r.Stall), r.OOMKills, r.Killed
+	res.Rate, res.BaselineRate = r.Rate, r.BaselineRate
+	res.Stacks, res.Notes = r.Stacks, r.Notes
+	collapsed := r.Rate*collapseRatio < r.BaselineRate
+	switch r.Outcome {
+	case job.Survived:
+		res.Outcome = Survived
+		if collapsed {
+			res.Outcome = Collapsed
+		}
+	case job.Hung:
+		res.Outcome, res.Cycle = Hung, explainStacks(r.Stacks)
+	case job.Slow:
+		res.Outcome = Collapsed
+		if !collapsed {
+			return fmt.Errorf("not finished after %.0f s, at %.1f MB/s (%.1f without pressure)", r.Seconds, r.Rate/1e6, r.BaselineRate/1e6)
+		}
+	default:
+		return errors.New(r.Error)
+	}
+	return ours(d, res)
+}
+
+// ours holds a run of loopnfs with everything on against what it promises.
+func ours(_ *VMDrill, res *Result) error {
+	switch {
+	case res.Server != "loopnfs" || res.Without != "" || res.Outcome != Survived:
+		return nil
+	case res.StallMs > stallSeconds*1000:
+		return fmt.Errorf("stood still for %.1f s; %d s are allowed", float64(res.StallMs)/1000, stallSeconds)
+	case slices.Contains(res.Killed, "loopnfs"):
+		return errors.New("the server was killed by the OOM killer")
+	}
+	return nil
+}
+
+// FindVM returns the drills of the vm tier with the given names, all of them if
+// there are none.
+func FindVM(names []string) ([]VMDrill, error) {
+	all := map[string]VMDrill{}
+	var order []string
+	for _, d := range VMDrills() {
+		all[d.Name] = d
+		order = append(order, d.Name)
+	}
+	if len(names) == 0 {
+		names = order
+	}
+	var found []VMDrill
+	for _, n := range names {
+		d, ok := all[n]
+		if !ok {
+			return nil, fmt.Errorf("no drill of the vm tier is called %q; there are: %s", n, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+		}
+		found = append(found, d)
+	}
+	return found, nil
+}
