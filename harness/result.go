@@ -80,11 +80,11 @@ func WriteJSON(w io.Writer, results []Result) error {
 // circle of waits of those that hung.
 func WriteTable(w io.Writer, results []Result) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "drill\twithout\toutcome\texpected\ttime\tacknowledged\tworst latency\tdata")
+	fmt.Fprintln(tw, "drill\ton\twithout\toutcome\texpected\ttime\tacknowledged\tworst latency\tdata")
 	for i := range results {
 		r := &results[i]
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.1f s\t%.1f MiB\t%.1f s\t%s\n",
-			r.Drill, orDash(r.Without), r.Outcome, r.Expected, r.Seconds,
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%.1f s\t%.1f MiB\t%.1f s\t%s\n",
+			r.Drill, r.on(), orDash(r.Without), r.Outcome, orDash(string(r.Expected)), r.Seconds,
 			float64(r.Bytes)/(1<<20), float64(r.MaxLatencyMs)/1000, r.data())
 	}
 	if err := tw.Flush(); err != nil {
@@ -94,6 +94,22 @@ func WriteTable(w io.Writer, results []Result) error {
 		results[i].writeWhy(w)
 	}
 	return nil
+}
+
+// on says what the drill ran on.
+func (r *Result) on() string {
+	if r.Kernel == "" {
+		return r.Server
+	}
+	return r.Server + ", Linux " + r.Kernel
+}
+
+// name names the run in a sentence.
+func (r *Result) name() string {
+	if r.Kernel == "" {
+		return r.Drill + withoutWords(r.Without)
+	}
+	return fmt.Sprintf("%s on %s%s", r.Drill, r.on(), withoutWords(r.Without))
 }
 
 func orDash(s string) string {
@@ -116,14 +132,23 @@ func (r *Result) data() string {
 
 func (r *Result) writeWhy(w io.Writer) {
 	if len(r.Cycle) > 0 {
-		fmt.Fprintf(w, "\n%s without %s hung, because\n", r.Drill, r.Without)
+		fmt.Fprintf(w, "\n%s hung, because\n", r.name())
 		for _, edge := range r.Cycle {
 			fmt.Fprintf(w, "  %s\n", edge)
 		}
 		fmt.Fprintln(w, "  and so on, round and round.")
 	}
 	if r.Error != "" {
-		fmt.Fprintf(w, "\n%s%s: %s\n", r.Drill, withoutWords(r.Without), strings.TrimSpace(r.Error))
+		fmt.Fprintf(w, "\n%s: %s\n", r.name(), strings.TrimSpace(r.Error))
+	}
+	if len(r.Notes) > 0 || len(r.Killed) > 0 {
+		fmt.Fprintf(w, "\n%s:\n", r.name())
+		for _, n := range r.Notes {
+			fmt.Fprintf(w, "  %s\n", n)
+		}
+	}
+	if len(r.Killed) > 0 {
+		fmt.Fprintf(w, "  the OOM killer took: %s\n", strings.Join(r.Killed, ", "))
 	}
 }
 

@@ -24,12 +24,10 @@ type VMDrill struct {
 	Loop string
 	// Peers says whether servers of others can be put to it.
 	Peers bool
-	// Guest is what boots; its Job.Load is the drill.
-	MemoryMiB int
-	Job       job.Job
-	// Collapse is the part of the rate without pressure below which the load
-	// has collapsed; 0 for a tenth.
-	Collapse float64
+	// Remote says that the server runs in a guest of its own.
+	Remote bool
+	// Job is what the guest does; its Load is the drill.
+	Job job.Job
 }
 
 // Limits of the vm tier, in guest time.
@@ -72,6 +70,66 @@ func VMDrills() []VMDrill {
 			Peers: true,
 			Job:   vmJob("", 55, map[string]string{"vm/dirty_ratio": "40"}),
 		},
+		{
+			Name:  "throttle-livelock",
+			Loop:  "the mount's pages fill the dirty limit; the server's writes, which would clean them, are throttled",
+			Peers: true,
+			Job:   throttleJob(),
+		},
+		{
+			Name:  "anon-fault",
+			Loop:  "the server's own memory is swapped out to free some -> it faults -> direct reclaim -> the server",
+			Peers: true,
+			Job:   vmJob("anon-fault", 90, map[string]string{"vm/dirty_ratio": "40"}),
+		},
+		{
+			Name:  "compaction",
+			Loop:  "compaction moves a page of the mount -> waits until it is written -> the server needs memory in one piece",
+			Peers: true,
+			Job:   vmJob("compact", 55, map[string]string{"vm/dirty_ratio": "40", "vm/compaction_proactiveness": "100"}),
+		},
+		{
+			Name:  "restart",
+			Loop:  "the server is killed in mid-write; to start again it needs memory that only it can free",
+			Peers: true,
+			Job:   restartJob(),
+		},
+		{
+			Name:  "freeze",
+			Loop:  "the exported file system is frozen under dirty pages of its own mount",
+			Peers: true,
+			Job:   freezeJob(),
+		},
+		{
+			Name:  "stacked-ext4",
+			Loop:  "ext4 on nbd on a file of the mount: each layer needs memory to clean the one above",
+			Peers: true,
+			Job:   stackedJob("stack-ext4"),
+		},
+		{
+			Name:  "stacked-xfs",
+			Loop:  "XFS on nbd on a file of the mount: each layer needs memory to clean the one above",
+			Peers: true,
+			Job:   stackedJob("stack-xfs"),
+		},
+		{
+			Name:   "swap",
+			Loop:   "to swap a page out, the client needs memory for the request",
+			Peers:  true,
+			Remote: true,
+			Job:    swapJob(),
+		},
+		{
+			Name:  "swap-loopback",
+			Loop:  "to swap a page out, the client needs the server, and the server needs memory",
+			Peers: true,
+			Job:   swapJob(),
+		},
+		{
+			Name: "host-guard",
+			Loop: "one thread of the server that may enter reclaim of the mount is enough for the others",
+			Job:  vmJob("thread-flags", 55, map[string]string{"vm/dirty_ratio": "40"}),
+		},
 	}
 }
 
@@ -82,12 +140,46 @@ func vmJob(script string, hog int, sysctl map[string]string) job.Job {
 	base := stream
 	base.Log, base.Blocks, base.Rounds = "/job/baseline", 512, 1
 	return job.Job{
-		Disk: "ext4", Sysctl: sysctl,
+		Disk: "ext4",
 		Load: &job.Load{
-			Script: script, HogPercent: hog, Work: stream, Baseline: base,
+			Script: script, Sysctl: sysctl, HogPercent: hog, Work: stream, Baseline: base,
 			HangSeconds: hangSeconds, LimitSeconds: loadSeconds,
 		},
 	}
+}
+
+// throttleJob is one write of 16 MiB with a dirty limit of 4, and no pressure.
+func throttleJob() job.Job {
+	j := vmJob("", 0, map[string]string{"vm/dirty_bytes": "4194304"})
+	j.Load.Work.Jobs, j.Load.Work.Blocks, j.Load.Work.Rounds = 1, 512, 1
+	j.Load.HangSeconds = loadSeconds // others take half a minute for one write(2)
+	return j
+}
+
+func restartJob() job.Job {
+	j := vmJob("restart", 40, map[string]string{"vm/dirty_ratio": "40"})
+	j.Load.Work.Rounds = 6
+	return j
+}
+
+func freezeJob() job.Job {
+	j := vmJob("freeze", 55, map[string]string{"vm/dirty_ratio": "40"})
+	j.Load.Work.Rounds = 1
+	return j
+}
+
+func stackedJob(script string) job.Job {
+	j := vmJob(script, 40, map[string]string{"vm/dirty_ratio": "40"})
+	j.Load.Work.Dir, j.Load.Baseline.Dir = "/stack", "/stack"
+	j.Load.Work.Rounds = 2
+	return j
+}
+
+// swapJob takes more memory than there is; what is too much goes to the mount.
+func swapJob() job.Job {
+	j := vmJob("swap", 130, map[string]string{"vm/dirty_ratio": "40"})
+	j.Load.Work.Rounds = 1
+	return j
 }
 
 // vmExpected returns how a run comes out as documented; "" where nothing is
@@ -145,50 +237,13 @@ func runVM(ctx context.Context, d VMDrill, server, kernel string, opt VMOptions)
 
 // bootDrill runs the drill in a guest and returns what the guest says of it.
 func bootDrill(ctx context.Context, d VMDrill, res *Result, opt VMOptions) (*job.Result, error) {
-	j := d.Job
-	load := *j.Load
-	load.Server = job.Server{Name: res.Server}
-	if res.Server == "loopnfs" {
-		load.Server.Without = opt.Without
+	g := newGuests(d, res, opt)
+	if !d.Remote {
+		err := g.runClient(ctx)
+		return g.report, err
 	}
-	load.Work.Seed, load.Baseline.Seed = opt.Seed, opt.Seed
-	j.Load, j.Modules = &load, vm.AllModules()
-	var report *job.Result
-	last := -10.0
-	cfg := vm.Config{
-		Kernel: res.Kernel, MemoryMiB: d.memory(), CPUs: 1, DiskMiB: vmDiskMiB, Job: j,
-		Files: opt.Tools.Files(), Init: opt.Tools.Guest, Limit: guestLimit, Say: opt.Say,
-		Handle: func(e job.Event) {
-			switch {
-			case e.Say != "":
-				opt.Say("  %s", e.Say)
-			case e.Result != nil:
-				report = e.Result
-			case e.Sample != nil:
-				res.Timeline = append(res.Timeline, *e.Sample)
-				if s := e.Sample; s.Seconds-last >= 5 {
-					last = s.Seconds
-					opt.Say("  %3.0f s: %d MiB written, %d MiB free, %d dirty, %d in write-back", s.Seconds,
-						s.Bytes>>20, s.FreeKB>>10, s.DirtyKB>>10, s.WritebackKB>>10)
-				}
-			}
-		},
-	}
-	version, err := vm.Run(ctx, cfg)
-	if version != "" {
-		res.Kernel = version
-	}
-	if err == nil && report == nil {
-		err = errors.New("the guest ended without a result")
-	}
-	return report, err
-}
-
-func (d *VMDrill) memory() int {
-	if d.MemoryMiB == 0 {
-		return vmMemoryMiB
-	}
-	return d.MemoryMiB
+	err := g.runBoth(ctx)
+	return g.report, err
 }
 
 // judge turns what the guest saw into an outcome.
@@ -207,6 +262,9 @@ func judge(d *VMDrill, res *Result, r *job.Result) error {
 		}
 	case job.Hung:
 		res.Outcome, res.Cycle = Hung, explainStacks(r.Stacks)
+		if r.Error != "" {
+			res.Notes = append(res.Notes, r.Error)
+		}
 	case job.Slow:
 		res.Outcome = Collapsed
 		if !collapsed {

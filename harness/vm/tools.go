@@ -37,5 +37,5 @@ func (t *Tools) Files() map[string]string {
 
 // AllModules returns the names of the modules that any of the drills needs.
 func AllModules() []string {
-	return []string{"nfs", "nfsv3", "nfsd", "fuse", "nbd", "xfs"}
+	return []string{"nfs", "nfsv3", "nfsd", "fuse", "nbd", "xfs", "virtio_net"}
 }

@@ -37,6 +37,9 @@ type Config struct {
 	// Files go to job.Dir in the guest: name there to path here. Executables
 	// should be static.
 	Files map[string]string
+	// Wire, if not nil, is one end of a stream socket whose other end is the
+	// Wire of another guest: a network of two. The caller closes it.
+	Wire *os.File
 	// Init is the program of the guest, bin/loopnfs-guest.
 	Init string
 	// Limit bounds the life of the guest, in real time.
@@ -92,9 +95,11 @@ func Run(ctx context.Context, c Config) (kernel string, err error) {
 
 // guest is a running QEMU.
 type guest struct {
-	cfg   *Config
-	files []*os.File // without names; QEMU inherits them
-	cmd   *exec.Cmd
+	cfg       *Config
+	files     []*os.File // without names
+	inherited []*os.File // by QEMU: files, and more
+	console   *os.File
+	cmd       *exec.Cmd
 }
 
 func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err error) {
@@ -111,7 +116,7 @@ func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err er
 		return errors.New("qemu-system-x86_64 is not installed: on Debian or Ubuntu, apt install qemu-system-x86 (make drill-vm does)")
 	}
 	g.cmd = exec.CommandContext(ctx, qemu, args...)
-	g.cmd.ExtraFiles = g.files
+	g.cmd.ExtraFiles = g.inherited
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	said := new(strings.Builder)
 	g.cmd.Stderr = said
@@ -129,6 +134,9 @@ func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err er
 	err = g.cmd.Wait()
 	switch {
 	case ctx.Err() != nil:
+		if context.Cause(ctx) == context.Canceled { // whoever cancelled knows why
+			return context.Canceled
+		}
 		return errors.Join(context.Cause(ctx), g.lastWords())
 	case err != nil:
 		return fmt.Errorf("qemu: %w: %s", err, said)
@@ -187,6 +195,7 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.console = g.files[len(g.files)-1]
 	cmdline := "console=ttyS0,115200 mitigations=off nokaslr no_timer_check random.trust_cpu=on panic=2 " +
 		"loglevel=7 audit=0 selinux=0 apparmor=0 rdinit=/init"
 	if khz := hostKHz(); accel == "tcg" && khz > 0 {
@@ -202,8 +211,23 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 		"-drive", "file=" + jobDisk + ",if=virtio,format=raw,readonly=on",
 		"-serial", "file:" + console, "-chardev", "stdio,id=host,signal=off", "-serial", "chardev:host",
 	}
+	if c.Wire != nil {
+		g.inherit(c.Wire)
+		args = append(args, "-netdev", fmt.Sprintf("socket,id=wire,fd=%d", 2+len(g.inherited)),
+			"-device", "virtio-net-pci,netdev=wire,romfile=,mac="+c.mac())
+	}
 	return append(args, accelArgs(accel)...), nil
 }
+
+// mac returns an address that the two guests of a wire do not share.
+func (c *Config) mac() string {
+	addr, _, _ := strings.Cut(c.Job.Address, "/")
+	return fmt.Sprintf("52:54:00:00:00:%02x", addr[len(addr)-1])
+}
+
+// inherit passes a file on to QEMU, which knows it as descriptor 2 plus the
+// number of files so far.
+func (g *guest) inherit(f *os.File) { g.inherited = append(g.inherited, f) }
 
 // file makes a file that has no name and returns the one that QEMU knows it by.
 func (g *guest) file(fill func(path string) error) (string, error) {
@@ -212,13 +236,14 @@ func (g *guest) file(fill func(path string) error) (string, error) {
 		return "", err
 	}
 	g.files = append(g.files, f)
+	g.inherit(f)
 	err = fill(f.Name())
-	return fmt.Sprintf("/dev/fd/%d", 2+len(g.files)), errors.Join(err, os.Remove(f.Name()))
+	return fmt.Sprintf("/dev/fd/%d", 2+len(g.inherited)), errors.Join(err, os.Remove(f.Name()))
 }
 
 func (g *guest) close() {
-	if g.cfg.Console != nil && len(g.files) > 0 {
-		_, _ = io.Copy(g.cfg.Console, io.NewSectionReader(g.files[len(g.files)-1], 0, maxConsole))
+	if g.cfg.Console != nil && g.console != nil {
+		_, _ = io.Copy(g.cfg.Console, io.NewSectionReader(g.console, 0, maxConsole))
 	}
 	for _, f := range g.files {
 		f.Close()
@@ -229,14 +254,13 @@ const maxConsole = 16 << 20
 
 // lastWords returns the end of the console as an error.
 func (g *guest) lastWords() error {
-	f := g.files[len(g.files)-1]
-	st, err := f.Stat()
+	st, err := g.console.Stat()
 	if err != nil {
 		return err
 	}
 	const tail = 2000
 	b := make([]byte, min(tail, st.Size()))
-	n, _ := f.ReadAt(b, max(0, st.Size()-tail))
+	n, _ := g.console.ReadAt(b, max(0, st.Size()-tail))
 	return fmt.Errorf("the end of its console:\n%s", b[:n])
 }
 

@@ -28,6 +28,10 @@ const (
 	// srv is where the data disk is mounted, mnt where NFS mounts go.
 	srv, mnt = "/srv", "/mnt"
 
+	// By these names this program shows up in stacks and in what the OOM
+	// killer says.
+	writerName, hogName = "/run/writer", "/run/hog"
+
 	// protectedEnv marks a process that has been through protect.
 	protectedEnv = "GUEST_PROTECTED"
 	// heapBytes is what the monitor's heap may grow to before it is collected.
@@ -99,6 +103,11 @@ func start() error {
 	err := mountAll("/dev devtmpfs", "/proc proc", "/sys sysfs", "/run tmpfs", "/tmp tmpfs")
 	if err := errors.Join(err, openHost(), unix.Mlockall(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT)); err != nil {
 		return err
+	}
+	for _, name := range []string{writerName, hogName} {
+		if err := os.Symlink("/proc/1/exe", name); err != nil {
+			return err
+		}
 	}
 	return command("ip", "link", "set", "lo", "up")
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ const (
 type run struct {
 	cfg    *job.Load
 	server *server
+	mu     sync.Mutex // of res.Notes while the script runs
 	res    job.Result
 	hog    *exec.Cmd
 	worker *worker
@@ -47,6 +49,10 @@ func runLoad(cfg *job.Load) *job.Result {
 	r.res.Outcome = job.Failed
 	if err := r.play(); err != nil {
 		r.res.Outcome, r.res.Error = job.Failed, err.Error()
+		var late *lateError
+		if errors.As(err, &late) {
+			r.res.Outcome, r.res.Stacks = job.Hung, blockedStacks()
+		}
 		if log := r.server.log(); log != "" {
 			r.res.Error += "\nthe server said:\n" + log
 		}
@@ -96,9 +102,14 @@ func within(what string, f func() error) error {
 	case err := <-done:
 		return err
 	case <-time.After(stepLimit):
-		return fmt.Errorf("%s did not end within %v", what, stepLimit)
+		return &lateError{what}
 	}
 }
+
+// lateError is a step that did not end, and probably never would.
+type lateError struct{ what string }
+
+func (e *lateError) Error() string { return fmt.Sprintf("%s did not end within %v", e.what, stepLimit) }
 
 // baseline measures the rate of the load without pressure.
 func (r *run) baseline() error {
@@ -119,7 +130,7 @@ func (r *run) baseline() error {
 }
 
 func (r *run) startLoad(s script) error {
-	if err := r.startHog(); err != nil {
+	if err := errors.Join(setSysctl(r.cfg.Sysctl), r.startHog()); err != nil {
 		return err
 	}
 	sayf("load under pressure")
@@ -138,7 +149,7 @@ func (r *run) startHog() error {
 		return nil
 	}
 	kb := r.mem.read().available * int64(r.cfg.HogPercent) / 100
-	r.hog = plain("/proc/self/exe", "hog", strconv.FormatInt(kb, 10))
+	r.hog = plain(hogName, "hog", strconv.FormatInt(kb, 10))
 	out, err := r.hog.StdoutPipe()
 	if err != nil {
 		return err
@@ -231,7 +242,7 @@ func (r *run) verify(s script) error {
 		{"mounting", r.mount},
 		{"reaching what was written", func() error { return s.reopen(r) }},
 		{"verifying", func() error { _, err := work.Verify(r.cfg.Work); return err }},
-		{"leaving", func() error { return s.finish(r) }},
+		{"leaving", func() error { return s.close(r) }},
 		{"unmounting again", func() error { return unix.Unmount(mnt, 0) }},
 		{"stopping the server again", r.server.stop},
 	}
@@ -253,7 +264,7 @@ type worker struct {
 }
 
 func startWorker(cfg work.Config) (*worker, error) {
-	w := &worker{cmd: plain("/proc/self/exe", "work", "run"), done: make(chan struct{})}
+	w := &worker{cmd: plain(writerName, "work", "run"), done: make(chan struct{})}
 	w.progress.Store(&work.Progress{})
 	in, err := w.cmd.StdinPipe()
 	if err != nil {

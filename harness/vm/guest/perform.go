@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +17,7 @@ func perform() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(setSysctl(j.Sysctl), makeDisk(j.Disk)); err != nil {
+	if err := makeDisk(j.Disk); err != nil {
 		return err
 	}
 	kernel, err := kernelRelease()
@@ -24,11 +25,38 @@ func perform() error {
 		return err
 	}
 	say(job.Event{Ready: &job.Ready{Kernel: kernel, MemKB: newMeminfo().read().total}})
-	if j.Load == nil {
-		return runCommand(j.Command)
+	if err := connect(j.Address); err != nil {
+		return err
 	}
-	say(job.Event{Result: runLoad(j.Load)})
-	return nil
+	switch {
+	case j.Load != nil:
+		say(job.Event{Result: runLoad(j.Load)})
+		return nil
+	case j.Serve != nil:
+		return serve(*j.Serve)
+	}
+	return runCommand(j.Command)
+}
+
+// connect joins the network of two guests.
+func connect(address string) error {
+	if address == "" {
+		return nil
+	}
+	if err := await("/sys/class/net/eth0", 10*time.Second); err != nil {
+		return err
+	}
+	return errors.Join(command("ip", "addr", "add", address, "dev", "eth0"), command("ip", "link", "set", "eth0", "up"))
+}
+
+// serve runs a server for another guest, until this one is killed.
+func serve(cfg job.Server) error {
+	s := &server{cfg: cfg}
+	if err := s.start(); err != nil {
+		return err
+	}
+	say(job.Event{Serving: true})
+	select {}
 }
 
 func kernelRelease() (string, error) {

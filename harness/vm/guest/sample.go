@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // procFile is a file of /proc that stays open: to open one takes memory.
@@ -71,4 +73,25 @@ func (v vmstat) read() counters {
 
 func (c counters) since(o counters) counters {
 	return counters{c.scans - o.scans, c.ooms - o.ooms, c.throttled - o.throttled}
+}
+
+// netstat finds a counter in /proc/net/netstat, which has a line of names and
+// then one of values for each group.
+func netstat(text, group, name string) int64 {
+	var names []string
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] != group {
+			continue
+		}
+		if names == nil {
+			names = words
+			continue
+		}
+		if i := slices.Index(names, name); i > 0 && i < len(words) {
+			n, _ := strconv.ParseInt(words[i], 10, 64)
+			return n
+		}
+	}
+	return 0
 }

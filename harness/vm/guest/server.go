@@ -51,13 +51,26 @@ func (s *server) mountPort() string {
 // source is what is mounted.
 func (s *server) source() string {
 	if s.cfg.Name == "gonfs" {
-		return "127.0.0.1:/"
+		return s.host() + ":/"
 	}
-	return "127.0.0.1:" + exportDir
+	return s.host() + ":" + exportDir
 }
+
+func (s *server) host() string {
+	if s.cfg.Host != "" {
+		return s.cfg.Host
+	}
+	return "127.0.0.1"
+}
+
+// remote reports whether the server runs in another guest.
+func (s *server) remote() bool { return s.cfg.Host != "" }
 
 // start starts the server and waits until clients can connect.
 func (s *server) start() error {
+	if s.remote() {
+		return nil
+	}
 	if err := os.MkdirAll(exportDir, 0o777); err != nil {
 		return err
 	}
@@ -67,7 +80,7 @@ func (s *server) start() error {
 	case "ganesha":
 		return s.startGanesha()
 	case "gonfs":
-		return s.spawn(job.Dir+"/gonfs", "-listen", "127.0.0.1:"+nfsPort, exportDir)
+		return s.spawn(job.Dir+"/gonfs", "-listen", ":"+nfsPort, exportDir)
 	case "loopnfs":
 		return s.spawn(job.Dir+"/loopnfs", s.loopnfsArgs()...)
 	}
@@ -76,7 +89,7 @@ func (s *server) start() error {
 
 func (s *server) loopnfsArgs() []string {
 	args := []string{
-		"serve", "--export", exportDir + ":" + exportDir, "--listen", "127.0.0.1:" + nfsPort,
+		"serve", "--export", exportDir + ":" + exportDir, "--listen", ":" + nfsPort,
 		"--memory", "16MiB", "--state", srv + "/state", "--squash", "none", "--verbose",
 	}
 	if len(s.cfg.Without) > 0 {
@@ -147,6 +160,9 @@ func (s *server) log() string {
 
 // stop ends the server in order.
 func (s *server) stop() error {
+	if s.remote() {
+		return nil
+	}
 	if s.cfg.Name == "knfsd" {
 		return command("rpc.nfsd", "0")
 	}
@@ -173,7 +189,7 @@ func startKnfsd() error {
 	if err := unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""); err != nil && err != unix.EBUSY {
 		return err
 	}
-	exports := exportDir + " 127.0.0.1(rw,no_root_squash,no_subtree_check,fsid=1)\n"
+	exports := exportDir + " *(rw,no_root_squash,no_subtree_check,fsid=1)\n"
 	if err := os.WriteFile("/etc/exports", []byte(exports), 0o644); err != nil {
 		return err
 	}

@@ -11,23 +11,28 @@ const Name = "job.json"
 // Dir is where the guest unpacks the archive.
 const Dir = "/job"
 
-// Job says what a guest does before it powers off: either a command or a load.
+// Job says what a guest does before it powers off: a command, a load, or to serve
+// until it is killed.
 type Job struct {
+	// Address is that of the guest on the wire to another one, like 10.0.0.1/24;
+	// empty if there is none.
+	Address string
 	// Modules are loaded, in this order, before anything else.
 	Modules []string
 	// Disk is the file system made on the data disk: ext4 or xfs.
 	Disk string
-	// Sysctl is written under /proc/sys.
-	Sysctl map[string]string
 	// Command is run, with its output passed on as it comes.
 	Command []string
 	Load    *Load
+	Serve   *Server
 }
 
 // Server is an NFS server inside the guest.
 type Server struct {
 	// Name is loopnfs, knfsd, ganesha or gonfs.
 	Name string
+	// Host is where it runs; empty for the guest that mounts it.
+	Host string
 	// Without are the mechanisms of loopnfs that are off.
 	Without []string
 }
@@ -40,7 +45,9 @@ type Load struct {
 	// HogPercent of the available memory is taken by a process that keeps
 	// touching it; 0 for none.
 	HogPercent int
-	Work       work.Config
+	// Sysctl is written under /proc/sys when the pressure begins.
+	Sysctl map[string]string
+	Work   work.Config
 	// Baseline is the same load without pressure, to tell a collapse from
 	// slowness; its Rounds may be fewer. No Jobs means none.
 	Baseline work.Config
@@ -53,6 +60,8 @@ type Load struct {
 type Event struct {
 	// Ready: the guest is up and begins its job.
 	Ready *Ready `json:",omitempty"`
+	// Serving: the server can be mounted.
+	Serving bool `json:",omitempty"`
 	// Output of a Command, or words on what is going on.
 	Output string  `json:",omitempty"`
 	Say    string  `json:",omitempty"`
