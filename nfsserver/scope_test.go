@@ -120,7 +120,9 @@ func TestWaitGraph(t *testing.T) {
 	}
 	eventually(t, "the cycle is seen", func() bool {
 		cy := f.graph.FindCycle()
-		return cy != nil && slices.Equal(cy.Edges, want)
+		// The circle has no first wait: it may be told from any of its tasks on.
+		return cy != nil && len(cy.Edges) == len(want) && strings.Contains(
+			strings.Join(append(want, want...), "\n"), strings.Join(cy.Edges, "\n"))
 	})
 	// Back-pressure is on record, too.
 	var more []chan []byte

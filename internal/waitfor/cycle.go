@@ -52,7 +52,7 @@ func (g *Graph) FindCycles() []*Cycle {
 	sort.Slice(all, func(i, j int) bool { return all[i].task.id < all[j].task.id })
 	f := finder{all: all, holders: map[Resource][]int{}}
 	for i := range all {
-		for _, r := range all[i].holds {
+		for _, r := range append(all[i].holds, all[i].reclaims()...) {
 			f.holders[r] = append(f.holders[r], i)
 		}
 	}
@@ -83,6 +83,18 @@ func (c *Cycle) key() string {
 type finder struct {
 	all     []snapshot
 	holders map[Resource][]int
+}
+
+// reclaims returns what the task was about to set free when it blocked: whoever
+// waits for something else while it waits for a free page is reclaiming, and
+// others who need a page wait for it to get on.
+func (s *snapshot) reclaims() []Resource {
+	for i, w := range s.waits {
+		if w.res.Kind == FreePage && i < len(s.waits)-1 {
+			return []Resource{w.res}
+		}
+	}
+	return nil
 }
 
 // next returns the tasks that task i waits for through its innermost wait.

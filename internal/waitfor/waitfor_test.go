@@ -106,6 +106,24 @@ func TestACallThatIsNotReadWaitsForWhatIsReadBeforeIt(t *testing.T) {
 	}
 }
 
+func TestWhoNeedsAPageWaitsForWhoReclaims(t *testing.T) {
+	g := New()
+	reader, worker := g.NewTask("server"), g.NewTask("server")
+	page := Resource{Kind: FreePage}
+	reader.Begin("WRITE")
+	reader.Hold(Resource{Stream, 700})
+	reader.Wait("", "a free page", 0, page)
+	worker.Begin("WRITE")
+	worker.Wait("", "a free page", 0, page)
+	if c := g.FindCycle(); c != nil {
+		t.Errorf("two that need memory are no circle: %q", c.Edges)
+	}
+	worker.Wait("direct reclaim", "COMMIT of inode", 12, Resource{Reply, ReplyID(700, 9)})
+	if c := g.FindCycle(); c == nil || len(c.Edges) != 3 {
+		t.Errorf("want a circle of two, got %v", c)
+	}
+}
+
 func TestSummaryCounts(t *testing.T) {
 	g := New()
 	releasePage(g)
