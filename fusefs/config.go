@@ -58,6 +58,10 @@ type StoreConfig struct {
 	// MaxInodes is how many inodes stay in memory when nobody refers to them;
 	// 0 for the default.
 	MaxInodes int
+	// Buffered writes out through the kernel's page cache, and starts the
+	// kernel's own write-out at once: a world without the mechanism
+	// "direct-io". By default O_DIRECT is used where the file system has it.
+	Buffered bool
 	// MaxFiles is how many descriptors stay open when nobody uses them, at
 	// most half of RLIMIT_NOFILE; 0 for the default.
 	MaxFiles int

@@ -25,9 +25,14 @@ type scratch struct {
 	how     unix.OpenHow
 }
 
+// scratchPool keeps what calls have needed: as much as were ever carried out at
+// once. A sync.Pool is emptied by the garbage collector, and then has to allocate
+// when there may be nothing to be had.
 type scratchPool struct {
 	pages int
-	pool  sync.Pool
+
+	mu   sync.Mutex
+	free []*scratch
 }
 
 // init fits the pool to calls of n bytes, which may start in the middle of a
@@ -35,7 +40,7 @@ type scratchPool struct {
 func (p *scratchPool) init(n int) { p.pages = alloc.Pages(n) + 1 }
 
 func (p *scratchPool) get() *scratch {
-	if b, ok := p.pool.Get().(*scratch); ok {
+	if b := p.pop(); b != nil {
 		return b
 	}
 	return &scratch{
@@ -44,7 +49,24 @@ func (p *scratchPool) get() *scratch {
 	}
 }
 
-func (p *scratchPool) put(b *scratch) { p.pool.Put(b) }
+// pop returns one that is free, or nil.
+func (p *scratchPool) pop() *scratch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free) - 1
+	if n < 0 {
+		return nil
+	}
+	b := p.free[n]
+	p.free = p.free[:n]
+	return b
+}
+
+func (p *scratchPool) put(b *scratch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, b)
+}
 
 // alloc brings the number of spare folios to n.
 func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, flags gfp.Flags, n int) error {
