@@ -20,7 +20,11 @@ func write(r *request) {
 	}
 	if err == nil {
 		r.cleansMemory()
-		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.payload, args.Stable, &r.wrote)
+		how := r.srv.cfg.Stability(args.Stable, r.conn.local)
+		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.payload, how, &r.wrote)
+		if err == nil && how > args.Stable {
+			r.srv.count.stable.Add(1)
+		}
 	}
 	r.complete(node, &r.wrote.WCC)
 	res := nfs3.WriteResult{
