@@ -22,16 +22,22 @@ type Config struct {
 	// many as can be in blocking system calls at once, and some for the
 	// runtime.
 	Threads int
+	// Cold are prefixes of import paths: packages that are not needed once
+	// the process serves. Their code is not locked.
+	Cold []string
 }
 
 // Guard is the protection of this process. Its methods are called one after the
-// other.
+// other. A nil one protects nothing and misses nothing.
 type Guard struct {
 	missing []Missing
 }
 
 // Miss records something that could not be had. The same thing is recorded once.
 func (g *Guard) Miss(m Missing) {
+	if g == nil {
+		return
+	}
 	for _, had := range g.missing {
 		if had.What == m.What {
 			return
@@ -41,11 +47,16 @@ func (g *Guard) Miss(m Missing) {
 }
 
 // Missing returns what could not be had so far.
-func (g *Guard) Missing() []Missing { return g.missing }
+func (g *Guard) Missing() []Missing {
+	if g == nil {
+		return nil
+	}
+	return g.missing
+}
 
 // Err names everything that could not be had; nil if there is nothing.
 func (g *Guard) Err() error {
-	if len(g.missing) == 0 {
+	if len(g.Missing()) == 0 {
 		return nil
 	}
 	var b strings.Builder
@@ -61,6 +72,9 @@ func (g *Guard) Err() error {
 // Check looks at the process as it is now: threads that were started since must
 // be guarded too.
 func (g *Guard) Check() {
+	if g == nil {
+		return
+	}
 	p, err := Audit(os.Getpid())
 	if err != nil {
 		g.Miss(Missing{"the audit of this process", err, "nobody knows whether its threads are guarded", "mount /proc"})
@@ -73,10 +87,13 @@ func (g *Guard) Check() {
 
 // Log says in one line what was got, and in a warning each what was not.
 func (g *Guard) Log(log *slog.Logger) {
+	if g == nil {
+		return
+	}
 	p, err := Audit(os.Getpid())
 	if err == nil {
 		log.Info("host guard", "threads", p.Threads, "io_flusher", min(p.NoIO, p.LocalThrottle),
-			"locked_mib", p.LockedBytes>>20, "resident_mib", p.ResidentBytes>>20, "oom_score_adj", p.OOMScoreAdj)
+			"resident_mib", p.ResidentBytes>>20, "oom_score_adj", p.OOMScoreAdj)
 	}
 	for _, m := range g.missing {
 		log.Warn("host guard: "+m.What+" is missing", "error", m.Why, "costs", m.Costs, "remedy", m.Remedy)

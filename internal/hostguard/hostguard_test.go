@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -150,19 +152,74 @@ func TestErrNamesEverything(t *testing.T) {
 }
 
 func TestFileConstant(t *testing.T) {
-	for line, want := range map[string]bool{
-		"00400000-00a02000 r-xp 00000000 fe:00 997 /bin/a b": true,
-		"00a02000-010be000 r--p 00602000 fe:00 997 /bin/a":   true,
-		"010be000-01126000 rw-p 00cbe000 fe:00 997 /bin/a":   false,
-		"01126000-01200000 ---p 00cbe000 fe:00 997 /bin/a":   false,
-		"7ffd000-7ffe000 r-xp 00000000 00:00 0 [vdso]":       false,
-		"7ffd000-7ffe000 r--p 00000000 00:00 0":              false,
-		"7ffe000-7ffd000 r-xp 00000000 fe:00 997 /bin/a":     false,
-		"x-y r-xp 00000000 fe:00 997 /bin/a":                 false,
-		"":                                                   false,
+	for line, want := range map[string]string{
+		"00400000-00a02000 r-xp 00000000 fe:00 997 /bin/a b": "code 400000-a02000",
+		"00a02000-010be000 r--p 00602000 fe:00 997 /bin/a":   "constants a02000-10be000",
+		"010be000-01126000 rw-p 00cbe000 fe:00 997 /bin/a":   "",
+		"01126000-01200000 ---p 00cbe000 fe:00 997 /bin/a":   "",
+		"7ffd000-7ffe000 r-xp 00000000 00:00 0 [vdso]":       "",
+		"7ffd000-7ffe000 r--p 00000000 00:00 0":              "",
+		"7ffe000-7ffd000 r-xp 00000000 fe:00 997 /bin/a":     "",
+		"x-y r-xp 00000000 fe:00 997 /bin/a":                 "",
+		"00400000 r 0 fe:00 997 /bin/a":                      "",
+		"":                                                   "",
 	} {
-		if _, _, ok := fileConstant(line); ok != want {
-			t.Errorf("%q: %t", line, ok)
+		m, exec, ok := fileConstant(line)
+		got := fmt.Sprintf("%x-%x", m.start, m.end)
+		switch {
+		case !ok:
+			got = ""
+		case exec:
+			got = "code " + got
+		default:
+			got = "constants " + got
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
+}
+
+// The code that is locked is all that may run, and little else.
+func TestHotCode(t *testing.T) {
+	text := codeOf(t, runtime.FuncForPC(reflect.ValueOf(TestHotCode).Pointer()).Entry())
+	all := hotCode(text, nil)
+	hot := hotCode(text, []string{"testing.", "net/", "flag."})
+	size := func(ms []mapping) (n uintptr) {
+		for _, m := range ms {
+			n += m.end - m.start
+		}
+		return n
+	}
+	has := func(ms []mapping, f any) bool {
+		pc := reflect.ValueOf(f).Pointer()
+		return slices.ContainsFunc(ms, func(m mapping) bool { return m.start <= pc && pc < m.end })
+	}
+	if !has(all, testing.Main) || !has(hot, Audit) || !has(hot, runtime.GC) {
+		t.Errorf("hot: %x, all: %x", hot, all)
+	}
+	if size(hot) >= size(all) || size(all) > text.end-text.start {
+		t.Errorf("%d bytes are hot, of %d in %d", size(hot), size(all), text.end-text.start)
+	}
+	for i, m := range hot {
+		if m.start < text.start || m.end > text.end || m.start >= m.end || i > 0 && m.start <= hot[i-1].end+codeGap {
+			t.Errorf("range %d is %x", i, m)
+		}
+	}
+}
+
+// codeOf returns the mapping with pc.
+func codeOf(t *testing.T, pc uintptr) mapping {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		if m, exec, ok := fileConstant(line); ok && exec && m.start <= pc && pc < m.end {
+			return m
+		}
+	}
+	t.Fatal("this code is nowhere")
+	return mapping{}
 }

@@ -1,7 +1,6 @@
 package hostguard
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"runtime"
@@ -16,6 +15,9 @@ import (
 // to be spared when the kernel kills for memory. It is called before memory for
 // data is made.
 func (g *Guard) Protect(cfg Config) {
+	if g == nil {
+		return
+	}
 	startThreads(cfg.Threads)
 	if err := lockAll(); err != nil {
 		g.Miss(Missing{
@@ -24,12 +26,12 @@ func (g *Guard) Protect(cfg Config) {
 			Costs:  "the kernel may take away the program's own memory, and getting it back takes memory that is not there",
 			Remedy: "run as root, give the process CAP_IPC_LOCK, or raise the limit (ulimit -l unlimited)",
 		})
-	} else if err := lockBinary(); err != nil {
+	} else if err := lockBinary(cfg.Cold); err != nil {
 		g.Miss(Missing{
 			What:   "the program file in locked memory",
 			Why:    err,
 			Costs:  "code that runs for the first time when memory is short has to be read from the disk then",
-			Remedy: "free some memory and start again",
+			Remedy: "mount /proc, and have some memory free at the start",
 		})
 	}
 	if got, err := spare(); got != oomNever {
@@ -63,45 +65,6 @@ func capable(c uint) bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	return unix.Capget(&hdr, &data[0]) == nil && data[c/32].Effective&(1<<(c%32)) != 0
-}
-
-// lockBinary reads in the program file, code and constants, and locks it: mlock
-// fills what mlockall has only marked.
-func lockBinary() error {
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return err
-	}
-	defer maps.Close()
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		if start, end, ok := fileConstant(lines.Text()); ok {
-			if err := mlock(start, end-start); err != nil {
-				return fmt.Errorf("mlock: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// fileConstant returns the addresses of a line of /proc/PID/maps if it is of a
-// file, readable, and never written.
-func fileConstant(line string) (start, end uint64, ok bool) {
-	f := strings.Fields(line)
-	if len(f) < 6 || f[1][0] != 'r' || f[1][1] != '-' || f[4] == "0" {
-		return 0, 0, false
-	}
-	from, to, _ := strings.Cut(f[0], "-")
-	start, err1 := strconv.ParseUint(from, 16, 64)
-	end, err2 := strconv.ParseUint(to, 16, 64)
-	return start, end, err1 == nil && err2 == nil && start < end
-}
-
-func mlock(start, length uint64) error {
-	_, _, errno := unix.Syscall(unix.SYS_MLOCK, uintptr(start), uintptr(length), 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // oomNever is the oom_score_adj of a process that the kernel does not kill

@@ -72,8 +72,11 @@ func (w *Watcher) Stats() Stats {
 	return Stats{Short: w.Short(), Entered: w.entered.Load(), Failed: w.failed.Load()}
 }
 
-// Stop ends the watcher. Short keeps its last answer.
+// Stop ends the watcher, if there is one. Short keeps its last answer.
 func (w *Watcher) Stop() error {
+	if w == nil {
+		return nil
+	}
 	w.stop.Store(true)
 	<-w.stopped
 	return w.err
