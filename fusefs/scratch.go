@@ -36,17 +36,33 @@ type scratchPool struct {
 }
 
 // init fits the pool to calls of n bytes, which may start in the middle of a
-// page.
-func (p *scratchPool) init(n int) { p.pages = alloc.Pages(n) + 1 }
+// page, and fills it for so many calls at once.
+func (p *scratchPool) init(n, calls int) {
+	p.pages = alloc.Pages(n) + 1
+	for range calls {
+		p.put(p.make())
+	}
+}
 
 func (p *scratchPool) get() *scratch {
 	if b := p.pop(); b != nil {
 		return b
 	}
-	return &scratch{
-		fs: make([]*alloc.Folio, 0, p.pages), mine: make([]bool, 0, p.pages),
-		spare: make([]*alloc.Folio, 0, p.pages), iov: make([]unix.Iovec, 0, p.pages),
+	return p.make()
+}
+
+// make makes one whose memory is touched, not just mapped.
+func (p *scratchPool) make() *scratch {
+	b := &scratch{
+		fs: make([]*alloc.Folio, p.pages), mine: make([]bool, p.pages),
+		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages),
 	}
+	clear(b.fs)
+	clear(b.mine)
+	clear(b.spare)
+	clear(b.iov)
+	b.fs, b.mine, b.spare, b.iov = b.fs[:0], b.mine[:0], b.spare[:0], b.iov[:0]
+	return b
 }
 
 // pop returns one that is free, or nil.

@@ -115,7 +115,7 @@ func (s *Store) sizeTo(cfg *StoreConfig) {
 	most := uint32(s.arena.MaxAlloc()-1) << alloc.PageShift
 	s.maxIO = min(cfg.MaxIO, max(most&^(64<<10-1), MinIO))
 	s.maxBlocks = min(max(s.arena.Total()/listingShare, 2), maxListing)
-	s.scratch.init(int(s.maxIO))
+	s.scratch.init(int(s.maxIO), cfg.Calls+cfg.Flushers)
 	s.noDirect.Store(cfg.Buffered)
 	s.nodes.init(cfg.MaxInodes)
 	s.fds.limit = raiseFiles(cfg.MaxFiles)
