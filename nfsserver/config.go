@@ -15,7 +15,7 @@ import (
 // Defaults and limits of a Config.
 const (
 	DefaultWorkers  = 16
-	DefaultSlots    = 128
+	DefaultSlots    = 64
 	DefaultMaxConns = 512
 
 	MaxWorkers = 4096

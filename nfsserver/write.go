@@ -15,13 +15,13 @@ func write(r *request) {
 		err = r.received()
 	}
 	if err == nil {
-		trim(&r.payload, int(r.exp.ioMax))
-		err = checkRange(args.Offset, r.payload.Len())
+		trim(&r.data, int(r.exp.ioMax))
+		err = checkRange(args.Offset, r.data.Len())
 	}
 	if err == nil {
 		r.cleansMemory()
 		how := r.srv.cfg.Stability(args.Stable, r.conn.local)
-		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.payload, how, &r.wrote)
+		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.data, how, &r.wrote)
 		if err == nil && how > args.Stable {
 			r.srv.count.stable.Add(1)
 		}
