@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,6 +175,7 @@ func (s *Server) startStores(cfg *ServerConfig) error {
 		}
 		store, err := fusefs.NewStore(fusefs.StoreConfig{
 			Dir: x.Dir, StateDir: state, Flushers: cfg.Flushers, Buffered: cfg.Buffered,
+			Calls: cmp.Or(cfg.Workers, nfsserver.DefaultWorkers),
 			Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: cfg.Logger,
 		})
 		if err != nil {
