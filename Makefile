@@ -15,6 +15,8 @@ RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env C
 
 .PHONY: build drill test check bench clean setup-build setup-test setup-drill
 
+# Without libc and debug tables: what a server does not need is not in memory, and
+# threads have the small stacks of the runtime.
 build: setup-build
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/loopnfs ./cmd/loopnfs
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/loopnfs-guest ./harness/vm/guest

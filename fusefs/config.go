@@ -19,6 +19,7 @@ const (
 	DefaultMaxInodes = 65536
 	DefaultMaxFiles  = 65536
 	maxFlushers      = 64
+	maxCalls         = 4096
 	minInodes        = 16
 
 	// A listing has at most one of listingShare pages of the arena, and at
@@ -55,9 +56,17 @@ type StoreConfig struct {
 	Logger *slog.Logger
 	// Flushers is the number of workers that write out; 0 for the default.
 	Flushers int
+	// Calls is how many calls are carried out at once: what these need on the
+	// side is made ahead. More are possible; for them it is made when they
+	// come.
+	Calls int
 	// MaxInodes is how many inodes stay in memory when nobody refers to them;
 	// 0 for the default.
 	MaxInodes int
+	// Buffered writes out through the kernel's page cache, and starts the
+	// kernel's own write-out at once: a world without the mechanism
+	// "direct-io". By default O_DIRECT is used where the file system has it.
+	Buffered bool
 	// MaxFiles is how many descriptors stay open when nobody uses them, at
 	// most half of RLIMIT_NOFILE; 0 for the default.
 	MaxFiles int
@@ -97,6 +106,8 @@ func (c *StoreConfig) Validate() error {
 		return fmt.Errorf("a largest READ and WRITE of %d bytes: want a multiple of %d, at most %d", c.MaxIO, MinIO, MaxMaxIO)
 	case c.Flushers < 0 || c.Flushers > maxFlushers:
 		return fmt.Errorf("%d flushers: want 1 to %d", c.Flushers, maxFlushers)
+	case c.Calls < 0 || c.Calls > maxCalls:
+		return fmt.Errorf("%d calls at once: want 0 to %d", c.Calls, maxCalls)
 	case c.MaxInodes != 0 && c.MaxInodes < minInodes:
 		return fmt.Errorf("%d inodes in memory are too few: want at least %d", c.MaxInodes, minInodes)
 	case c.MaxFiles < 0:

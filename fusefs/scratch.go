@@ -25,26 +25,64 @@ type scratch struct {
 	how     unix.OpenHow
 }
 
+// scratchPool keeps what calls have needed: as much as were ever carried out at
+// once. A sync.Pool is emptied by the garbage collector, and then has to allocate
+// when there may be nothing to be had.
 type scratchPool struct {
 	pages int
-	pool  sync.Pool
+
+	mu   sync.Mutex
+	free []*scratch
 }
 
 // init fits the pool to calls of n bytes, which may start in the middle of a
-// page.
-func (p *scratchPool) init(n int) { p.pages = alloc.Pages(n) + 1 }
-
-func (p *scratchPool) get() *scratch {
-	if b, ok := p.pool.Get().(*scratch); ok {
-		return b
-	}
-	return &scratch{
-		fs: make([]*alloc.Folio, 0, p.pages), mine: make([]bool, 0, p.pages),
-		spare: make([]*alloc.Folio, 0, p.pages), iov: make([]unix.Iovec, 0, p.pages),
+// page, and fills it for so many calls at once.
+func (p *scratchPool) init(n, calls int) {
+	p.pages = alloc.Pages(n) + 1
+	for range calls {
+		p.put(p.make())
 	}
 }
 
-func (p *scratchPool) put(b *scratch) { p.pool.Put(b) }
+func (p *scratchPool) get() *scratch {
+	if b := p.pop(); b != nil {
+		return b
+	}
+	return p.make()
+}
+
+// make makes one whose memory is touched, not just mapped.
+func (p *scratchPool) make() *scratch {
+	b := &scratch{
+		fs: make([]*alloc.Folio, p.pages), mine: make([]bool, p.pages),
+		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages),
+	}
+	clear(b.fs)
+	clear(b.mine)
+	clear(b.spare)
+	clear(b.iov)
+	b.fs, b.mine, b.spare, b.iov = b.fs[:0], b.mine[:0], b.spare[:0], b.iov[:0]
+	return b
+}
+
+// pop returns one that is free, or nil.
+func (p *scratchPool) pop() *scratch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.free) - 1
+	if n < 0 {
+		return nil
+	}
+	b := p.free[n]
+	p.free = p.free[:n]
+	return b
+}
+
+func (p *scratchPool) put(b *scratch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, b)
+}
 
 // alloc brings the number of spare folios to n.
 func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, flags gfp.Flags, n int) error {

@@ -50,7 +50,7 @@ type Store struct {
 	flusher *writeback.Flusher
 
 	verifier atomic.Uint64
-	noDirect atomic.Bool   // the backing refuses O_DIRECT
+	noDirect atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
 	maxSeen  atomic.Uint64 // a file size that the backing is known to allow
 	failMu   sync.Mutex
 	failing  atomic.Int32 // inodes that cannot be written out; changes with failMu held
@@ -115,7 +115,8 @@ func (s *Store) sizeTo(cfg *StoreConfig) {
 	most := uint32(s.arena.MaxAlloc()-1) << alloc.PageShift
 	s.maxIO = min(cfg.MaxIO, max(most&^(64<<10-1), MinIO))
 	s.maxBlocks = min(max(s.arena.Total()/listingShare, 2), maxListing)
-	s.scratch.init(int(s.maxIO))
+	s.scratch.init(int(s.maxIO), cfg.Calls+cfg.Flushers)
+	s.noDirect.Store(cfg.Buffered)
 	s.nodes.init(cfg.MaxInodes)
 	s.fds.limit = raiseFiles(cfg.MaxFiles)
 	var v [8]byte

@@ -66,6 +66,8 @@ type options struct {
 	noStart bool // no flushers
 	lenient bool // Shutdown may fail
 	log     io.Writer
+
+	buffered bool
 }
 
 func needRoot(t testing.TB) {
@@ -122,7 +124,7 @@ func newFixture(t testing.TB, o options) *fixture {
 	mem := newMemory(t, o.bytes, o.policy)
 	s, err := NewStore(StoreConfig{
 		Dir: o.dir, Cache: mem.cache, Domain: mem.dom, Graph: mem.graph, StateDir: o.state,
-		Logger: slog.New(slog.NewTextHandler(o.log, nil)), MaxInodes: o.inodes, MaxFiles: o.files,
+		Logger: slog.New(slog.NewTextHandler(o.log, nil)), MaxInodes: o.inodes, MaxFiles: o.files, Buffered: o.buffered,
 	})
 	if err != nil {
 		t.Fatal(err)

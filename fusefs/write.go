@@ -10,8 +10,9 @@ import (
 )
 
 // Write implements vfs.FS. Memory is allocated before any lock is taken; the
-// pages become dirty under the inode's lock; the dirty limit is waited for, and
-// the disk, after it was given back.
+// pages become dirty under the inode's lock; after it was given back, the dirty
+// limit is waited for, or the disk: who cleans its own pages need not wait until
+// others have.
 func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how vfs.Stable, res *vfs.WriteResult) error {
 	*res = vfs.WriteResult{Verifier: s.Verifier(), Stable: how}
 	in, err := s.regular(node)
@@ -33,8 +34,8 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
 		return err
 	}
-	s.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
 	if how == vfs.Unstable || n == 0 {
+		s.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
 		return nil
 	}
 	return s.syncInode(op.Scope, in, how == vfs.FileSync)

@@ -15,7 +15,7 @@ import (
 // Defaults and limits of a Config.
 const (
 	DefaultWorkers  = 16
-	DefaultSlots    = 128
+	DefaultSlots    = 64
 	DefaultMaxConns = 512
 
 	MaxWorkers = 4096
@@ -82,6 +82,9 @@ type Config struct {
 	Scope ScopePolicy
 	// Receive is the mechanism "socket-reserve"; default FairShare.
 	Receive ReceivePolicy
+	// Stability is the mechanism "stable-replies"; default AsAsked, for a
+	// server does not know by itself when memory is short.
+	Stability StabilityPolicy
 	// Logger gets what nobody else is told; default slog.Default.
 	Logger *slog.Logger
 }
@@ -119,6 +122,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Receive == nil {
 		c.Receive = FairShare{}
+	}
+	if c.Stability == nil {
+		c.Stability = AsAsked
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -55,6 +55,7 @@ type conn struct {
 	charge int64 // bytes that admission has counted for it
 
 	out sendQueue
+	iov [][]byte // the reply that is being sent; owned by whoever sends
 }
 
 func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
@@ -68,11 +69,12 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
-		args:   make([]byte, headLimit),
+		args:   touched[byte](headLimit),
 		folios: make([]*alloc.Folio, s.ioPages),
 		out:    sendQueue{wake: make(chan struct{}, 1)},
 	}
 	reserveVec(&c.data, s.ioPages+1)
+	c.iov = touched[[]byte](cap(c.data.Bufs) + 2)[:0]
 	return c, c.setOptions()
 }
 
@@ -305,7 +307,8 @@ func (c *conn) drop() {
 func (c *conn) handOver(r *request, args, n int) {
 	r.conn, r.call = c, c.call
 	r.args, c.args = c.args, r.args
-	r.payload, c.data = c.data, r.payload
+	r.data, c.data = c.data, r.data
+	r.carries = r.data.Len() > 0
 	r.charge, c.charge = c.charge, 0
 	r.dec.Reset(r.args[min(args, n):n])
 	c.inflight.Add(1)

@@ -27,7 +27,8 @@
 // exception; see allocData.
 //
 // What changes names or attributes is on stable storage before the reply
-// (FS.Sync); how durable a WRITE is, the FS says and the reply repeats.
+// (FS.Sync); how durable a WRITE is, the FS says and the reply repeats. It may be
+// asked for more than the client wants (StabilityPolicy).
 //
 // In the wait-for graph a call is a task "server" that holds its reply from
 // receipt on, waits for a worker, and then holds it. One that waits for a slot,

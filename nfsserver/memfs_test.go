@@ -27,6 +27,8 @@ type memFS struct {
 	// an error ends the call.
 	onRead, onWrite, onGetAttr hook
 
+	how vfs.Stable // what the last Write was asked for; guarded by mu
+
 	mu     sync.Mutex
 	nodes  map[vfs.NodeID]*memNode
 	last   vfs.NodeID
@@ -316,6 +318,12 @@ func (fs *memFS) Read(op *vfs.Op, id vfs.NodeID, off uint64, count uint32, v *vf
 	return end == n.attr.Size, nil
 }
 
+// lastHow returns how durable the last WRITE was to be.
+func (fs *memFS) lastHow() vfs.Stable {
+	defer fs.lock().Unlock()
+	return fs.how
+}
+
 func (fs *memFS) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, how vfs.Stable, res *vfs.WriteResult) error {
 	if err := fs.onWrite.run(op); err != nil {
 		return err
@@ -328,6 +336,7 @@ func (fs *memFS) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, how vf
 	if n.attr.Type != vfs.TypeRegular {
 		return syscall.EINVAL
 	}
+	fs.how = how
 	// Spelled out, not with change: a closure would be an allocation.
 	w := vfs.WCC{Pre: n.attr.Pre(), HasPre: true}
 	end := off + uint64(v.Len())

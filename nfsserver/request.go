@@ -56,14 +56,15 @@ type request struct {
 	// folios is where allocPages gets its pages.
 	folios [2 * listFolios]*alloc.Folio
 
-	payload vfs.Vec // of WRITE
-	charge  int64   // bytes of the arena that admission has counted
+	// data is what came with WRITE (carries), or what follows enc in the reply
+	// of READ and READDIR.
+	data    vfs.Vec
+	carries bool
+	charge  int64 // bytes of the arena that admission has counted
 
 	enc  xdr.Encoder // record mark, header, results
 	mark int
-	data vfs.Vec // what follows enc: of READ and of READDIR
-	iov  [][]byte
-	// unsent is the part of iov that is not sent.
+	// unsent is what is not sent of the reply; nil until the first of it is.
 	unsent [][]byte
 }
 
@@ -71,20 +72,25 @@ func newRequest(s *Server) *request {
 	r := &request{
 		srv:  s,
 		task: s.cfg.Graph.NewTask("server"),
-		args: make([]byte, headLimit),
-		enc:  xdr.Encoder{Buf: make([]byte, 0, replyLen)},
+		args: touched[byte](headLimit),
+		enc:  xdr.Encoder{Buf: touched[byte](replyLen)[:0]},
 	}
-	ranges := s.ioPages + 1
-	reserveVec(&r.payload, ranges)
-	reserveVec(&r.data, ranges)
-	r.iov = make([][]byte, 0, ranges+2)
+	reserveVec(&r.data, s.ioPages+1)
 	r.pages.arena = s.cfg.Arena
 	r.names.pages.arena = s.cfg.Arena
 	return r
 }
 
 func reserveVec(v *vfs.Vec, n int) {
-	v.Bufs, v.Pins = make([][]byte, 0, n), make([]uint32, 0, n)
+	v.Bufs, v.Pins = touched[[]byte](n)[:0], touched[uint32](n)[:0]
+}
+
+// touched makes a slice whose memory is there: what is only made is mapped, and
+// taken when it is first used.
+func touched[T any](n int) []T {
+	s := make([]T, n)
+	clear(s)
+	return s
 }
 
 // serve carries out the call and leaves the reply in enc and data.
@@ -172,7 +178,10 @@ func (r *request) recover() {
 func (r *request) leave() {
 	r.names.pages.release()
 	r.pages.release()
-	r.payload.Release()
+	if r.carries {
+		r.data.Release()
+		r.carries = false
+	}
 	if r.data.Len() == 0 {
 		r.uncharge()
 	}
@@ -187,19 +196,10 @@ func (r *request) uncharge() {
 	}
 }
 
-var padding [3]byte
-
-// finishReply completes the record and gathers it in iov.
+// finishReply completes the record.
 func (r *request) finishReply() {
 	n := r.data.Len()
-	pad := xdr.PadLen(n)
-	sunrpc.EndRecord(&r.enc, r.mark, n+pad)
-	r.iov = append(r.iov[:0], r.enc.Buf)
-	r.iov = append(r.iov, r.data.Bufs...)
-	if pad > 0 {
-		r.iov = append(r.iov, padding[:pad])
-	}
-	r.unsent = r.iov
+	sunrpc.EndRecord(&r.enc, r.mark, n+xdr.PadLen(n))
 }
 
 // end makes the slot free once its reply is sent, or cannot be sent.
@@ -207,9 +207,8 @@ func (r *request) end() {
 	c := r.conn
 	r.data.Release()
 	r.uncharge()
-	clear(r.iov)
 	r.task.End()
-	r.conn, r.exp, r.next, r.op = nil, nil, nil, vfs.Op{}
+	r.conn, r.exp, r.next, r.unsent, r.op = nil, nil, nil, nil, vfs.Op{}
 	r.headerErr, r.dataErr, r.accept = nil, nil, sunrpc.Success
 	r.srv.adm.putSlot(c, r)
 	c.inflight.Done()

@@ -3,6 +3,8 @@ package nfsserver
 import (
 	"sync"
 	"time"
+
+	"loopnfs/internal/xdr"
 )
 
 // inlineMax is how many replies a worker sends before it leaves the rest to the
@@ -66,11 +68,27 @@ func (c *conn) send(r *request) {
 	}
 }
 
+// next returns the next reply to send, or the one that is partly sent, in ranges;
+// nil if there is none, and the caller sends no more.
+func (c *conn) next() *request {
+	r := c.out.first()
+	if r != nil && r.unsent == nil {
+		c.iov = append(append(c.iov[:0], r.enc.Buf), r.data.Bufs...)
+		if pad := xdr.PadLen(r.data.Len()); pad > 0 {
+			c.iov = append(c.iov, padding[:pad])
+		}
+		r.unsent = c.iov
+	}
+	return r
+}
+
+var padding [3]byte
+
 // sendInline sends as long as the socket takes data. It returns false if there
 // is more to send; the caller hands that over.
 func (c *conn) sendInline() bool {
 	for n := 0; ; n++ {
-		r := c.out.first()
+		r := c.next()
 		if r == nil {
 			return true
 		}
@@ -90,7 +108,7 @@ func (c *conn) sendInline() bool {
 // sender sends what workers leave to it, until wake is closed.
 func (c *conn) sender() {
 	for range c.out.wake {
-		for r := c.out.first(); r != nil; r = c.out.first() {
+		for r := c.next(); r != nil; r = c.next() {
 			if err := c.sendWaiting(r); err != nil {
 				c.abort(err)
 			}
@@ -113,6 +131,7 @@ func (c *conn) sendWaiting(r *request) error {
 // sent ends a request whose reply is out, or never will be.
 func (c *conn) sent(r *request) {
 	c.out.pop()
+	clear(c.iov)
 	r.end()
 }
 

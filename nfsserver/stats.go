@@ -17,6 +17,9 @@ type Stats struct {
 
 	Calls      [nfs3.NumProcs]uint64 // by NFS procedure number
 	MountCalls uint64
+	// StableReplies are WRITEs made more durable than their clients asked for
+	// (StabilityPolicy).
+	StableReplies uint64
 
 	Busy         int   // workers that carry out a call now
 	InFlight     int   // requests from receipt to reply
@@ -26,7 +29,7 @@ type Stats struct {
 type counters struct {
 	accepted, refused, badRecords, timeouts, panics atomic.Uint64
 	calls                                           [nfs3.NumProcs]atomic.Uint64
-	mountCalls                                      atomic.Uint64
+	mountCalls, stable                              atomic.Uint64
 	busy                                            atomic.Int64
 }
 
@@ -46,7 +49,8 @@ func (s *Server) Stats() Stats {
 		Accepted: s.count.accepted.Load(), Refused: s.count.refused.Load(),
 		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
 		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(),
-		Busy: int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
+		StableReplies: s.count.stable.Load(),
+		Busy:          int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
 	}
 	for i := range st.Calls {
 		st.Calls[i] = s.count.calls[i].Load()

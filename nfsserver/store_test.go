@@ -31,7 +31,7 @@ type storeServer struct {
 	stop      func()
 }
 
-func serveStore(t testing.TB, dir, state string, bytes int64, listen string) *storeServer {
+func serveStore(t testing.TB, dir, state string, bytes int64, listen string, change ...func(*Config)) *storeServer {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: the store opens file handles and impersonates users")
@@ -49,10 +49,14 @@ func serveStore(t testing.TB, dir, state string, bytes int64, listen string) *st
 	check(t, err)
 	rec.Start(cache, graph, store.BDI())
 	store.Start()
-	srv, err := New(Config{
+	cfg := Config{
 		Exports: []Export{{Name: "/data", FS: store, Squash: SquashNone}},
 		Arena:   arena, Graph: graph, Logger: log,
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	srv, err := New(cfg)
 	check(t, err)
 	l, err := net.Listen("tcp", listen)
 	check(t, err)

@@ -15,12 +15,16 @@ func write(r *request) {
 		err = r.received()
 	}
 	if err == nil {
-		trim(&r.payload, int(r.exp.ioMax))
-		err = checkRange(args.Offset, r.payload.Len())
+		trim(&r.data, int(r.exp.ioMax))
+		err = checkRange(args.Offset, r.data.Len())
 	}
 	if err == nil {
 		r.cleansMemory()
-		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.payload, args.Stable, &r.wrote)
+		how := r.srv.cfg.Stability(args.Stable, r.conn.local)
+		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.data, how, &r.wrote)
+		if err == nil && how > args.Stable {
+			r.srv.count.stable.Add(1)
+		}
 	}
 	r.complete(node, &r.wrote.WCC)
 	res := nfs3.WriteResult{

@@ -1,10 +1,12 @@
 package main
 
 import (
-	"log/slog"
+	"errors"
+	"fmt"
 	"runtime/debug"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/hostguard"
 	"loopnfs/internal/stack"
 )
 
@@ -17,18 +19,24 @@ const (
 	perPage = 96
 )
 
-// newMemory makes an arena of the given size and starts its managers; the rest
-// of the process is kept small.
-func newMemory(size byteSize, log *slog.Logger) (*stack.Memory, error) {
-	mem, err := stack.NewMemory(stack.DefaultMemory(int64(size)))
+// newMemory makes an arena and starts its managers; the rest of the process is
+// kept small. The arena is touched and locked by alloc, in a process that is
+// guarded.
+func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard) (*stack.Memory, error) {
+	cfg.Lock = guard != nil
+	mem, err := stack.NewMemory(cfg)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(goHeap + int64(mem.Arena.Total())*perPage)
 	if !mem.Arena.Locked() {
-		log.Warn("the memory is not locked, so the kernel may swap it out: raise the limit (ulimit -l) or run as root",
-			"size", formatSize(int64(mem.Arena.Total())<<alloc.PageShift))
+		guard.Miss(hostguard.Missing{
+			What:   fmt.Sprintf("locked memory for data (%s)", formatSize(int64(mem.Arena.Total())<<alloc.PageShift)),
+			Why:    errors.New("mlock failed"),
+			Costs:  "the kernel may swap the cache out",
+			Remedy: "run as root, give the process CAP_IPC_LOCK, or raise the limit (ulimit -l unlimited)",
+		})
 	}
 	mem.Start()
 	return mem, nil

@@ -13,6 +13,7 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
 	"loopnfs/reclaim/writeback"
 )
@@ -21,7 +22,7 @@ import (
 type metricsServer struct{ http *http.Server }
 
 // startMetrics starts one at addr, or none if addr is empty.
-func startMetrics(addr string, mem *stack.Memory, server *stack.Server) (*metricsServer, error) {
+func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *pressure.Watcher) (*metricsServer, error) {
 	if addr == "" {
 		return nil, nil
 	}
@@ -30,7 +31,7 @@ func startMetrics(addr string, mem *stack.Memory, server *stack.Server) (*metric
 		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 	}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collector{mem, server})
+	reg.MustRegister(&collector{mem, server, watch})
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
@@ -52,6 +53,7 @@ func (m *metricsServer) close() {
 type collector struct {
 	mem    *stack.Memory
 	server *stack.Server
+	watch  *pressure.Watcher // nil if nobody watches the host's memory
 }
 
 var (
@@ -62,6 +64,9 @@ var (
 	descDirty   = desc("dirty_bytes", "Memory that is not clean.", "export", "state")
 	descWait    = desc("throttled_writers", "Writers that wait for the dirty limit now.")
 	descCalls   = desc("nfs_calls_total", "NFS calls served.", "procedure")
+	descStable  = desc("stable_replies_total", "WRITEs made more durable than asked for, because memory was short.")
+	descShort   = desc("host_memory_short", "1 while the host is short of memory.")
+	descShorts  = desc("host_memory_short_total", "Times the host became short of memory.")
 	descConns   = desc("connections", "Open connections.")
 	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
 )
@@ -98,9 +103,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descDirty, b.Nr(writeback.Writeback)<<alloc.PageShift, b.Name(), "writeback")
 	}
 	s := c.server.NFS.Stats()
+	count(descStable, s.StableReplies)
 	gauge(descConns, s.Conns)
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {
 		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))
 	}
+	if c.watch == nil {
+		return
+	}
+	w, short := c.watch.Stats(), 0
+	if w.Short {
+		short = 1
+	}
+	gauge(descShort, short)
+	count(descShorts, w.Entered)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/hostguard"
 	"loopnfs/internal/stack"
 	"loopnfs/nfsclient"
 )
@@ -79,14 +80,14 @@ func runMount(ctx context.Context, opts *mountOptions) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case isDetached():
-		return reportStart(func(ready func()) error { return serveMount(ctx, opts, cfg, ready) })
-	case opts.foreground:
-		return serveMount(ctx, opts, cfg, func() { os.Stdout.WriteString("ready " + opts.mountpoint + "\n") })
-	default:
+	if !isDetached() && !opts.foreground {
 		return startDetached(ctx, opts)
 	}
+	guard := hostguard.Enter()
+	if isDetached() {
+		return reportStart(func(ready func()) error { return serveMount(ctx, opts, cfg, guard, ready) })
+	}
+	return serveMount(ctx, opts, cfg, guard, func() { os.Stdout.WriteString("ready " + opts.mountpoint + "\n") })
 }
 
 // config turns flags into a configuration.

@@ -9,12 +9,13 @@ import (
 	"syscall"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/hostguard"
 	"loopnfs/internal/stack"
 	"loopnfs/reclaim/writeback"
 )
 
 // serveMount mounts, and serves the mount until it is unmounted.
-func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, ready func()) error {
+func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func()) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
@@ -25,7 +26,8 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 		return err
 	}
 	defer st.close()
-	mem, err := newMemory(opts.memory, cfg.Logger)
+	guard.Protect(guardConfig(fuseThreads))
+	mem, err := newMemory(stack.DefaultMemory(int64(opts.memory)), guard)
 	if err != nil {
 		return err
 	}
@@ -35,6 +37,8 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 		return err
 	}
 	go st.serve(func() int64 { return unwritten(client.BDI()) })
+	guard.Check()
+	guard.Log(cfg.Logger)
 	ready()
 	select {
 	case <-client.Door.Done():

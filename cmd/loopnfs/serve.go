@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -13,8 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"loopnfs/internal/hostguard"
+	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
 	"loopnfs/nfsserver"
+	"loopnfs/reclaim/writeback"
 )
 
 // stopLimit is how long the orderly end may take for what depends on others.
@@ -30,6 +34,8 @@ type serveOptions struct {
 	state   string
 	threads int
 	metrics string
+	require bool // everything that the guard wants
+	without without
 	verbose bool
 }
 
@@ -42,6 +48,11 @@ func newServeCommand() *cobra.Command {
 is needed, and clients may call from any port. An export is mounted by its NAME:
 by default "/" and the last element of DIR, so 127.0.0.1:/data for
 --export /srv/data.
+
+The process guards itself against want of memory, because a host that mounts what
+it serves gets memory back only from the server: it locks its memory, starts its
+threads ahead, and its threads enter no file system for memory. It says what it
+cannot get for want of rights.
 
 When clients can connect, one line is printed on standard output: "ready", the
 address, and the names of the exports. Messages go to standard error. SIGTERM
@@ -62,13 +73,24 @@ and SIGINT end the server with everything on disk.`,
 	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
+	f.BoolVar(&opts.require, "require-guard", false, "do not start if the process cannot be guarded against want of memory in every way")
+	f.StringSliceVar((*[]string)(&opts.without), "without", nil, "switch `mechanisms` off, to see what happens")
+	_ = f.MarkHidden("without")
 	f.BoolVar(&opts.verbose, "verbose", false, "more messages")
 	return cmd
 }
 
 // config turns flags into a configuration.
 func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
-	cfg = stack.ServerConfig{StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads}
+	if err := o.without.validate(); err != nil {
+		return cfg, err
+	}
+	if o.require && !o.without.has(hostGuard) {
+		return cfg, usagef("--require-guard and --without %s: give one of them", hostGuard)
+	}
+	cfg = stack.ServerConfig{
+		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, Buffered: !o.without.has(directIO),
+	}
 	for _, x := range o.exports {
 		cfg.Exports = append(cfg.Exports, parseExport(x))
 	}
@@ -111,37 +133,85 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
+// memoryConfig says what the arena is like.
+func (o *serveOptions) memoryConfig() stack.MemoryConfig {
+	cfg := stack.DefaultMemory(int64(o.memory))
+	if !o.without.has(localThrottle) {
+		cfg.Throttle = writeback.GlobalThrottle{}
+	}
+	return cfg
+}
+
 func runServe(ctx context.Context, opts *serveOptions) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	log := newLogger(os.Stderr, opts.verbose)
 	cfg, err := opts.config()
 	if err != nil {
 		return err
 	}
-	cfg.Logger = log
-	mem, err := newMemory(opts.memory, log)
+	var guard *hostguard.Guard
+	if opts.without.has(hostGuard) {
+		guard = hostguard.Enter()
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+	guard.Protect(opts.guardConfig())
+	mem, err := newMemory(opts.memoryConfig(), guard)
 	if err != nil {
 		return err
 	}
 	defer mem.Stop()
+	if err := opts.checkGuard(guard); err != nil {
+		return err
+	}
+	watch := opts.watch(cfg.Logger)
+	defer watch.Stop()
+	if watch != nil {
+		cfg.Stability = nfsserver.StableWhenShort(watch.Short)
+	}
 	server, err := stack.StartServer(mem, cfg)
 	if err != nil {
 		return err
 	}
-	metrics, err := startMetrics(opts.metrics, mem, server)
+	metrics, err := startMetrics(opts.metrics, mem, server, watch)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
+	guard.Check()
+	guard.Log(cfg.Logger)
+	if err := opts.checkGuard(guard); err != nil {
+		return errors.Join(err, stopServer(server))
+	}
 	fmt.Println(readyLine(server, cfg.Exports))
 	select {
 	case <-ctx.Done():
 		stop() // a second signal ends the process at once
-		log.Info("stopping")
+		cfg.Logger.Info("stopping")
 	case err = <-server.Failed():
 	}
 	return errors.Join(err, stopServer(server))
+}
+
+// checkGuard refuses a guard that is not complete, if that is wanted.
+func (o *serveOptions) checkGuard(guard *hostguard.Guard) error {
+	if err := guard.Err(); o.require && err != nil {
+		return fmt.Errorf("the process cannot be guarded against want of memory: %w; or start without --require-guard", err)
+	}
+	return nil
+}
+
+// watch starts to watch the memory of the host, for stable replies; nil if it is
+// not to be watched, or cannot be.
+func (o *serveOptions) watch(log *slog.Logger) *pressure.Watcher {
+	if !o.without.has(stableReplies) {
+		return nil
+	}
+	w, err := pressure.Start()
+	if err != nil {
+		log.Warn("WRITEs of local clients are not made stable when memory is short", "error", err,
+			"costs", "pages that wait for a COMMIT may hold up everything", "remedy", "mount /proc")
+	}
+	return w
 }
 
 func readyLine(server *stack.Server, exports []stack.ExportConfig) string {

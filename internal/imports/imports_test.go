@@ -33,6 +33,8 @@ var table = []struct {
 	{"internal/waitq", nil},
 	{"internal/xdr", nil},
 	{"internal/imports", nil},
+	{"internal/hostguard", nil},
+	{"internal/pressure", nil},
 	{"alloc/gfp", nil},
 	{"internal/vfs", []string{"alloc/gfp"}},
 	{"alloc", []string{"alloc/gfp"}},
@@ -46,7 +48,8 @@ var table = []struct {
 	{"fusefs", filesystems},
 	{"internal/stack", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs"})},
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
-	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness"})},
+	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness",
+		"internal/hostguard", "internal/pressure"})},
 }
 
 // foreign lists packages of others that only one of ours may import.

@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,9 +47,12 @@ type ServerConfig struct {
 	Flushers int
 
 	// Mechanisms; nil means the default of nfsserver.
-	Locality nfsserver.Locality
-	Scope    nfsserver.ScopePolicy
-	Receive  nfsserver.ReceivePolicy
+	Locality  nfsserver.Locality
+	Scope     nfsserver.ScopePolicy
+	Receive   nfsserver.ReceivePolicy
+	Stability nfsserver.StabilityPolicy
+	// Buffered switches the mechanism "direct-io" off.
+	Buffered bool
 
 	Logger *slog.Logger // nil: slog.Default
 }
@@ -170,7 +174,8 @@ func (s *Server) startStores(cfg *ServerConfig) error {
 			return fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 		}
 		store, err := fusefs.NewStore(fusefs.StoreConfig{
-			Dir: x.Dir, StateDir: state, Flushers: cfg.Flushers,
+			Dir: x.Dir, StateDir: state, Flushers: cfg.Flushers, Buffered: cfg.Buffered,
+			Calls: cmp.Or(cfg.Workers, nfsserver.DefaultWorkers),
 			Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: cfg.Logger,
 		})
 		if err != nil {
@@ -186,7 +191,7 @@ func (s *Server) startStores(cfg *ServerConfig) error {
 func (s *Server) startNFS(cfg *ServerConfig) error {
 	nc := nfsserver.Config{
 		Arena: s.mem.Arena, Graph: s.mem.Graph, Workers: cfg.Workers, Slots: cfg.Slots,
-		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Logger: cfg.Logger,
+		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	}
 	for i, x := range cfg.Exports {
 		nc.Exports = append(nc.Exports, nfsserver.Export{

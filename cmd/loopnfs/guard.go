@@ -1,0 +1,40 @@
+package main
+
+import (
+	"runtime"
+
+	"loopnfs/fusefs"
+	"loopnfs/internal/hostguard"
+)
+
+const (
+	// runtimeThreads are those that the Go runtime has for itself, and some to
+	// spare: the monitor, the garbage collector, the watcher of memory.
+	runtimeThreads = 8
+	// fuseThreads is how many FUSE requests block in the kernel at once, or
+	// nearly so.
+	fuseThreads = 16
+)
+
+// coldCode is what a process that serves does not run, or can wait for: the
+// command line, metrics, drills.
+var coldCode = []string{
+	"main.", "loopnfs/harness", "github.com/spf13/", "github.com/prometheus/", "google.golang.org/protobuf/",
+	"net/http", "net/textproto", "net/url", "crypto", "vendor/golang.org/x/", "encoding/", "compress/",
+	"text/", "regexp", "math/big", "mime", "html", "runtime/pprof", "go/", "hash/", "flag.",
+}
+
+// guardConfig returns the protection of a process in which so many calls can be
+// carried out at once.
+func guardConfig(calls int) hostguard.Config {
+	return hostguard.Config{Threads: calls + runtime.GOMAXPROCS(0) + runtimeThreads, Cold: coldCode}
+}
+
+// guardConfig returns the protection of the server.
+func (o *serveOptions) guardConfig() hostguard.Config {
+	calls := o.threads + len(o.exports)*fusefs.DefaultFlushers
+	if o.fuse != "" {
+		calls += fuseThreads
+	}
+	return guardConfig(calls)
+}

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"slices"
+	"strings"
+)
+
+// Mechanisms that serve can do without.
+const (
+	hostGuard     = "host-guard"
+	stableReplies = "stable-replies"
+	directIO      = "direct-io"
+	localThrottle = "local-throttle"
+)
+
+// without names the mechanisms that are switched off, to show what each is good
+// for.
+type without []string
+
+// validate reports a name that is not one of a mechanism.
+func (w without) validate() error {
+	known := []string{hostGuard, stableReplies, directIO, localThrottle}
+	for _, name := range w {
+		if !slices.Contains(known, name) {
+			return usagef("--without %s: no such mechanism; there are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// has reports whether a mechanism is on.
+func (w without) has(mechanism string) bool { return !slices.Contains(w, mechanism) }

@@ -1,0 +1,130 @@
+package hostguard
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The program file is mapped, not loaded: code that runs for the first time is
+// read then, which takes a page, and code that does not run for a while is
+// dropped. So what may run is read in ahead and locked. That is much less than
+// there is: a binary of many commands has code for reports and for a web server.
+
+// mapping is a range of addresses.
+type mapping struct{ start, end uintptr }
+
+// lockBinary reads in and locks the constants of the program file, and its code
+// but for that of the packages that begin with cold. It follows lockAll, which
+// locks only what is touched.
+func lockBinary(cold []string) error {
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer maps.Close()
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		m, exec, ok := fileConstant(lines.Text())
+		switch {
+		case !ok:
+		case exec:
+			err = lockCode(m, cold)
+		default:
+			err = m.lock(unix.SYS_MLOCK)
+		}
+		if err != nil {
+			return fmt.Errorf("mlock: %w", err)
+		}
+	}
+	return nil
+}
+
+// fileConstant returns the addresses of a line of /proc/PID/maps if it is of a
+// file, readable, and never written, and whether it is code.
+func fileConstant(line string) (m mapping, exec, ok bool) {
+	f := strings.Fields(line)
+	if len(f) < 6 || len(f[1]) < 4 || f[1][:2] != "r-" || f[4] == "0" {
+		return m, false, false
+	}
+	from, to, _ := strings.Cut(f[0], "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	m = mapping{uintptr(start), uintptr(end)}
+	return m, f[1][2] == 'x', err1 == nil && err2 == nil && start < end
+}
+
+// lock makes the system call, mlock or munlock, for m.
+func (m mapping) lock(call uintptr) error {
+	if _, _, errno := unix.Syscall(call, m.start, m.end-m.start, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// lockCode locks what of m may run. Code that is not Go's stays as it is.
+func lockCode(m mapping, cold []string) error {
+	hot := hotCode(m, cold)
+	if len(hot) == 0 {
+		return nil
+	}
+	if err := m.lock(unix.SYS_MUNLOCK); err != nil {
+		return err
+	}
+	for _, h := range hot {
+		if err := h.lock(unix.SYS_MLOCK); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	// codeStep is how far apart the addresses are that are looked at; a
+	// shorter function lies in a page with others of its package.
+	codeStep = 128
+	// codeGap is what ranges of code are apart at least, to keep their number
+	// low.
+	codeGap = 32 << 10
+)
+
+// hotCode returns the pages of m with functions of packages that are not cold,
+// in few ranges.
+func hotCode(m mapping, cold []string) (hot []mapping) {
+	page := uintptr(os.Getpagesize())
+	var last uintptr
+	var isHot bool
+	for pc := m.start; pc < m.end; pc += codeStep {
+		f := runtime.FuncForPC(pc)
+		if f == nil {
+			continue
+		}
+		if e := f.Entry(); e != last {
+			// Inside, it may be the name of a function that was inlined.
+			last, isHot = e, !hasPrefix(runtime.FuncForPC(e).Name(), cold)
+		}
+		if !isHot {
+			continue
+		}
+		start := pc &^ (page - 1)
+		if n := len(hot); n > 0 && start <= hot[n-1].end+codeGap {
+			hot[n-1].end = start + page
+		} else {
+			hot = append(hot, mapping{start, start + page})
+		}
+	}
+	return hot
+}
+
+func hasPrefix(name string, prefixes []string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
