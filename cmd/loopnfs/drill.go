@@ -29,6 +29,7 @@ type drillOptions struct {
 	dir      string
 	memory   byteSize
 	seed     int64
+	runs     int
 }
 
 // errNotAsDocumented is the error of drills that ran, but came out otherwise.
@@ -60,8 +61,9 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.tier, "tier", "host", "what to run on: `host|vm`, this host, or guests with stock kernels")
-	f.StringSliceVar(&opts.servers, "server", []string{"loopnfs"}, "(vm) `SERVER`s: "+strings.Join(harness.Servers, ", "))
-	f.StringSliceVar(&opts.kernels, "kernel", harness.VMKernels, "(vm) `VERSION`s of the kernel; 6.1 is the newest 6.1")
+	f.StringSliceVar(&opts.servers, "server", nil, "(vm) put these `SERVER`s to it: all, "+strings.Join(harness.Servers, ", "))
+	f.StringSliceVar(&opts.kernels, "kernel", nil, "(vm) on these `VERSION`s of the kernel: all ("+strings.Join(harness.VMKernels, ", ")+"), or others; 6.1 is the newest 6.1")
+	f.IntVar(&opts.runs, "runs", 1, "(vm) repeat everything `N` times")
 	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
@@ -129,17 +131,43 @@ func (o *drillOptions) prepareVM(names []string) (drillRun, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	for _, s := range o.servers {
-		if !slices.Contains(harness.Servers, s) {
-			return nil, usagef("--server %s: there are %s", s, strings.Join(harness.Servers, ", "))
-		}
+	if err := o.validateVM(); err != nil {
+		return nil, err
+	}
+	runs := harness.Matrix(drills, all(o.servers, harness.Servers), all(o.kernels, harness.VMKernels), o.runs)
+	if len(names)+len(o.servers)+len(o.kernels)+len(o.without) == 0 {
+		runs = harness.DefaultMatrix(o.runs)
 	}
 	tools, err := vm.FindTools()
 	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
-		return harness.RunVM(ctx, drills, harness.VMOptions{
-			Servers: o.servers, Kernels: o.kernels, Without: o.without, Seed: o.seed, Say: say, Tools: tools,
-		})
+		return harness.RunVM(ctx, runs, harness.VMOptions{Without: o.without, Seed: o.seed, Say: say, Tools: tools})
 	}, err
+}
+
+func (o *drillOptions) validateVM() error {
+	for _, s := range o.servers {
+		if s != everyone && !slices.Contains(harness.Servers, s) {
+			return usagef("--server %s: there are %s, and %s", s, strings.Join(harness.Servers, ", "), everyone)
+		}
+	}
+	if o.runs < 1 || o.runs > maxRuns {
+		return usagef("--runs %d: give 1 to %d", o.runs, maxRuns)
+	}
+	return without(o.without).validate()
+}
+
+// everyone stands for the whole list of servers, or of kernels.
+const everyone = "all"
+
+// maxRuns bounds how often drills are repeated: a night is not longer.
+const maxRuns = 100
+
+// all returns chosen, or every one if that was chosen.
+func all(chosen, every []string) []string {
+	if slices.Contains(chosen, everyone) {
+		return every
+	}
+	return chosen
 }
 
 func reportDrills(jsonFile string, results []harness.Result, out io.Writer) error {

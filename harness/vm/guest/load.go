@@ -39,6 +39,7 @@ type run struct {
 	stat    vmstat
 	start   time.Time
 	first   counters
+	net     packets
 	moved   time.Time // when Bytes grew last
 	written int64
 }
@@ -138,7 +139,7 @@ func (r *run) startLoad(s script) error {
 	if r.worker, err = startWorker(r.cfg.Work); err != nil {
 		return err
 	}
-	r.start, r.moved, r.first = time.Now(), time.Now(), r.stat.read()
+	r.start, r.moved, r.first, r.net = time.Now(), time.Now(), r.stat.read(), readPackets()
 	r.script = make(chan error, 1)
 	go func() { r.script <- s.during(r) }()
 	return nil
@@ -168,8 +169,10 @@ func (r *run) startHog() error {
 
 // watch samples until the load has ended, stands still or is out of time.
 func (r *run) watch() error {
+	defer r.notePackets()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
+	stall := time.Duration(r.cfg.StallSeconds) * time.Second
 	hang := time.Duration(r.cfg.HangSeconds) * time.Second
 	limit := time.Duration(r.cfg.LimitSeconds) * time.Second
 	scriptDone := false
@@ -199,6 +202,8 @@ func (r *run) watch() error {
 			r.res.Outcome = job.Slow
 			r.res.Stacks = blockedStacks()
 			return nil
+		case !ended && r.res.Stacks == nil && time.Since(r.moved) >= stall:
+			r.res.Stacks = blockedStacks()
 		}
 	}
 }

@@ -33,19 +33,24 @@ func main() {
 
 func verb(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: %s exec|work|hog|compact ARGUMENT", os.Args[0])
+		return fmt.Errorf("usage: %s exec|work|hold|hog|churn ARGUMENT", os.Args[0])
 	}
 	switch args[0] {
 	case "exec":
 		return execPlain(args[1:])
 	case "work":
 		return work.Main(context.Background(), args[1], os.Stdin, os.Stdout)
-	case "hog":
-		kb, err := strconv.Atoi(args[1])
+	case "hold":
+		return hold(args[1])
+	case "hog", "churn":
+		n, err := strconv.Atoi(args[1])
 		if err != nil {
 			return err
 		}
-		return hog(kb)
+		if args[0] == "churn" {
+			return churn(n)
+		}
+		return hog(n)
 	}
 	return fmt.Errorf("unknown verb %q", args[0])
 }

@@ -75,6 +75,34 @@ func (c counters) since(o counters) counters {
 	return counters{c.scans - o.scans, c.ooms - o.ooms, c.throttled - o.throttled}
 }
 
+// packets are counters of /proc/net/netstat that tell of packets lost on the
+// way from the mount to its server, for lack of memory.
+type packets struct {
+	reserve  int64 // PFMemallocDrop: from the reserve, for a socket without right to it
+	received int64 // TCPRcvQDrop, TCPBacklogDrop and TCPOFODrop: no room at the receiver
+	unsent   int64 // TCPWqueueTooBig and TCPRetransFail
+	timeouts int64 // TCPTimeouts: sent again after a time
+}
+
+func readPackets() packets {
+	raw, _ := os.ReadFile("/proc/net/netstat")
+	tcp := func(name string) int64 { return netstat(string(raw), "TcpExt:", name) }
+	return packets{
+		tcp("PFMemallocDrop"), tcp("TCPRcvQDrop") + tcp("TCPBacklogDrop") + tcp("TCPOFODrop"),
+		tcp("TCPWqueueTooBig") + tcp("TCPRetransFail"), tcp("TCPTimeouts"),
+	}
+}
+
+// notePackets notes what was lost since the load began, if anything.
+func (r *run) notePackets() {
+	p := readPackets()
+	d := packets{p.reserve - r.net.reserve, p.received - r.net.received, p.unsent - r.net.unsent, p.timeouts - r.net.timeouts}
+	if d != (packets{}) {
+		r.note("packets lost: %d from the reserve at a socket without right to it, %d for lack of room at the receiver, "+
+			"%d not sent; %d time-outs", d.reserve, d.received, d.unsent, d.timeouts)
+	}
+}
+
 // netstat finds a counter in /proc/net/netstat, which has a line of names and
 // then one of values for each group.
 func netstat(text, group, name string) int64 {
