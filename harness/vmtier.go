@@ -166,6 +166,12 @@ func VMDrills() []VMDrill {
 			Job:   stackedJob("stack-xfs"),
 		},
 		{
+			Name:  "stacked-fuse",
+			Loop:  "a store behind FUSE on a directory of the mount: its pages become clean through the server below",
+			Peers: true,
+			Job:   stackedJob("stack-fuse"),
+		},
+		{
 			Name:   "swap",
 			Loop:   "to swap a page out, the client needs memory for the request",
 			Peers:  true,

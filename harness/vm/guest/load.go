@@ -39,7 +39,7 @@ type run struct {
 	stat    vmstat
 	start   time.Time
 	first   counters
-	net     packets
+	lost    losses    // before the load
 	moved   time.Time // when Bytes grew last
 	written int64
 }
@@ -139,7 +139,7 @@ func (r *run) startLoad(s script) error {
 	if r.worker, err = startWorker(r.cfg.Work); err != nil {
 		return err
 	}
-	r.start, r.moved, r.first, r.net = time.Now(), time.Now(), r.stat.read(), readPackets()
+	r.start, r.moved, r.first, r.lost = time.Now(), time.Now(), r.stat.read(), readLosses()
 	r.script = make(chan error, 1)
 	go func() { r.script <- s.during(r) }()
 	return nil
@@ -169,7 +169,7 @@ func (r *run) startHog() error {
 
 // watch samples until the load has ended, stands still or is out of time.
 func (r *run) watch() error {
-	defer r.notePackets()
+	defer r.noteLosses()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	stall := time.Duration(r.cfg.StallSeconds) * time.Second

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -75,51 +76,53 @@ func (c counters) since(o counters) counters {
 	return counters{c.scans - o.scans, c.ooms - o.ooms, c.throttled - o.throttled}
 }
 
-// packets are counters of /proc/net/netstat that tell of packets lost on the
-// way from the mount to its server, for lack of memory.
-type packets struct {
-	reserve  int64 // PFMemallocDrop: from the reserve, for a socket without right to it
-	received int64 // TCPRcvQDrop, TCPBacklogDrop and TCPOFODrop: no room at the receiver
-	unsent   int64 // TCPWqueueTooBig and TCPRetransFail
-	timeouts int64 // TCPTimeouts: sent again after a time
-}
+// losses are the counters of TCP that tell of packets lost on the way between
+// the mount and its server, and of waiting because of that, by name.
+type losses map[string]int64
 
-func readPackets() packets {
+// lossy are parts of the names of such counters.
+var lossy = []string{"Drop", "Fail", "Timeout", "Prune", "Pressure", "Retrans", "LostRetransmit", "ToZeroWindow"}
+
+func readLosses() losses {
 	raw, _ := os.ReadFile("/proc/net/netstat")
-	tcp := func(name string) int64 { return netstat(string(raw), "TcpExt:", name) }
-	return packets{
-		tcp("PFMemallocDrop"), tcp("TCPRcvQDrop") + tcp("TCPBacklogDrop") + tcp("TCPOFODrop"),
-		tcp("TCPWqueueTooBig") + tcp("TCPRetransFail"), tcp("TCPTimeouts"),
-	}
+	return tcpLosses(string(raw))
 }
 
-// notePackets notes what was lost since the load began, if anything.
-func (r *run) notePackets() {
-	p := readPackets()
-	d := packets{p.reserve - r.net.reserve, p.received - r.net.received, p.unsent - r.net.unsent, p.timeouts - r.net.timeouts}
-	if d != (packets{}) {
-		r.note("packets lost: %d from the reserve at a socket without right to it, %d for lack of room at the receiver, "+
-			"%d not sent; %d time-outs", d.reserve, d.received, d.unsent, d.timeouts)
-	}
-}
-
-// netstat finds a counter in /proc/net/netstat, which has a line of names and
-// then one of values for each group.
-func netstat(text, group, name string) int64 {
+// tcpLosses reads /proc/net/netstat, which has a line of names and then one of
+// values for each group.
+func tcpLosses(netstat string) losses {
+	found := losses{}
 	var names []string
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(netstat) {
 		words := strings.Fields(line)
-		if len(words) == 0 || words[0] != group {
-			continue
-		}
-		if names == nil {
+		switch {
+		case len(words) == 0 || words[0] != "TcpExt:":
+		case names == nil:
 			names = words
-			continue
-		}
-		if i := slices.Index(names, name); i > 0 && i < len(words) {
-			n, _ := strconv.ParseInt(words[i], 10, 64)
-			return n
+		default:
+			for i, name := range names[:min(len(names), len(words))] {
+				if n, err := strconv.ParseInt(words[i], 10, 64); err == nil && isLossy(name) {
+					found[name] = n
+				}
+			}
 		}
 	}
-	return 0
+	return found
+}
+
+func isLossy(name string) bool {
+	return slices.ContainsFunc(lossy, func(part string) bool { return strings.Contains(name, part) })
+}
+
+// noteLosses notes what was lost since the load began, if anything.
+func (r *run) noteLosses() {
+	var lines []string
+	for name, n := range readLosses() {
+		if n -= r.lost[name]; n > 0 {
+			lines = append(lines, fmt.Sprintf("%s %d", name, n))
+		}
+	}
+	if slices.Sort(lines); len(lines) > 0 {
+		r.note("TCP on the way to the server: %s", strings.Join(lines, ", "))
+	}
 }

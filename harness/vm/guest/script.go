@@ -26,6 +26,7 @@ var scripts = map[string]script{
 	"swap":         {prepare: (*run).swapOnMount, finish: (*run).swapOff},
 	"stack-ext4":   stackOn("ext4"),
 	"stack-xfs":    stackOn("xfs"),
+	"stack-fuse":   stackOnStore(),
 }
 
 func nothing(*run) error { return nil }
