@@ -57,7 +57,10 @@ func verb(args []string) error {
 
 // execPlain becomes another program, without the monitor's privileges.
 func execPlain(argv []string) error {
-	runtime.LockOSThread() // the flag is the thread's, and exec keeps it
+	runtime.LockOSThread() // flags are the thread's, and exec keeps them
+	if err := setScheduler(unix.SCHED_NORMAL, 0); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("PR_SET_IO_FLUSHER: %w", err)
 	}
