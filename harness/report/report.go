@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"strings"
 
 	"loopnfs/harness"
 )
@@ -37,9 +38,9 @@ type page struct {
 
 // tier is the table and the runs of one tier.
 type tier struct {
-	Name, About string
-	Table       table
-	Drills      []drill
+	ID, Name, About string
+	Table           *table
+	Drills          []drill
 }
 
 // drill is the runs of one drill, in the order of the columns.
@@ -52,8 +53,10 @@ type drill struct {
 func newPage(results []harness.Result) *page {
 	runs := newRuns(results)
 	p := &page{Summary: summary(runs), Example: drawRing(exampleRing), Scores: scores(runs), Words: terms}
-	for _, t := range tierNames(runs) {
-		p.Tiers = append(p.Tiers, newTier(t, runs))
+	for i, name := range tierNames(runs) {
+		t := newTier(name, runs)
+		t.ID = fmt.Sprintf("tier-%d", i+1)
+		p.Tiers = append(p.Tiers, t)
 	}
 	return p
 }
@@ -75,9 +78,15 @@ func newTier(name string, all []*run) tier {
 	if !ok {
 		about = tierText{Name: "Tier " + name}
 	}
-	t := tier{Name: about.Name, About: about.Text, Table: newTable(runs)}
+	var order ordered
+	steps := map[string][]string{}
+	for _, l := range loopsOf(name) {
+		order = append(order, l.drill)
+		steps[l.drill] = strings.Split(l.text, " -> ")
+	}
+	t := tier{Name: about.Name, About: about.Text, Table: newTable(runs, order)}
 	for _, row := range t.Table.Rows {
-		d := drill{Name: row.Drill, Steps: loopOf(row.Drill, name)}
+		d := drill{Name: row.Drill, Steps: steps[row.Drill]}
 		for _, c := range row.Cells {
 			d.Runs = append(d.Runs, c.runs...)
 		}
@@ -87,15 +96,23 @@ func newTier(name string, all []*run) tier {
 	return t
 }
 
-// foldRepetitions folds runs that only confirm one above them.
+// foldRepetitions numbers the runs of the same thing, and folds those that only
+// confirm one above them.
 func foldRepetitions(runs []*run) {
 	type kind struct {
 		cell    cellKey
 		outcome harness.Outcome
 	}
-	seen := map[kind]bool{}
+	total, nth, seen := map[cellKey]int{}, map[cellKey]int{}, map[kind]bool{}
 	for _, r := range runs {
-		k := kind{r.cell(), r.Outcome}
+		total[r.cell()]++
+	}
+	for _, r := range runs {
+		c := r.cell()
+		k := kind{c, r.Outcome}
+		if nth[c]++; total[c] > 1 {
+			r.Nth = fmt.Sprintf("run %d of %d", nth[c], total[c])
+		}
 		r.Open = !seen[k] || !r.AsDocumented()
 		seen[k] = true
 	}
@@ -129,11 +146,10 @@ type score struct {
 	Shares []share
 }
 
-// share is a part of a score, for its bar.
+// share is a part of a score's bar.
 type share struct {
 	Class string
 	Count int
-	Text  string
 }
 
 // scores counts, for each server, how its runs on stock kernels ended.
@@ -161,8 +177,13 @@ func newScore(server string, runs []*run) score {
 	}
 	s := score{Server: server, Text: fmt.Sprintf("%d of %d survived", counts["survived"], total)}
 	for _, o := range outcomes {
-		if n := counts[string(o)]; n > 0 {
-			s.Shares = append(s.Shares, share{string(o), n, fmt.Sprintf("%d %s", n, o)})
+		n := counts[string(o)]
+		if n == 0 {
+			continue
+		}
+		s.Shares = append(s.Shares, share{string(o), n})
+		if o != harness.Survived {
+			s.Text += fmt.Sprintf(", %d %s", n, o)
 		}
 	}
 	return s

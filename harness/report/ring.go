@@ -25,7 +25,7 @@ type end struct{ Who, Role, Means string }
 var exampleRing = ring{Waits: []wait{
 	{"NFS server", "must store what was written", "for a free page"},
 	{"the kernel", "must free a page of the mount", "until its data is safe on the disk"},
-	{"NFS client", "asks the server to store it", "for the server's answer"},
+	{"NFS client", "sends it to the server", "for the server's answer"},
 }}
 
 // why explains a run that stands still.
@@ -109,7 +109,7 @@ func (r *run) end(waits []wait) *end {
 		if isServer(k, r.Server) {
 			return &end{
 				Who: k, Role: "the NFS server, killed by the OOM killer",
-				Means: "Only the server could end this wait. It was killed when memory ran out, and nobody answers any more.",
+				Means: "Only the server could end this wait. It was killed when memory ran out, so nobody answers any more; what it was waiting for before is gone with it.",
 			}
 		}
 	}

@@ -15,7 +15,8 @@ var outcomes = []harness.Outcome{harness.Survived, harness.Collapsed, harness.Hu
 type run struct {
 	*harness.Result
 	ID   string
-	Open bool // not folded
+	Open bool   // not folded
+	Nth  string // of how many runs of the same thing
 }
 
 func newRuns(results []harness.Result) []*run {
@@ -34,6 +35,9 @@ func (r *run) Class() string {
 	return string(harness.Failed)
 }
 
+// badness orders runs by outcome.
+func (r *run) badness() int { return slices.Index(outcomes, harness.Outcome(r.Class())) }
+
 // On says what the run was on.
 func (r *run) On() string {
 	if r.Kernel == "" {
@@ -42,12 +46,21 @@ func (r *run) On() string {
 	return r.Server + " on Linux " + r.Kernel
 }
 
-// Story says in a sentence how it went.
-func (r *run) Story() string {
-	written := fmt.Sprintf("%.0f MiB", mib(r.Bytes))
-	if n := len(r.Timeline); n > 0 && r.Outcome != harness.Survived {
-		written = fmt.Sprintf("%.0f MiB", mib(r.Timeline[n-1].Bytes))
+// Off says which mechanisms were switched off; empty if none was.
+func (r *run) Off() string {
+	if r.Without == "" {
+		return ""
 	}
+	return "without " + strings.ReplaceAll(r.Without, ",", ", ")
+}
+
+// Story says in a sentence how it went; empty if the error says it.
+func (r *run) Story() string {
+	bytes := r.Bytes // acknowledged
+	if n := len(r.Timeline); n > 0 && r.Outcome != harness.Survived {
+		bytes = r.Timeline[n-1].Bytes
+	}
+	written := mebibytes(bytes)
 	switch r.Outcome {
 	case harness.Survived:
 		return fmt.Sprintf("Wrote %s under pressure and finished.", written)
@@ -56,18 +69,18 @@ func (r *run) Story() string {
 	case harness.Collapsed:
 		return fmt.Sprintf("Wrote %s, and went on at less than a tenth of the usual rate.", written)
 	}
-	return "The data was wrong, or the drill itself broke."
+	return ""
 }
 
 // Verdict holds the outcome against what is documented.
 func (r *run) Verdict() string {
 	switch {
 	case r.Expected == "":
-		return "nothing is documented"
+		return "nothing documented"
 	case r.AsDocumented():
 		return "as documented"
 	}
-	return "not as documented: " + string(r.Expected)
+	return "documented: " + string(r.Expected)
 }
 
 // fact is one thing measured.
@@ -78,7 +91,11 @@ type fact struct {
 
 // Facts are what was measured.
 func (r *run) Facts() []fact {
-	return []fact{r.timeFact(), r.rateFact(), r.stallFact(), r.oomFact(), r.dataFact()}
+	facts := []fact{r.timeFact(), r.rateFact(), r.stallFact()}
+	if r.Tier == harness.TierVM {
+		facts = append(facts, r.oomFact())
+	}
+	return append(facts, r.dataFact())
 }
 
 func (r *run) timeFact() fact {
@@ -92,7 +109,7 @@ func (r *run) timeFact() fact {
 func (r *run) rateFact() fact {
 	switch {
 	case r.Rate == 0:
-		return fact{Name: "Acknowledged", Value: fmt.Sprintf("%.1f MiB", mib(r.Bytes))}
+		return fact{Name: "Acknowledged", Value: mebibytes(r.Bytes)}
 	case r.BaselineRate == 0:
 		return fact{Name: "Rate", Value: megabytes(r.Rate)}
 	}
@@ -108,7 +125,7 @@ func (r *run) stallFact() fact {
 		return fact{Name: "Longest call", Value: seconds(r.MaxLatencyMs)}
 	}
 	if r.StallMs == 0 {
-		return fact{Name: "Worst stall", Value: "none", Note: call}
+		return fact{Name: "Worst stall", Value: "none seen", Note: call}
 	}
 	return fact{Name: "Worst stall", Value: seconds(r.StallMs), Note: call}
 }
@@ -132,6 +149,8 @@ func (r *run) dataFact() fact {
 }
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+func mebibytes(bytes int64) string { return fmt.Sprintf("%.1f MiB", mib(bytes)) }
 
 func megabytes(rate float64) string { return fmt.Sprintf("%.1f MB/s", rate/1e6) }
 

@@ -53,7 +53,7 @@ var functions = map[string]function{
 	"filemap_fault":        {reclaims, "must get a page of a file back, perhaps of its own code"},
 	"do_anonymous_page":    {reclaims, "touched memory of its own that is not there yet"},
 
-	"svc_recv":                 {works, "the NFS server makes room for the next request"},
+	"svc_recv":                 {works, "the NFS server receives the next request"},
 	"nfsd_vfs_write":           {works, "the NFS server stores the data of a WRITE"},
 	"nfsd_commit":              {works, "the NFS server carries out a COMMIT"},
 	"nfs_file_write":           {works, "writes to a file of the NFS mount"},
@@ -145,12 +145,17 @@ func (g *stackGroup) Tasks() string {
 	return fmt.Sprintf("%s × %d", g.Comm, len(g.PIDs))
 }
 
-// Means says what the tasks are doing: what the innermost frame that matters means.
+// Means says where the tasks have got stuck, and on the way to what.
 func (g *stackGroup) Means() string {
-	for _, f := range g.Frames {
-		if f.Kind != "" {
-			return f.Means
+	var said []string
+	for i, f := range g.Frames {
+		switch {
+		case f.Kind == "":
+		case len(said) == 0:
+			said = append(said, f.Means+".")
+		case f.Kind == works && i > 0:
+			return said[0] + " Its work: " + f.Means + "."
 		}
 	}
-	return ""
+	return strings.Join(said, "")
 }

@@ -15,6 +15,9 @@ type table struct {
 	Rows    []row
 }
 
+// Dense reports whether there are too many columns for a page's usual width.
+func (t *table) Dense() bool { return len(t.Columns) > 7 }
+
 // heading stands above the columns of one server.
 type heading struct {
 	Server string
@@ -36,7 +39,7 @@ func (c column) Label() string {
 	case c.kernel == "":
 		return "everything on"
 	case c.off:
-		return c.kernel + ", something off"
+		return c.kernel + ", mechanism off"
 	}
 	return c.kernel
 }
@@ -55,9 +58,10 @@ type cell struct {
 
 // entry is the runs of a cell that ended alike.
 type entry struct {
-	Class, Text string
-	Run         *run // the first of them
-	Unexpected  bool
+	Class      string
+	Count      string // of how many; empty if there was but one run
+	Run        *run   // the first of them
+	Unexpected bool
 }
 
 // cellKey is what runs of the same thing have in common.
@@ -72,8 +76,8 @@ func (r *run) column() column {
 	return column{server: r.Server, kernel: r.Kernel, off: r.Without != ""}
 }
 
-func newTable(runs []*run) table {
-	t := table{Columns: columns(runs)}
+func newTable(runs []*run, drills ordered) *table {
+	t := &table{Columns: columns(runs)}
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		if c.First = i == 0 || t.Columns[i-1].server != c.server; c.First {
@@ -81,7 +85,7 @@ func newTable(runs []*run) table {
 		}
 		t.Servers[len(t.Servers)-1].Span++
 	}
-	for _, d := range ordered(drillOrder()).of(runs, func(r *run) string { return r.Drill }) {
+	for _, d := range drills.of(runs, func(r *run) string { return r.Drill }) {
 		t.Rows = append(t.Rows, newRow(d, runs, t.Columns))
 	}
 	return t
@@ -152,12 +156,15 @@ func entries(runs []*run) []entry {
 	for i := range all {
 		e := &all[i]
 		k := kind{e.Run.Without, e.Run.Outcome}
-		if e.Text = string(k.outcome); total[k.without] > 1 {
-			e.Text += fmt.Sprintf(" %d/%d", counts[k], total[k.without])
+		if total[k.without] > 1 {
+			e.Count = fmt.Sprintf("%d/%d", counts[k], total[k.without])
 		}
 		e.Unexpected = slices.ContainsFunc(runs, func(r *run) bool {
 			return r.Without == k.without && r.Outcome == k.outcome && !r.AsDocumented()
 		})
 	}
+	slices.SortStableFunc(all, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.Run.Without, b.Run.Without), cmp.Compare(a.Run.badness(), b.Run.badness()))
+	})
 	return all
 }

@@ -27,7 +27,7 @@ type tierText struct{ Name, Text string }
 var tierWords = map[harness.Tier]tierText{
 	harness.TierVM: {
 		"Stock Linux kernels",
-		"Each run is a disposable guest with little memory. Its kernel mounts NFS from a server in the same guest; programs write through the mount while another one takes most of the memory.",
+		"Each run is a disposable guest with little memory. Its kernel mounts NFS from a server in the same guest (for swap: in another one); programs write through the mount, mostly while another one takes most of the memory.",
 	},
 	harness.TierHost: {
 		"loopnfs's own client",
@@ -35,31 +35,22 @@ var tierWords = map[harness.Tier]tierText{
 	},
 }
 
-// drillOrder returns the names of all drills, in the order in which they run.
-func drillOrder() []string {
-	var names []string
-	for _, d := range harness.VMDrills() {
-		names = append(names, d.Name)
-	}
-	return append(names, harness.Names()...)
-}
+// loop is that of a drill.
+type loop struct{ drill, text string }
 
-// loopOf returns the loop of a drill, step by step; nil if it is not known.
-func loopOf(name, tier string) []string {
+// loopsOf returns the drills of a tier, in the order in which they run.
+func loopsOf(tier string) []loop {
+	var all []loop
 	if tier == string(harness.TierVM) {
 		for _, d := range harness.VMDrills() {
-			if d.Name == name {
-				return strings.Split(d.Loop, " -> ")
-			}
+			all = append(all, loop{d.Name, d.Loop})
 		}
-		return nil
+		return all
 	}
 	for _, d := range harness.Drills() {
-		if d.Name == name {
-			return strings.Split(d.Loop, " -> ")
-		}
+		all = append(all, loop{d.Name, d.Loop})
 	}
-	return nil
+	return all
 }
 
 // serverTasks are how the tasks of a server are called, by their beginnings.
