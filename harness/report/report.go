@@ -13,8 +13,6 @@ import (
 //go:embed page.html style.css
 var files embed.FS
 
-var pages = template.Must(template.ParseFS(files, "page.html", "style.css"))
-
 // MaxRuns is how many results a page has room for.
 const MaxRuns = 2000
 
@@ -24,7 +22,12 @@ func Write(w io.Writer, results []harness.Result) error {
 	if len(results) > MaxRuns {
 		return fmt.Errorf("%d results are too many for one page, which holds %d: make several", len(results), MaxRuns)
 	}
-	return pages.ExecuteTemplate(w, "page.html", newPage(results))
+	// Not at the start of the process: most commands make no pages.
+	t, err := template.ParseFS(files, "page.html", "style.css")
+	if err != nil {
+		return err
+	}
+	return t.ExecuteTemplate(w, "page.html", newPage(results))
 }
 
 // page is what the template shows.
