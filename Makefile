@@ -31,7 +31,7 @@ drill-vm: setup-vm build
 
 RUNS ?= 3
 drill-vm-full: setup-vm build
-	$(SUDO) bin/loopnfs drill --tier vm --server all --kernel all --runs $(RUNS) --json drill-vm-full.json
+	$(SUDO) bin/loopnfs drill --tier vm --server all --kernel all --runs $(RUNS) --json drill-vm-full.json --html drill-vm-full.html
 
 test: setup-test build
 	$(GO) vet ./...

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/harness"
+	"loopnfs/harness/report"
 	"loopnfs/harness/vm"
 	"loopnfs/harness/work"
 )
@@ -26,6 +27,7 @@ type drillOptions struct {
 	kernels  []string
 	without  []string
 	jsonFile string
+	htmlFile string
 	dir      string
 	memory   byteSize
 	seed     int64
@@ -52,6 +54,7 @@ after Ctrl-C. What a killed drill left behind is cleaned up by the next one.
 The exit code is 0 only if every drill came out as documented, both ways.`,
 		Example: `  loopnfs drill
   loopnfs drill release-page --json result.json
+  loopnfs drill --tier vm release-page --server loopnfs,knfsd --html report.html
   loopnfs drill --without nonblocking-release,scope release-page
   loopnfs drill list`,
 		ValidArgs: harness.Names(),
@@ -66,10 +69,11 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 	f.IntVar(&opts.runs, "runs", 1, "(vm) repeat everything `N` times")
 	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
+	f.StringVar(&opts.htmlFile, "html", "", "write a page on the results to `FILE`, for a browser; it needs no network")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
 	f.Var(&opts.memory, "memory", "size of the arena that client and server share")
 	f.Int64Var(&opts.seed, "seed", 1, "seed of the load, to repeat a run")
-	cmd.AddCommand(newDrillListCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
+	cmd.AddCommand(newDrillListCommand(), newDrillReportCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
 	return cmd
 }
 
@@ -85,7 +89,7 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	results, err := run(ctx, func(format string, args ...any) {
 		fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	})
-	if err := errors.Join(err, reportDrills(opts.jsonFile, results, out)); err != nil {
+	if err := errors.Join(err, reportDrills(&opts, results, out)); err != nil {
 		return err
 	}
 	for i := range results {
@@ -170,7 +174,12 @@ func all(chosen, every []string) []string {
 	return chosen
 }
 
-func reportDrills(jsonFile string, results []harness.Result, out io.Writer) error {
+// reportDrills writes the results in every form that was asked for.
+func reportDrills(opts *drillOptions, results []harness.Result, out io.Writer) error {
+	return errors.Join(reportText(opts.jsonFile, results, out), writeHTML(opts.htmlFile, results))
+}
+
+func reportText(jsonFile string, results []harness.Result, out io.Writer) error {
 	if jsonFile == "-" {
 		return harness.WriteJSON(out, results)
 	}
@@ -183,11 +192,23 @@ func reportDrills(jsonFile string, results []harness.Result, out io.Writer) erro
 	if jsonFile == "" {
 		return nil
 	}
-	f, err := os.Create(jsonFile)
+	return writeFile(jsonFile, func(w io.Writer) error { return harness.WriteJSON(w, results) })
+}
+
+// writeHTML writes a page on results to file; "" is none.
+func writeHTML(file string, results []harness.Result) error {
+	if file == "" {
+		return nil
+	}
+	return writeFile(file, func(w io.Writer) error { return report.Write(w, results) })
+}
+
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(harness.WriteJSON(f, results), f.Close())
+	return errors.Join(write(f), f.Close())
 }
 
 func newDrillListCommand() *cobra.Command {
