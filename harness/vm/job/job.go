@@ -66,6 +66,8 @@ type Event struct {
 	Output string  `json:",omitempty"`
 	Say    string  `json:",omitempty"`
 	Sample *Sample `json:",omitempty"`
+	// Stuck: nothing moves; who waits comes next, or the monitor is stuck too.
+	Stuck bool `json:",omitempty"`
 	// Exit is the end of a Command.
 	Exit *int `json:",omitempty"`
 	// Result is the end of a Load.
