@@ -30,6 +30,7 @@ type guests struct {
 	client job.Job
 	remote bool
 	report *job.Result
+	stuck  *job.Result // what was known when it stood still
 	told   float64
 	// frozen ends a guest that said that it stands still and then nothing more.
 	frozen *time.Timer
@@ -79,8 +80,8 @@ func (g *guests) boot(ctx context.Context, cfg vm.Config) error {
 	cfg.Handle, cfg.Console = g.handle, &console
 	version, err := vm.Run(ctx, cfg)
 	if errors.Is(err, errFrozen) {
-		g.report = &job.Result{Outcome: job.Hung, Error: errFrozen.Error(), Stacks: consoleStacks(console.String())}
-		err = nil
+		g.report, err = g.stuck, nil
+		g.report.Error, g.report.Stacks = errFrozen.Error(), consoleStacks(console.String())
 	}
 	if version != "" {
 		g.res.Kernel = version
@@ -137,7 +138,8 @@ func (g *guests) handle(e job.Event) {
 	switch {
 	case e.Say != "":
 		g.opt.Say("  %s", e.Say)
-	case e.Stuck:
+	case e.Stuck != nil:
+		g.stuck = e.Stuck
 		g.frozen.Reset(frozenLimit)
 	case e.Result != nil:
 		g.frozen.Stop()

@@ -83,17 +83,12 @@ type losses map[string]int64
 // lossy are parts of the names of such counters.
 var lossy = []string{"Drop", "Fail", "Timeout", "Prune", "Pressure", "Retrans", "LostRetransmit", "ToZeroWindow"}
 
-func readLosses() losses {
-	raw, _ := os.ReadFile("/proc/net/netstat")
-	return tcpLosses(string(raw))
-}
-
 // tcpLosses reads /proc/net/netstat, which has a line of names and then one of
 // values for each group.
-func tcpLosses(netstat string) losses {
+func tcpLosses(netstat []byte) losses {
 	found := losses{}
 	var names []string
-	for line := range strings.Lines(netstat) {
+	for line := range strings.Lines(string(netstat)) {
 		words := strings.Fields(line)
 		switch {
 		case len(words) == 0 || words[0] != "TcpExt:":
@@ -114,15 +109,17 @@ func isLossy(name string) bool {
 	return slices.ContainsFunc(lossy, func(part string) bool { return strings.Contains(name, part) })
 }
 
-// noteLosses notes what was lost since the load began, if anything.
-func (r *run) noteLosses() {
+// losses says in words what was lost since the load began; empty if nothing.
+func (r *run) losses() string {
 	var lines []string
-	for name, n := range readLosses() {
+	for name, n := range tcpLosses(r.net.read()) {
 		if n -= r.lost[name]; n > 0 {
 			lines = append(lines, fmt.Sprintf("%s %d", name, n))
 		}
 	}
-	if slices.Sort(lines); len(lines) > 0 {
-		r.note("TCP on the way to the server: %s", strings.Join(lines, ", "))
+	if len(lines) == 0 {
+		return ""
 	}
+	slices.Sort(lines)
+	return "TCP on the way to the server: " + strings.Join(lines, ", ")
 }

@@ -19,7 +19,6 @@ const (
 // blockedStacks returns the stacks of all tasks that wait uninterruptibly, or
 // that run in the kernel, looking for memory. The kernel writes them to its log, too.
 func blockedStacks() []job.Stack {
-	say(job.Event{Stuck: true})
 	_ = os.WriteFile("/proc/sysrq-trigger", []byte("w"), 0)
 	var stacks []job.Stack
 	tasks, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*")

@@ -66,8 +66,9 @@ type Event struct {
 	Output string  `json:",omitempty"`
 	Say    string  `json:",omitempty"`
 	Sample *Sample `json:",omitempty"`
-	// Stuck: nothing moves; who waits comes next, or the monitor is stuck too.
-	Stuck bool `json:",omitempty"`
+	// Stuck: nothing moves, and this is known so far. Who waits comes next,
+	// unless the monitor is stuck too.
+	Stuck *Result `json:",omitempty"`
 	// Exit is the end of a Command.
 	Exit *int `json:",omitempty"`
 	// Result is the end of a Load.
