@@ -16,10 +16,10 @@ const (
 	fuseThreads = 16
 )
 
-// coldCode is what a process that serves does not run, or can wait for: the
-// command line, metrics, drills.
+// coldCode is what a process that serves does not run, or can wait for: parsing
+// the command line, metrics, drills. This package is not: it ends the process.
 var coldCode = []string{
-	"main.", "loopnfs/harness", "github.com/spf13/", "github.com/prometheus/", "google.golang.org/protobuf/",
+	"loopnfs/harness", "github.com/spf13/", "github.com/prometheus/", "google.golang.org/protobuf/",
 	"net/http", "net/textproto", "net/url", "crypto", "vendor/golang.org/x/", "encoding/", "compress/",
 	"text/", "regexp", "math/big", "mime", "html", "runtime/pprof", "go/", "hash/", "flag.",
 }

@@ -84,9 +84,10 @@ func lockCode(m mapping, cold []string) error {
 }
 
 const (
-	// codeStep is how far apart the addresses are that are looked at; a
-	// shorter function lies in a page with others of its package.
-	codeStep = 128
+	// codeStep is how far apart the addresses are that are looked at, at most
+	// the alignment of functions: the wrapper of a method value is short, and
+	// lies among the code of the package that makes it, which may be cold.
+	codeStep = 16
 	// codeGap is what ranges of code are apart at least, to keep their number
 	// low.
 	codeGap = 32 << 10

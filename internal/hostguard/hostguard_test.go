@@ -184,7 +184,8 @@ func TestFileConstant(t *testing.T) {
 func TestHotCode(t *testing.T) {
 	text := codeOf(t, runtime.FuncForPC(reflect.ValueOf(TestHotCode).Pointer()).Entry())
 	all := hotCode(text, nil)
-	hot := hotCode(text, []string{"testing.", "net/", "flag."})
+	cold := []string{"testing.", "net/", "flag."}
+	hot := hotCode(text, cold)
 	size := func(ms []mapping) (n uintptr) {
 		for _, m := range ms {
 			n += m.end - m.start
@@ -201,6 +202,15 @@ func TestHotCode(t *testing.T) {
 	if size(hot) >= size(all) || size(all) > text.end-text.start {
 		t.Errorf("%d bytes are hot, of %d in %d", size(hot), size(all), text.end-text.start)
 	}
+	for pc := text.start; pc < text.end; pc++ {
+		f := runtime.FuncForPC(pc)
+		if f == nil || f.Entry() != pc || hasPrefix(f.Name(), cold) {
+			continue
+		}
+		if !slices.ContainsFunc(hot, func(m mapping) bool { return m.start <= pc && pc < m.end }) {
+			t.Fatalf("%s at %x is not hot", f.Name(), pc)
+		}
+	}
 	for i, m := range hot {
 		if m.start < text.start || m.end > text.end || m.start >= m.end || i > 0 && m.start <= hot[i-1].end+codeGap {
 			t.Errorf("range %d is %x", i, m)
@@ -208,8 +218,15 @@ func TestHotCode(t *testing.T) {
 	}
 }
 
+func BenchmarkHotCode(b *testing.B) {
+	text := codeOf(b, reflect.ValueOf(Audit).Pointer())
+	for b.Loop() {
+		hotCode(text, []string{"testing."})
+	}
+}
+
 // codeOf returns the mapping with pc.
-func codeOf(t *testing.T, pc uintptr) mapping {
+func codeOf(t testing.TB, pc uintptr) mapping {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
