@@ -92,7 +92,7 @@ func (h *Host) dirtyLimit() (int64, error) {
 // writeNumber sets an attribute and makes sure that it is set.
 func writeNumber(dir, name string, n int) error {
 	path, want := filepath.Join(dir, name), strconv.Itoa(n)
-	if err := os.WriteFile(path, []byte(want), 0); err != nil {
+	if err := writeAttribute(path, want); err != nil {
 		return err
 	}
 	got, err := os.ReadFile(path)
@@ -100,4 +100,15 @@ func writeNumber(dir, name string, n int) error {
 		err = fmt.Errorf("%s is %s, although %s was written", path, bytes.TrimSpace(got), want)
 	}
 	return err
+}
+
+// writeAttribute writes a file of sysfs; fs.ErrNotExist says that this kernel has
+// none.
+func writeAttribute(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }

@@ -60,7 +60,7 @@ var ErrNoGiveUp = errors.New("this kernel cannot give up what is not written, wh
 // GiveUp ends all requests of the mount on device with an error, now and later
 // (kernel: the attribute shutdown of nfs_sysfs). What was not written is lost.
 func (h *Host) GiveUp(device string) error {
-	err := os.WriteFile(h.path("/sys/fs/nfs", device, "shutdown"), []byte("1"), 0)
+	err := writeAttribute(h.path("/sys/fs/nfs", device, "shutdown"), "1")
 	if errors.Is(err, os.ErrNotExist) {
 		return ErrNoGiveUp
 	}
