@@ -54,7 +54,7 @@ func runStep(step, path string) error {
 	case !k.IsNFS():
 		return unmountFuse(path)
 	case step == stepSync:
-		return syncMount(path)
+		return host.Sync(k)
 	case step == stepAbort:
 		return host.Abort(k)
 	}
@@ -67,16 +67,6 @@ func unmountFuse(path string) error {
 		return err
 	}
 	return m.Unmount()
-}
-
-// syncMount writes everything to the server.
-func syncMount(path string) error {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return unix.Syncfs(fd)
 }
 
 // unmountAnswering unmounts and says meanwhile how much is left, like the process

@@ -34,6 +34,8 @@ type fake struct {
 	seen     map[string]string // the bdi when it was attached
 	closed   int
 	calls    []int // flags of Unmount
+	sync     error
+	done     []string // what was done, in order
 }
 
 // newFake returns a host where /mnt is a directory and nothing is mounted but /.
@@ -116,9 +118,19 @@ func (f *fake) Stat(path string) (Stat, error) {
 }
 
 func (f *fake) Unmount(_ string, flags int) error {
-	f.calls = append(f.calls, flags)
+	f.calls, f.done = append(f.calls, flags), append(f.done, "unmount")
 	return f.unmount(flags)
 }
+
+func (f *fake) Hold(string) (Held, error) {
+	f.done = append(f.done, "hold")
+	return hold{f}, nil
+}
+
+type hold struct{ f *fake }
+
+func (h hold) Sync() error  { h.f.done = append(h.f.done, "sync"); return h.f.sync }
+func (h hold) Close() error { h.f.done = append(h.f.done, "close"); return nil }
 
 func (f *fake) BDIStats(string) ([]byte, error) {
 	if f.bdi == "" {

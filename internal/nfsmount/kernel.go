@@ -16,10 +16,20 @@ type Kernel interface {
 	Create(params []Param, attrs int) (Detached, error)
 	// Stat looks at a path of this host.
 	Stat(path string) (Stat, error)
+	// Hold returns another mount of the file system on path, which is nowhere
+	// and not in the way of an Unmount. It asks no server.
+	Hold(path string) (Held, error)
 	// Unmount is umount2(2).
 	Unmount(path string, flags int) error
 	// BDIStats is the file bdi/DEVICE/stats of debugfs.
 	BDIStats(device string) ([]byte, error)
+}
+
+// Held keeps a file system from ending with its last mount, until Close.
+type Held interface {
+	// Sync returns when everything that was written is with the server.
+	Sync() error
+	Close() error
 }
 
 // Detached is a mount that is nowhere yet. Close ends it, unless it was attached.
@@ -166,6 +176,32 @@ func (d detached) Attach(path string) error {
 }
 
 func (d detached) Close() error { return unix.Close(int(d)) }
+
+// Hold implements Kernel.
+func (Linux) Hold(path string) (Held, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	return held(fd), nil
+}
+
+// held is the descriptor of open_tree(2).
+type held int
+
+// Sync implements Held by a remount that changes nothing, which writes everything
+// first (kernel: nfs_reconfigure). Opening the directory for syncfs(2) would ask the
+// server whether we may, although there may be nothing to write.
+func (h held) Sync() error {
+	fs, err := unix.Fspick(int(h), "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fspick: %w", err)
+	}
+	defer unix.Close(fs)
+	return unix.FsconfigReconfigure(fs)
+}
+
+func (h held) Close() error { return unix.Close(int(h)) }
 
 // Unmount implements Kernel.
 func (Linux) Unmount(path string, flags int) error { return unix.Unmount(path, flags) }

@@ -248,6 +248,13 @@ func TestUnmount(t *testing.T) {
 		f.calls = nil
 		f.unmount = func(int) error { err := errs[0]; errs = errs[1:]; return err }
 	}
+	answer(nil)
+	if err := f.Host.Unmount(e); err != nil || fmt.Sprint(f.done) != "[hold unmount sync close]" {
+		t.Errorf("%v, %v", f.done, err)
+	}
+	f.sync = errTest
+	answer(nil)
+	wantError(t, f.Host.Unmount(e), "cannot tell whether everything is written")
 	answer(unix.EBUSY)
 	if err := f.Host.Unmount(e); !errors.Is(err, unix.EBUSY) {
 		t.Error(err)

@@ -22,12 +22,33 @@ func (h *Host) mounted(e *Entry) bool {
 // Unmount takes e away and returns when the server has everything. If it does not
 // answer, that is never, and the process cannot be killed; but the mount is gone from
 // the table. unix.EBUSY says that it is in use.
+//
+// umount(2) alone returns before that if pages were written through memory maps: each
+// of them keeps the file system from ending (kernel: nfs_sb_active), and it ends,
+// written, whenever the flusher is through.
 func (h *Host) Unmount(e *Entry) error {
-	err := h.Kernel.Unmount(e.Path, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EINVAL) && !h.mounted(e) { // somebody else was faster
-		return nil
+	hold, err := h.Kernel.Hold(e.Path)
+	if err != nil {
+		return h.unmountError(e, err)
 	}
-	return unmountError(e, err)
+	defer hold.Close()
+	if err := h.Kernel.Unmount(e.Path, unix.UMOUNT_NOFOLLOW); err != nil {
+		return h.unmountError(e, err)
+	}
+	if err := hold.Sync(); err != nil {
+		return fmt.Errorf("unmounted %s, but cannot tell whether everything is written: %w", e.Path, err)
+	}
+	return nil
+}
+
+// Sync writes everything of e to the server. If it does not answer, that may be never.
+func (h *Host) Sync(e *Entry) error {
+	hold, err := h.Kernel.Hold(e.Path)
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
+	return hold.Sync()
 }
 
 // Abort ends what waits for the server with an error, and takes the mount out of the
@@ -38,15 +59,13 @@ func (h *Host) Abort(e *Entry) error {
 	if errors.Is(err, unix.EBUSY) {
 		err = h.Kernel.Unmount(e.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
-	if err != nil && !h.mounted(e) {
-		return nil
-	}
-	return unmountError(e, err)
+	return h.unmountError(e, err)
 }
 
-func unmountError(e *Entry, err error) error {
+// unmountError says what to do; nothing, if somebody else was faster.
+func (h *Host) unmountError(e *Entry, err error) error {
 	switch {
-	case err == nil:
+	case err == nil, !h.mounted(e):
 		return nil
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("cannot unmount %s: %w: only root may: use sudo", e.Path, err)
