@@ -34,7 +34,8 @@ type Cap struct {
 // A tenth, as FUSE has a hundredth: what is left of memory is then reclaimed without
 // the server. On a host of 192 MiB with a limit of 14 MiB that would be less than two
 // WRITEs, so it is at least leastBytes there, but never more than maxPercent; on one
-// of 100 GiB with a limit of 18 GiB it is mostBytes.
+// of 100 GiB with a limit of 18 GiB it is mostBytes. In guests of 192 MiB,
+// release-page took the same 13 s with the cap and without.
 func capPercent(limit int64) int {
 	want := min(max(limit*usualPercent/100, leastBytes), mostBytes)
 	if limit <= 0 {

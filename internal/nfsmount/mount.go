@@ -35,6 +35,8 @@ const (
 	// other servers do drop requests then.
 	loopTimeo = "1800"
 	// ioSize is the largest READ and WRITE, in bytes; the server may want less.
+	// Under memory pressure, too: in guests of 192 MiB, release-page took 13 s
+	// with it and 15 s with 256 KiB.
 	ioSize = "1048576"
 	// maxSource is the longest HOST:/NAME that fsconfig(2) takes.
 	maxSource = maxValue
