@@ -13,7 +13,7 @@ EXEC := $(if $(SUDO),-exec '$(SUDO)')
 # have installed it.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
 
-.PHONY: build drill test check bench clean setup-build setup-test setup-drill
+.PHONY: build drill drill-vm drill-vm-full test check bench clean setup-build setup-test setup-drill setup-vm
 
 # Without libc and debug tables: what a server does not need is not in memory, and
 # threads have the small stacks of the runtime.
@@ -24,6 +24,14 @@ build: setup-build
 
 drill: setup-drill build
 	$(SUDO) bin/loopnfs drill
+
+# On stock kernels in guests: a quarter of an hour, and a night.
+drill-vm: setup-vm build
+	$(SUDO) bin/loopnfs drill --tier vm
+
+RUNS ?= 3
+drill-vm-full: setup-vm build
+	$(SUDO) bin/loopnfs drill --tier vm --server all --kernel all --runs $(RUNS) --json drill-vm-full.json --html drill-vm-full.html
 
 test: setup-test build
 	$(GO) vet ./...
@@ -47,3 +55,5 @@ setup-test:
 	@scripts/setup.sh test
 setup-drill:
 	@scripts/setup.sh drill
+setup-vm:
+	@scripts/setup.sh vm

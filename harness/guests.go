@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,8 +30,17 @@ type guests struct {
 	client job.Job
 	remote bool
 	report *job.Result
+	stuck  *job.Result // what was known when it stood still
 	told   float64
+	// frozen ends a guest that said that it stands still and then nothing more.
+	frozen *time.Timer
 }
+
+// errFrozen is the end of a guest whose monitor cannot run either.
+var errFrozen = errors.New("the guest stands still, its monitor too")
+
+// frozenLimit is how long a monitor has to find out who waits, in real time.
+const frozenLimit = time.Minute
 
 func newGuests(d VMDrill, res *Result, opt VMOptions) *guests {
 	g := &guests{res: res, opt: &opt, client: d.Job, remote: d.Remote, told: -sayEvery}
@@ -60,8 +71,18 @@ func (g *guests) runClient(ctx context.Context) error {
 }
 
 func (g *guests) boot(ctx context.Context, cfg vm.Config) error {
-	cfg.Handle = g.handle
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g.frozen = time.AfterFunc(guestLimit, func() { cancel(errFrozen) })
+	g.frozen.Stop()
+	defer g.frozen.Stop()
+	var console strings.Builder
+	cfg.Handle, cfg.Console = g.handle, &console
 	version, err := vm.Run(ctx, cfg)
+	if errors.Is(err, errFrozen) {
+		g.report, err = g.stuck, nil
+		g.report.Error, g.report.Stacks = errFrozen.Error(), consoleStacks(console.String())
+	}
 	if version != "" {
 		g.res.Kernel = version
 	}
@@ -117,9 +138,14 @@ func (g *guests) handle(e job.Event) {
 	switch {
 	case e.Say != "":
 		g.opt.Say("  %s", e.Say)
+	case e.Stuck != nil:
+		g.stuck = e.Stuck
+		g.frozen.Reset(frozenLimit)
 	case e.Result != nil:
+		g.frozen.Stop()
 		g.report = e.Result
 	case e.Sample != nil:
+		g.frozen.Stop()
 		g.res.Timeline = append(g.res.Timeline, *e.Sample)
 		if s := e.Sample; s.Seconds-g.told >= sayEvery {
 			g.told = s.Seconds

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
+	"loopnfs/harness/vm/job"
 	"loopnfs/harness/work"
 )
 
@@ -238,6 +240,26 @@ func TestJSONHasTheDocumentedFields(t *testing.T) {
 		"seconds", "bytes", "max_latency_ms", "data_verified", "seed"} {
 		if _, ok := got[0][key]; !ok {
 			t.Errorf("no field %q", key)
+		}
+	}
+}
+
+func TestResultsAreReadBack(t *testing.T) {
+	want := []Result{{
+		Drill: "release-page", Tier: TierVM, Outcome: Hung, Cycle: []string{"a waits for b"}, Rate: 1.5,
+		Stacks: []job.Stack{{PID: 1, Comm: "nfsd", Frames: []string{"f"}}}, Timeline: []job.Sample{{Seconds: 0.5, Bytes: 7}},
+	}, {Drill: "freeze"}}
+	var b strings.Builder
+	if err := WriteJSON(&b, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadJSON(strings.NewReader(b.String()))
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "{}", `[{"seconds":"many"}]`, b.String()[:b.Len()/2]} {
+		if _, err := ReadJSON(strings.NewReader(bad)); err == nil {
+			t.Errorf("%.20q was taken for results", bad)
 		}
 	}
 }

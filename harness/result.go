@@ -76,6 +76,21 @@ func WriteJSON(w io.Writer, results []Result) error {
 	return enc.Encode(results)
 }
 
+// maxJSON bounds what ReadJSON takes.
+const maxJSON = 256 << 20
+
+// ReadJSON reads what WriteJSON has written. Fields that it does not know are
+// ignored; that they make sense is not checked.
+func ReadJSON(r io.Reader) ([]Result, error) {
+	limited := &io.LimitedReader{R: r, N: maxJSON + 1}
+	var results []Result
+	err := json.NewDecoder(limited).Decode(&results)
+	if limited.N == 0 {
+		return nil, fmt.Errorf("more than %d MiB of results", maxJSON>>20)
+	}
+	return results, err
+}
+
 // WriteTable writes results for a person: a line per run, and below it the
 // circle of waits of those that hung.
 func WriteTable(w io.Writer, results []Result) error {

@@ -47,13 +47,66 @@ const (
 // Servers are those that the vm tier knows.
 var Servers = []string{"loopnfs", "knfsd", "ganesha", "gonfs"}
 
-// VMKernels are those that the drills are run on by default: before, in the time
-// of, and after the nfs_release_folio that waits.
-var VMKernels = []string{"6.1", "6.12.43", "6.12.117"}
+// VMKernels are those of the full matrix: before, in the time of, and after the
+// nfs_release_folio that waits.
+var VMKernels = []string{"6.1", waitingKernel, "6.12.117"}
+
+// waitingKernel is the one that nobody else survives on.
+const waitingKernel = "6.12.43"
+
+// VMRun is one run: a drill against a server on a kernel.
+type VMRun struct {
+	Drill          VMDrill
+	Server, Kernel string
+}
+
+// Matrix returns each drill against each server on each kernel, n times. Empty
+// lists stand for loopnfs, and for the kernel that waits.
+func Matrix(drills []VMDrill, servers, kernels []string, n int) []VMRun {
+	if len(servers) == 0 {
+		servers = []string{"loopnfs"}
+	}
+	if len(kernels) == 0 {
+		kernels = []string{waitingKernel}
+	}
+	var runs []VMRun
+	for range n {
+		for _, d := range drills {
+			for _, server := range servers {
+				if server != "loopnfs" && !d.Peers {
+					continue
+				}
+				for _, kernel := range kernels {
+					runs = append(runs, VMRun{d, server, kernel})
+				}
+			}
+		}
+	}
+	return runs
+}
+
+// DefaultMatrix returns what is run if nothing is chosen: everything on the
+// kernel that waits, the kernel's own server for comparison, and on the other
+// kernels what differs there.
+func DefaultMatrix(n int) []VMRun {
+	var release, restart []VMDrill
+	all := VMDrills()
+	for _, d := range all {
+		switch d.Name {
+		case "release-page":
+			release = append(release, d)
+		case "restart":
+			restart = append(restart, d)
+		}
+	}
+	others := []string{VMKernels[0], VMKernels[2]}
+	return slices.Concat(
+		Matrix(release, []string{"knfsd"}, nil, n), Matrix(all, nil, nil, n),
+		Matrix(slices.Concat(release, restart), nil, others, n))
+}
 
 // VMOptions say how the drills of the vm tier are run.
 type VMOptions struct {
-	Servers, Kernels []string
 	// Without are mechanisms of loopnfs that are off.
 	Without []string
 	Seed    int64
@@ -113,6 +166,12 @@ func VMDrills() []VMDrill {
 			Job:   stackedJob("stack-xfs"),
 		},
 		{
+			Name:  "stacked-fuse",
+			Loop:  "a store behind FUSE on a directory of the mount: its pages become clean through the server below",
+			Peers: true,
+			Job:   stackedJob("stack-fuse"),
+		},
+		{
 			Name:   "swap",
 			Loop:   "to swap a page out, the client needs memory for the request",
 			Peers:  true,
@@ -143,7 +202,7 @@ func vmJob(script string, hog int, sysctl map[string]string) job.Job {
 		Disk: "ext4",
 		Load: &job.Load{
 			Script: script, Sysctl: sysctl, HogPercent: hog, Work: stream, Baseline: base,
-			HangSeconds: hangSeconds, LimitSeconds: loadSeconds,
+			StallSeconds: stallSeconds, HangSeconds: hangSeconds, LimitSeconds: loadSeconds,
 		},
 	}
 }
@@ -163,7 +222,8 @@ func restartJob() job.Job {
 }
 
 func freezeJob() job.Job {
-	j := vmJob("freeze", 55, map[string]string{"vm/dirty_ratio": "40"})
+	// Limits that let pages stay dirty until somebody wants them written.
+	j := vmJob("freeze", 55, map[string]string{"vm/dirty_bytes": "67108864", "vm/dirty_background_bytes": "50331648"})
 	j.Load.Work.Rounds = 1
 	return j
 }
@@ -194,35 +254,35 @@ func vmExpected(d *VMDrill, server, kernel string, without []string) Outcome {
 	return ""
 }
 
-// RunVM runs each drill against each server on each kernel, once.
-func RunVM(ctx context.Context, drills []VMDrill, opt VMOptions) ([]Result, error) {
+// RunVM carries out runs, one after the other.
+func RunVM(ctx context.Context, runs []VMRun, opt VMOptions) ([]Result, error) {
 	var results []Result
-	for _, d := range drills {
-		for _, server := range opt.Servers {
-			if server != "loopnfs" && !d.Peers {
-				continue
-			}
-			for _, kernel := range opt.Kernels {
-				results = append(results, runVM(ctx, d, server, kernel, opt))
-				if ctx.Err() != nil {
-					return results, ctx.Err()
-				}
-			}
+	for i, r := range runs {
+		opt.Say("run %d of %d: %s", i+1, len(runs), r.name(opt.Without))
+		results = append(results, r.run(ctx, opt))
+		if ctx.Err() != nil {
+			return results, ctx.Err()
 		}
 	}
 	return results, nil
 }
 
-func runVM(ctx context.Context, d VMDrill, server, kernel string, opt VMOptions) Result {
+func (v *VMRun) name(without []string) string {
+	if v.Server != "loopnfs" {
+		without = nil
+	}
+	return fmt.Sprintf("%s, %s on %s%s", v.Drill.Name, v.Server, v.Kernel, withoutWords(strings.Join(without, ",")))
+}
+
+func (v *VMRun) run(ctx context.Context, opt VMOptions) Result {
+	d := v.Drill
 	res := Result{
-		Drill: d.Name, Tier: TierVM, Server: server, Kernel: kernel, Seed: opt.Seed,
+		Drill: d.Name, Tier: TierVM, Server: v.Server, Kernel: v.Kernel, Seed: opt.Seed,
 		Outcome: Failed, Cycle: []string{},
 	}
-	if server == "loopnfs" {
+	if v.Server == "loopnfs" {
 		res.Without = strings.Join(opt.Without, ",")
 	}
-	name := fmt.Sprintf("%s, %s on %s%s", d.Name, server, kernel, withoutWords(res.Without))
-	opt.Say("%s", name)
 	report, err := bootDrill(ctx, d, &res, opt)
 	if err == nil {
 		err = judge(&d, &res, report)
@@ -230,8 +290,8 @@ func runVM(ctx context.Context, d VMDrill, server, kernel string, opt VMOptions)
 	if err != nil {
 		res.Outcome, res.Error = Failed, err.Error()
 	}
-	res.Expected = vmExpected(&d, server, res.Kernel, opt.Without)
-	opt.Say("%s: %s after %.1f s", name, res.Outcome, res.Seconds)
+	res.Expected = vmExpected(&d, v.Server, res.Kernel, opt.Without)
+	opt.Say("%s: %s after %.1f s", v.name(opt.Without), res.Outcome, res.Seconds)
 	return res
 }
 
@@ -268,7 +328,7 @@ func judge(d *VMDrill, res *Result, r *job.Result) error {
 	case job.Slow:
 		res.Outcome = Collapsed
 		if !collapsed {
-			return fmt.Errorf("not finished after %.0f s, at %.1f MB/s (%.1f without pressure)", r.Seconds, r.Rate/1e6, r.BaselineRate/1e6)
+			return fmt.Errorf("not finished after %.0f s of load, at %.1f MB/s (%.1f without pressure)", r.Seconds, r.Rate/1e6, r.BaselineRate/1e6)
 		}
 	default:
 		return errors.New(r.Error)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, testing and drilling need, and is not there yet.
 #
-#   scripts/setup.sh build|test|drill
+#   scripts/setup.sh build|test|drill|vm
 #
 # Knows Debian and Ubuntu. Elsewhere it names what is missing and fails.
 set -euo pipefail
@@ -19,8 +19,15 @@ test | drill)
 	need fio fio
 	need nfs-cp libnfs-utils
 	;;
+vm)
+	need qemu-system-x86_64 qemu-system-x86
+	need debootstrap debootstrap
+	need mkfs.ext4 e2fsprogs
+	need xz xz-utils
+	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+	;;
 *)
-	echo "usage: scripts/setup.sh build|test|drill" >&2
+	echo "usage: scripts/setup.sh build|test|drill|vm" >&2
 	exit 2
 	;;
 esac
@@ -58,7 +65,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	install || { "${sudo[@]}" apt-get update && install; }
 fi
 
-if [ "$1" != build ] && [ ! -e /dev/fuse ]; then
+if [[ $1 = test || $1 = drill ]] && [ ! -e /dev/fuse ]; then
 	"${sudo[@]}" modprobe fuse 2>/dev/null || true
 	if [ ! -e /dev/fuse ]; then
 		echo "setup: there is no /dev/fuse: load the kernel module fuse, or give this container the device" >&2

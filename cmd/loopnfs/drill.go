@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/harness"
+	"loopnfs/harness/report"
 	"loopnfs/harness/vm"
 	"loopnfs/harness/work"
 )
@@ -26,9 +27,11 @@ type drillOptions struct {
 	kernels  []string
 	without  []string
 	jsonFile string
+	htmlFile string
 	dir      string
 	memory   byteSize
 	seed     int64
+	runs     int
 }
 
 // errNotAsDocumented is the error of drills that ran, but came out otherwise.
@@ -51,6 +54,7 @@ after Ctrl-C. What a killed drill left behind is cleaned up by the next one.
 The exit code is 0 only if every drill came out as documented, both ways.`,
 		Example: `  loopnfs drill
   loopnfs drill release-page --json result.json
+  loopnfs drill --tier vm release-page --server loopnfs,knfsd --html report.html
   loopnfs drill --without nonblocking-release,scope release-page
   loopnfs drill list`,
 		ValidArgs: harness.Names(),
@@ -60,14 +64,16 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.tier, "tier", "host", "what to run on: `host|vm`, this host, or guests with stock kernels")
-	f.StringSliceVar(&opts.servers, "server", []string{"loopnfs"}, "(vm) `SERVER`s: "+strings.Join(harness.Servers, ", "))
-	f.StringSliceVar(&opts.kernels, "kernel", harness.VMKernels, "(vm) `VERSION`s of the kernel; 6.1 is the newest 6.1")
+	f.StringSliceVar(&opts.servers, "server", nil, "(vm) put these `SERVER`s to it: all, "+strings.Join(harness.Servers, ", "))
+	f.StringSliceVar(&opts.kernels, "kernel", nil, "(vm) on these `VERSION`s of the kernel: all ("+strings.Join(harness.VMKernels, ", ")+"), or others; 6.1 is the newest 6.1")
+	f.IntVar(&opts.runs, "runs", 1, "(vm) repeat everything `N` times")
 	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
+	f.StringVar(&opts.htmlFile, "html", "", "write a page on the results to `FILE`, for a browser; it needs no network")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
 	f.Var(&opts.memory, "memory", "size of the arena that client and server share")
 	f.Int64Var(&opts.seed, "seed", 1, "seed of the load, to repeat a run")
-	cmd.AddCommand(newDrillListCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
+	cmd.AddCommand(newDrillListCommand(), newDrillReportCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
 	return cmd
 }
 
@@ -83,7 +89,7 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	results, err := run(ctx, func(format string, args ...any) {
 		fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	})
-	if err := errors.Join(err, reportDrills(opts.jsonFile, results, out)); err != nil {
+	if err := errors.Join(err, reportDrills(&opts, results, out)); err != nil {
 		return err
 	}
 	for i := range results {
@@ -129,20 +135,51 @@ func (o *drillOptions) prepareVM(names []string) (drillRun, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	for _, s := range o.servers {
-		if !slices.Contains(harness.Servers, s) {
-			return nil, usagef("--server %s: there are %s", s, strings.Join(harness.Servers, ", "))
-		}
+	if err := o.validateVM(); err != nil {
+		return nil, err
+	}
+	runs := harness.Matrix(drills, all(o.servers, harness.Servers), all(o.kernels, harness.VMKernels), o.runs)
+	if len(names)+len(o.servers)+len(o.kernels)+len(o.without) == 0 {
+		runs = harness.DefaultMatrix(o.runs)
 	}
 	tools, err := vm.FindTools()
 	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
-		return harness.RunVM(ctx, drills, harness.VMOptions{
-			Servers: o.servers, Kernels: o.kernels, Without: o.without, Seed: o.seed, Say: say, Tools: tools,
-		})
+		return harness.RunVM(ctx, runs, harness.VMOptions{Without: o.without, Seed: o.seed, Say: say, Tools: tools})
 	}, err
 }
 
-func reportDrills(jsonFile string, results []harness.Result, out io.Writer) error {
+func (o *drillOptions) validateVM() error {
+	for _, s := range o.servers {
+		if s != everyone && !slices.Contains(harness.Servers, s) {
+			return usagef("--server %s: there are %s, and %s", s, strings.Join(harness.Servers, ", "), everyone)
+		}
+	}
+	if o.runs < 1 || o.runs > maxRuns {
+		return usagef("--runs %d: give 1 to %d", o.runs, maxRuns)
+	}
+	return without(o.without).validate()
+}
+
+// everyone stands for the whole list of servers, or of kernels.
+const everyone = "all"
+
+// maxRuns bounds how often drills are repeated: a night is not longer.
+const maxRuns = 100
+
+// all returns chosen, or every one if that was chosen.
+func all(chosen, every []string) []string {
+	if slices.Contains(chosen, everyone) {
+		return every
+	}
+	return chosen
+}
+
+// reportDrills writes the results in every form that was asked for.
+func reportDrills(opts *drillOptions, results []harness.Result, out io.Writer) error {
+	return errors.Join(reportText(opts.jsonFile, results, out), writeHTML(opts.htmlFile, results))
+}
+
+func reportText(jsonFile string, results []harness.Result, out io.Writer) error {
 	if jsonFile == "-" {
 		return harness.WriteJSON(out, results)
 	}
@@ -155,11 +192,23 @@ func reportDrills(jsonFile string, results []harness.Result, out io.Writer) erro
 	if jsonFile == "" {
 		return nil
 	}
-	f, err := os.Create(jsonFile)
+	return writeFile(jsonFile, func(w io.Writer) error { return harness.WriteJSON(w, results) })
+}
+
+// writeHTML writes a page on results to file; "" is none.
+func writeHTML(file string, results []harness.Result) error {
+	if file == "" {
+		return nil
+	}
+	return writeFile(file, func(w io.Writer) error { return report.Write(w, results) })
+}
+
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	return errors.Join(harness.WriteJSON(f, results), f.Close())
+	return errors.Join(write(f), f.Close())
 }
 
 func newDrillListCommand() *cobra.Command {

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"time"
 
@@ -10,7 +15,7 @@ import (
 
 const (
 	heldFile = mnt + "/held"
-	heldMiB  = 16
+	heldMiB  = 8
 	// frozenFor is how long the exported file system stays frozen.
 	frozenFor = 5 * time.Second
 )
@@ -19,38 +24,71 @@ const (
 // mount: first in the wrong order, then in the right one.
 func (r *run) freeze() error {
 	<-r.worker.done
-	holder, err := dirtyFile()
+	h, err := startHolder()
 	if err != nil {
 		return err
 	}
-	defer holder.Process.Kill()
-	if err := r.freezeWrong(); err != nil {
-		return err
+	for _, order := range []func() error{r.freezeWrong, r.freezeRight} {
+		if err := within("dirtying", h.dirty); err != nil {
+			return err
+		}
+		if err := order(); err != nil {
+			return err
+		}
 	}
-	if err := redirty(); err != nil {
-		return err
-	}
-	return r.freezeRight()
+	return within("closing the file that was dirty", h.end)
 }
 
-// dirtyFile leaves a process that holds a file open with dirty pages: to close
-// it would flush.
-func dirtyFile() (*exec.Cmd, error) {
-	cmd := plain("sh", "-c", fmt.Sprintf("exec 3>%s; sleep 10000", heldFile))
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	if err := await(heldFile, 10*time.Second); err != nil {
-		return nil, err
-	}
-	return cmd, redirty()
+// holder is a process that holds a file of the mount open and makes it dirty: a
+// close would write it, also that of a child which inherited it.
+type holder struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
 }
 
-// redirty writes to the held file through another open of it, in another
-// process, which is stopped before it closes.
-func redirty() error {
-	cmd := plain("sh", "-c", fmt.Sprintf("dd if=/dev/urandom of=%s bs=1M count=%d conv=notrunc 2>/dev/null; kill -STOP $$", heldFile, heldMiB))
-	return cmd.Run()
+func startHolder() (*holder, error) {
+	h := &holder{cmd: plain(hogName, "hold", heldFile)}
+	in, inErr := h.cmd.StdinPipe()
+	out, outErr := h.cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		return nil, err
+	}
+	h.in, h.out = in, bufio.NewReader(out)
+	return h, h.cmd.Start()
+}
+
+// dirty has the holder write, and waits until it has.
+func (h *holder) dirty() error {
+	if _, err := fmt.Fprintln(h.in); err != nil {
+		return err
+	}
+	_, err := h.out.ReadString('\n')
+	return err
+}
+
+func (h *holder) end() error {
+	return errors.Join(h.in.Close(), h.cmd.Wait())
+}
+
+// hold is the process: it leaves heldMiB of path to the page cache for each line
+// that it is given.
+func hold(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	block := bytes.Repeat([]byte("dirty!!!"), 1<<20/8)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		for i := range heldMiB {
+			if _, err := f.WriteAt(block, int64(i)<<20); err != nil {
+				return err
+			}
+		}
+		fmt.Println("dirty")
+	}
+	return nil
 }
 
 func (r *run) freezeWrong() error {
@@ -60,24 +98,17 @@ func (r *run) freezeWrong() error {
 	}
 	synced := make(chan error, 1)
 	go func() { synced <- command("sync", "-f", mnt) }()
-	pinned := int64(0)
 	select {
 	case err := <-synced:
-		r.note("freeze, then sync of the mount: ended although the file system was frozen (%v)", err)
+		return fmt.Errorf("sync of the mount ended although what it had to write to was frozen (%v): the drill shows nothing", err)
 	case <-time.After(frozenFor):
-		m := r.mem.read()
-		pinned = (m.dirty + m.writeback) >> 10
-		r.note("freeze, then sync of the mount: %d MiB of dirty pages stood still until thaw", pinned)
 	}
+	m := r.mem.read()
+	r.note("freeze, then sync of the mount: %.1f MiB of dirty pages stood still until the thaw", float64(m.dirty+m.writeback)/1024)
 	if err := command("fsfreeze", "-u", srv); err != nil {
 		return err
 	}
-	return within("the sync after the thaw", func() error {
-		if pinned == 0 {
-			return nil
-		}
-		return <-synced
-	})
+	return within("the sync after the thaw", func() error { return <-synced })
 }
 
 func (r *run) freezeRight() error {

@@ -37,21 +37,25 @@ type run struct {
 
 	mem     meminfo
 	stat    vmstat
+	net     *procFile
 	start   time.Time
 	first   counters
+	lost    losses    // before the load
 	moved   time.Time // when Bytes grew last
 	written int64
 }
 
 // runLoad carries out a load and returns what became of it.
 func runLoad(cfg *job.Load) *job.Result {
-	r := &run{cfg: cfg, server: &server{cfg: cfg.Server}, mem: newMeminfo(), stat: newVmstat()}
+	r := &run{cfg: cfg, server: &server{cfg: cfg.Server}, mem: newMeminfo(), stat: newVmstat(), net: openProc("/proc/net/netstat")}
+	r.lost = tcpLosses(r.net.read())
 	r.res.Outcome = job.Failed
 	if err := r.play(); err != nil {
 		r.res.Outcome, r.res.Error = job.Failed, err.Error()
 		var late *lateError
 		if errors.As(err, &late) {
-			r.res.Outcome, r.res.Stacks = job.Hung, blockedStacks()
+			r.res.Outcome = job.Hung
+			r.lookAround()
 		}
 		if log := r.server.log(); log != "" {
 			r.res.Error += "\nthe server said:\n" + log
@@ -141,7 +145,7 @@ func (r *run) startLoad(s script) error {
 	if r.worker, err = startWorker(r.cfg.Work); err != nil {
 		return err
 	}
-	r.start, r.moved, r.first = time.Now(), time.Now(), r.stat.read()
+	r.start, r.moved, r.first, r.lost = time.Now(), time.Now(), r.stat.read(), tcpLosses(r.net.read())
 	r.script = make(chan error, 1)
 	go func() { r.script <- s.during(r) }()
 	return nil
@@ -171,8 +175,14 @@ func (r *run) startHog() error {
 
 // watch samples until the load has ended, stands still or is out of time.
 func (r *run) watch() error {
+	defer func() {
+		if lost := r.losses(); lost != "" {
+			r.note("%s", lost)
+		}
+	}()
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
+	stall := time.Duration(r.cfg.StallSeconds) * time.Second
 	hang := time.Duration(r.cfg.HangSeconds) * time.Second
 	limit := time.Duration(r.cfg.LimitSeconds) * time.Second
 	scriptDone := false
@@ -196,14 +206,28 @@ func (r *run) watch() error {
 			return nil
 		case !ended && time.Since(r.moved) >= hang:
 			r.res.Outcome = job.Hung
-			r.res.Stacks = blockedStacks()
+			r.lookAround()
 			return nil
 		case time.Since(r.start) >= limit:
 			r.res.Outcome = job.Slow
-			r.res.Stacks = blockedStacks()
+			r.lookAround()
 			return nil
+		case !ended && r.res.Stacks == nil && time.Since(r.moved) >= stall:
+			r.lookAround()
 		}
 	}
+}
+
+// lookAround finds out who waits. It tells the host first what it knows already:
+// the rest takes memory, which there may be none of.
+func (r *run) lookAround() {
+	known := r.res
+	known.Outcome = job.Hung
+	if lost := r.losses(); lost != "" {
+		known.Notes = append(known.Notes[:len(known.Notes):len(known.Notes)], lost)
+	}
+	say(job.Event{Stuck: &known})
+	r.res.Stacks = blockedStacks()
 }
 
 // sample takes one sample and tells the host.

@@ -33,26 +33,34 @@ func main() {
 
 func verb(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: %s exec|work|hog|compact ARGUMENT", os.Args[0])
+		return fmt.Errorf("usage: %s exec|work|hold|hog|churn ARGUMENT", os.Args[0])
 	}
 	switch args[0] {
 	case "exec":
 		return execPlain(args[1:])
 	case "work":
 		return work.Main(context.Background(), args[1], os.Stdin, os.Stdout)
-	case "hog":
-		kb, err := strconv.Atoi(args[1])
+	case "hold":
+		return hold(args[1])
+	case "hog", "churn":
+		n, err := strconv.Atoi(args[1])
 		if err != nil {
 			return err
 		}
-		return hog(kb)
+		if args[0] == "churn" {
+			return churn(n)
+		}
+		return hog(n)
 	}
 	return fmt.Errorf("unknown verb %q", args[0])
 }
 
 // execPlain becomes another program, without the monitor's privileges.
 func execPlain(argv []string) error {
-	runtime.LockOSThread() // the flag is the thread's, and exec keeps it
+	runtime.LockOSThread() // flags are the thread's, and exec keeps them
+	if err := setScheduler(unix.SCHED_NORMAL, 0); err != nil {
+		return err
+	}
 	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("PR_SET_IO_FLUSHER: %w", err)
 	}

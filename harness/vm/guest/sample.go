@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -75,23 +76,50 @@ func (c counters) since(o counters) counters {
 	return counters{c.scans - o.scans, c.ooms - o.ooms, c.throttled - o.throttled}
 }
 
-// netstat finds a counter in /proc/net/netstat, which has a line of names and
-// then one of values for each group.
-func netstat(text, group, name string) int64 {
+// losses are the counters of TCP that tell of packets lost on the way between
+// the mount and its server, and of waiting because of that, by name.
+type losses map[string]int64
+
+// lossy are parts of the names of such counters.
+var lossy = []string{"Drop", "Fail", "Timeout", "Prune", "Pressure", "Retrans", "LostRetransmit", "ToZeroWindow"}
+
+// tcpLosses reads /proc/net/netstat, which has a line of names and then one of
+// values for each group.
+func tcpLosses(netstat []byte) losses {
+	found := losses{}
 	var names []string
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(netstat)) {
 		words := strings.Fields(line)
-		if len(words) == 0 || words[0] != group {
-			continue
-		}
-		if names == nil {
+		switch {
+		case len(words) == 0 || words[0] != "TcpExt:":
+		case names == nil:
 			names = words
-			continue
-		}
-		if i := slices.Index(names, name); i > 0 && i < len(words) {
-			n, _ := strconv.ParseInt(words[i], 10, 64)
-			return n
+		default:
+			for i, name := range names[:min(len(names), len(words))] {
+				if n, err := strconv.ParseInt(words[i], 10, 64); err == nil && isLossy(name) {
+					found[name] = n
+				}
+			}
 		}
 	}
-	return 0
+	return found
+}
+
+func isLossy(name string) bool {
+	return slices.ContainsFunc(lossy, func(part string) bool { return strings.Contains(name, part) })
+}
+
+// losses says in words what was lost since the load began; empty if nothing.
+func (r *run) losses() string {
+	var lines []string
+	for name, n := range tcpLosses(r.net.read()) {
+		if n -= r.lost[name]; n > 0 {
+			lines = append(lines, fmt.Sprintf("%s %d", name, n))
+		}
+	}
+	if len(lines) == 0 {
+		return ""
+	}
+	slices.Sort(lines)
+	return "TCP on the way to the server: " + strings.Join(lines, ", ")
 }

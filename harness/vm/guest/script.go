@@ -26,6 +26,7 @@ var scripts = map[string]script{
 	"swap":         {prepare: (*run).swapOnMount, finish: (*run).swapOff},
 	"stack-ext4":   stackOn("ext4"),
 	"stack-xfs":    stackOn("xfs"),
+	"stack-fuse":   stackOnStore(),
 }
 
 func nothing(*run) error { return nil }
@@ -74,32 +75,6 @@ func (r *run) swapOnDisk() error {
 		return err
 	}
 	return command("swapon", path)
-}
-
-// compact has the kernel move pages together all the time, in a process that is
-// treated like any other.
-func (r *run) compact() error {
-	const loop = `while :; do echo 1 > /proc/sys/vm/compact_memory; sleep 0.2; done`
-	if err := os.WriteFile("/sys/kernel/mm/transparent_hugepage/enabled", []byte("always"), 0); err != nil {
-		return err
-	}
-	cmd := plain("sh", "-c", loop)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	<-r.worker.done
-	_ = cmd.Process.Kill()
-	before := r.compactions()
-	_ = cmd.Wait() // it was killed
-	r.note("compactions of the whole memory: %d stalls, %d successes", before.stalls, before.successes)
-	return nil
-}
-
-type compactions struct{ stalls, successes int64 }
-
-func (r *run) compactions() compactions {
-	t := r.stat.p.read()
-	return compactions{field(t, "compact_stall "), field(t, "compact_success ")}
 }
 
 // restart kills the server in the middle of writes, several times.

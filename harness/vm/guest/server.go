@@ -80,9 +80,9 @@ func (s *server) start() error {
 	case "ganesha":
 		return s.startGanesha()
 	case "gonfs":
-		return s.spawn(job.Dir+"/gonfs", "-listen", ":"+nfsPort, exportDir)
+		return s.spawn(nfsPort, job.Dir+"/gonfs", "-listen", ":"+nfsPort, exportDir)
 	case "loopnfs":
-		return s.spawn(job.Dir+"/loopnfs", s.loopnfsArgs()...)
+		return s.spawn(nfsPort, job.Dir+"/loopnfs", s.loopnfsArgs()...)
 	}
 	return fmt.Errorf("no server is called %q", s.cfg.Name)
 }
@@ -98,8 +98,8 @@ func (s *server) loopnfsArgs() []string {
 	return args
 }
 
-// spawn starts a server that stays in the foreground.
-func (s *server) spawn(name string, args ...string) error {
+// spawn starts a server that stays in the foreground, and waits for its port.
+func (s *server) spawn(port, name string, args ...string) error {
 	log, err := os.OpenFile(serverFiles, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (s *server) spawn(name string, args ...string) error {
 		_ = s.cmd.Wait() // how it ended is in the log
 		close(s.done)
 	}()
-	return s.awaitPort(nfsPort)
+	return s.awaitPort(port)
 }
 
 // awaitPort waits until something listens.
@@ -166,6 +166,11 @@ func (s *server) stop() error {
 	if s.cfg.Name == "knfsd" {
 		return command("rpc.nfsd", "0")
 	}
+	return s.terminate()
+}
+
+// terminate ends the process of the server as an administrator does.
+func (s *server) terminate() error {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.done:
@@ -218,8 +223,5 @@ func (s *server) startGanesha() error {
 		return err
 	}
 	_ = command("rpcbind", "-w") // a second start finds the first one
-	if err := s.spawn("ganesha.nfsd", "-F", "-f", conf, "-L", serverFiles, "-p", "/run/ganesha/pid"); err != nil {
-		return err
-	}
-	return s.awaitPort("20048")
+	return s.spawn("20048", "ganesha.nfsd", "-F", "-f", conf, "-L", serverFiles, "-p", "/run/ganesha/pid")
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"loopnfs/harness/vm/job"
 )
 
 const (
@@ -68,4 +70,24 @@ func closeStack() error {
 		time.Sleep(50 * time.Millisecond)
 	}
 	return err
+}
+
+// storePort is that of the upper store.
+const storePort = "2050"
+
+// stackOnStore puts a store of loopnfs on the mount, with a FUSE door of its own:
+// its memory becomes clean through the mount below.
+func stackOnStore() script {
+	upper := &server{cfg: job.Server{Name: "loopnfs"}}
+	open := func(*run) error {
+		for _, dir := range []string{stackDir, mnt + "/upper"} {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		return upper.spawn(storePort, job.Dir+"/loopnfs", "serve", "--export", mnt+"/upper", "--fuse", stackDir,
+			"--listen", "127.0.0.1:"+storePort, "--memory", "16MiB", "--state", srv+"/upper", "--squash", "none")
+	}
+	end := func(*run) error { return upper.terminate() }
+	return script{prepare: open, finish: end, reopen: open, close: end}
 }

@@ -33,12 +33,5 @@ func (r *run) swapOff() error {
 		return errors.New("nothing was swapped out: the drill shows nothing")
 	}
 	r.note("%d pages were swapped out, %d came back", out, in)
-	r.note("packets from the reserve that found a socket without right to it: %d", pfmemallocDrops())
 	return errors.Join(command("swapoff", swapFile), os.Remove(swapFile))
-}
-
-// pfmemallocDrops reads TcpExt PFMemallocDrop of /proc/net/netstat.
-func pfmemallocDrops() int64 {
-	text, _ := os.ReadFile("/proc/net/netstat")
-	return netstat(string(text), "TcpExt:", "PFMemallocDrop")
 }

@@ -51,9 +51,9 @@ type Load struct {
 	// Baseline is the same load without pressure, to tell a collapse from
 	// slowness; its Rounds may be fewer. No Jobs means none.
 	Baseline work.Config
-	// HangSeconds without progress are a standstill, LimitSeconds in all are
-	// allowed; guest time.
-	HangSeconds, LimitSeconds int
+	// StallSeconds without progress are worth a look at who waits, HangSeconds
+	// are a standstill, LimitSeconds in all are allowed; guest time.
+	StallSeconds, HangSeconds, LimitSeconds int
 }
 
 // Event is one line from the guest; exactly one field is set.
@@ -66,6 +66,9 @@ type Event struct {
 	Output string  `json:",omitempty"`
 	Say    string  `json:",omitempty"`
 	Sample *Sample `json:",omitempty"`
+	// Stuck: nothing moves, and this is known so far. Who waits comes next,
+	// unless the monitor is stuck too.
+	Stuck *Result `json:",omitempty"`
 	// Exit is the end of a Command.
 	Exit *int `json:",omitempty"`
 	// Result is the end of a Load.
@@ -112,7 +115,8 @@ type Result struct {
 	OOMKills       int64
 	// Killed names the processes that the OOM killer took.
 	Killed []string `json:",omitempty"`
-	// Stacks are those of blocked tasks when the load stood still.
+	// Stacks are those of blocked tasks when the load first stood still for
+	// StallSeconds, or, if it never moved again, at its end.
 	Stacks []Stack `json:",omitempty"`
 	// Notes are measured facts worth a line in the report.
 	Notes []string `json:",omitempty"`
