@@ -8,6 +8,7 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
+	"loopnfs/internal/hostaddr"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/waitfor"
 )
@@ -76,7 +77,7 @@ type Config struct {
 	// CloseTimeout is how long Close waits for requests in progress.
 	CloseTimeout time.Duration
 
-	// Locality is the mechanism "loopback-detect"; default HostAddresses.
+	// Locality is the mechanism "loopback-detect"; default hostaddr.Addresses.
 	Locality Locality
 	// Scope is the mechanism "scope-propagation"; default HonourLocal.
 	Scope ScopePolicy
@@ -115,7 +116,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.ReceiveTimeout, DefaultReceiveTimeout)
 	setDefault(&c.CloseTimeout, DefaultCloseTimeout)
 	if c.Locality == nil {
-		c.Locality = &HostAddresses{}
+		c.Locality = &hostaddr.Addresses{}
 	}
 	if c.Scope == nil {
 		c.Scope = HonourLocal

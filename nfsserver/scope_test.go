@@ -62,26 +62,6 @@ func TestScope(t *testing.T) {
 	}
 }
 
-func TestHostAddresses(t *testing.T) {
-	var h HostAddresses
-	for addr := range hostAddresses() {
-		if !h.IsLocal(addr, netip.Addr{}) {
-			t.Errorf("%v is an address of this host", addr)
-		}
-	}
-	for addr, want := range map[string]bool{
-		"127.0.0.1": true, "127.9.9.9": true, "::1": true,
-		"192.0.2.1": false, "2001:db8::1": false,
-	} {
-		if got := h.IsLocal(netip.MustParseAddr(addr), netip.MustParseAddr("198.51.100.7")); got != want {
-			t.Errorf("%s: %v, want %v", addr, got, want)
-		}
-	}
-	if a := netip.MustParseAddr("192.0.2.1"); !h.IsLocal(a, a) {
-		t.Error("whoever calls from the address that it calls is on this host")
-	}
-}
-
 // The wait-for graph tells what each call waits for and what it holds.
 func TestWaitGraph(t *testing.T) {
 	f := serve(t, func(c *Config) { c.Workers, c.Slots, c.PoolID = 1, 8, 3 })

@@ -12,6 +12,7 @@ import (
 
 	"loopnfs/fusefs"
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/nfsmount"
 	"loopnfs/internal/stack"
 	"loopnfs/nfsclient"
 )
@@ -21,44 +22,69 @@ type mountOptions struct {
 	mountpoint string
 	via        string
 	options    []string
+	loopBack   bool
 	memory     byteSize
 	foreground bool
 	timeout    time.Duration
 	log        string
 	verbose    bool
+	given      func(flag string) bool
 }
+
+// The ways to mount.
+const (
+	viaAuto   = "auto"
+	viaKernel = "kernel"
+	viaFuse   = "fuse"
+)
 
 func newMountCommand() *cobra.Command {
 	opts := mountOptions{memory: defaultMemory}
 	cmd := &cobra.Command{
 		Use:   "mount HOST[:PORT]:/NAME MOUNTPOINT",
 		Short: "Mount what an NFS server exports",
-		Long: `Mounts an export of an NFSv3 server with the client of loopnfs, which has a page
-cache of its own and is a FUSE file system to the kernel. The command returns
-when the mount can be used; a process in the background serves it until it is
-unmounted. What closing a file, fsync or unmounting has returned from is with
-the server. While the server is away, everybody who needs it waits.
+		Long: `Mounts an export of an NFSv3 server. There are two ways:
+
+--via kernel uses the NFS client of the kernel. The mount is all there is; no process
+stays. If the server is on this host, the mount's dirty pages are capped, so that
+memory cannot fill with pages that only the server can clean. Root only.
+
+--via fuse uses the client of loopnfs, which has a page cache of its own and is a
+FUSE file system to the kernel. The command returns when the mount can be used; a
+process in the background serves it until it is unmounted.
+
+--via auto is the kernel's client if there is one and the caller may use it, else
+FUSE, and says which. A flag that only FUSE has decides for FUSE.
+
+Either way, what closing a file, fsync or unmounting has returned from is with the
+server, and while the server is away, everybody who needs it waits.
 
 Options of -o, separated by commas:
   rsize=SIZE, wsize=SIZE  largest READ and WRITE
   port=N, mountport=N     ports of NFS and MOUNT (default 2049, and that of NFS)
-  actimeo=SECONDS         how long attributes are believed (default 1)`,
-		Example: `  loopnfs mount 127.0.0.1:/data /mnt --via fuse
+  actimeo=SECONDS         how long attributes are believed
+With --via kernel also the other options of NFSv3 in nfs(5), and ro, noatime, nodev,
+nosuid, noexec and the like. soft is refused if the server is on this host.`,
+		Example: `  loopnfs mount 127.0.0.1:/data /mnt
+  loopnfs mount server:/data /mnt --via kernel -o ro,noatime
+  loopnfs mount cluster-address:/data /mnt --via kernel --loop-back
   loopnfs mount server:20490:/data /mnt -o rsize=256KiB,wsize=256KiB --memory 256MiB
-  loopnfs mount '[::1]:/data' /mnt --foreground`,
+  loopnfs mount '[::1]:/data' /mnt --via fuse --foreground`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.source, opts.mountpoint = args[0], args[1]
+			opts.given = func(flag string) bool { return cmd.Flags().Changed(flag) }
 			return runMount(cmd.Context(), &opts)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.via, "via", "fuse", "how to mount: `fuse`")
+	f.StringVar(&opts.via, "via", viaAuto, "how to mount: `kernel|fuse|auto`")
 	f.StringSliceVarP(&opts.options, "options", "o", nil, "mount `options`")
-	f.Var(&opts.memory, "memory", "memory for the cache; all of it is taken at the start")
-	f.BoolVar(&opts.foreground, "foreground", false, "stay in the foreground, messages to standard error, and print \"ready\" when the mount can be used")
+	f.BoolVar(&opts.loopBack, "loop-back", false, "kernel: the server is on this host, or may come here, whatever its address says")
+	f.Var(&opts.memory, "memory", "FUSE: memory for the cache; all of it is taken at the start")
+	f.BoolVar(&opts.foreground, "foreground", false, "FUSE: stay in the foreground, messages to standard error, and print \"ready\" when the mount can be used")
 	f.DurationVar(&opts.timeout, "timeout", 30*time.Second, "how long to try to reach the server")
-	f.StringVar(&opts.log, "log", defaultLog(), "`file` for messages of the process in the background")
+	f.StringVar(&opts.log, "log", defaultLog(), "FUSE: `file` for messages of the process in the background")
 	f.BoolVar(&opts.verbose, "verbose", false, "more messages")
 	return cmd
 }
@@ -74,8 +100,23 @@ func defaultLog() string {
 	return os.DevNull
 }
 
-// runMount mounts in this process, or in one that it leaves behind.
+// runMount mounts by the way that was chosen.
 func runMount(ctx context.Context, opts *mountOptions) error {
+	if opts.timeout <= 0 {
+		return usagef("--timeout %v: give a time, like 30s", opts.timeout)
+	}
+	host := nfsmount.ThisHost()
+	if err := opts.choose(host.Kernel.Probe); err != nil {
+		return err
+	}
+	if opts.via == viaKernel {
+		return mountKernel(ctx, opts, host)
+	}
+	return mountFuse(ctx, opts)
+}
+
+// mountFuse mounts in this process, or in one that it leaves behind.
+func mountFuse(ctx context.Context, opts *mountOptions) error {
 	cfg, err := opts.config()
 	if err != nil {
 		return err
@@ -90,14 +131,8 @@ func runMount(ctx context.Context, opts *mountOptions) error {
 	return serveMount(ctx, opts, cfg, guard, func() { os.Stdout.WriteString("ready " + opts.mountpoint + "\n") })
 }
 
-// config turns flags into a configuration.
+// config turns flags into a configuration of the mount by FUSE.
 func (o *mountOptions) config() (cfg stack.ClientConfig, err error) {
-	if o.via != "fuse" {
-		return cfg, usagef("--via %s: only fuse can be mounted with", o.via)
-	}
-	if o.timeout <= 0 {
-		return cfg, usagef("--timeout %v: give a time, like 30s", o.timeout)
-	}
 	if o.mountpoint, err = absolute(o.mountpoint); err != nil {
 		return cfg, err
 	}
@@ -172,7 +207,7 @@ func (m *mountO) set(opt string, nfs *nfsclient.Config) (err error) {
 	case "actimeo":
 		nfs.AttrTimeout, err = seconds(value)
 	default:
-		return usagef("-o %s: no such option; there are rsize, wsize, port, mountport, actimeo", opt)
+		return usagef("-o %s: no such option with --via fuse; there are rsize, wsize, port, mountport, actimeo", opt)
 	}
 	if err != nil {
 		return usagef("-o %s: %w", opt, err)

@@ -18,7 +18,7 @@ func newRootCommand() *cobra.Command {
 		Long: `loopnfs is an NFSv3 server, and a client for it, that keep working when they run
 on the same machine and that machine runs out of memory.`,
 		Example: `  loopnfs serve --export /srv/data
-  loopnfs mount 127.0.0.1:/data /mnt --via fuse
+  loopnfs mount 127.0.0.1:/data /mnt
   loopnfs umount /mnt
   loopnfs drill`,
 		SilenceErrors: true, // main prints them

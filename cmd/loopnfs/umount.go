@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/nfsmount"
 )
 
 type umountOptions struct {
@@ -26,14 +27,15 @@ func newUmountCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "umount MOUNTPOINT",
 		Short: "Unmount, also when the server is gone",
-		Long: `Unmounts what loopnfs has mounted, and returns when everything that was written
-is with the server. If that takes longer than --timeout, the mount is gone all the
-same, the process behind it goes on writing, and the command says how much is
-left; run it again to wait again.
+		Long: `Unmounts what loopnfs has mounted, or the kernel's NFS client, and returns when
+everything that was written is with the server. If that takes longer than --timeout,
+the mount is gone all the same, a process goes on writing, and the command says how
+much is left; run it again to wait again.
 
 With --force everybody who uses the mount gets an error, and what cannot be
 written to the server within --timeout is lost; the command says how much. It never
-hangs, not even if the server or the process behind the mount does.`,
+hangs, not even if the server or the process behind the mount does. A kernel older
+than Linux 6.5 keeps what it cannot write until the server is back.`,
 		Example: `  loopnfs umount /mnt
   loopnfs umount /mnt --timeout 5m
   loopnfs umount /mnt --force`,
@@ -56,6 +58,13 @@ func runUmount(ctx context.Context, opts *umountOptions) error {
 	m, path, err := findMount(opts.mountpoint)
 	if err != nil {
 		return err
+	}
+	host := nfsmount.ThisHost()
+	if k, err := host.Find(path); err != nil || k != nil && k.IsNFS() {
+		if err != nil {
+			return err
+		}
+		return unmountKernel(ctx, host, k, opts)
 	}
 	if m != nil && m.Type != "fuse.loopnfs" {
 		return fmt.Errorf("%s is not a mount of loopnfs: %s of type %s is mounted there; use umount", path, m.Source, m.Type)
@@ -98,57 +107,26 @@ func unmount(ctx context.Context, m *fusefs.MountPoint, opts *umountOptions, dea
 		return m.Detach()
 	}
 	err := unmountInChild(ctx, m, deadline)
-	if errors.Is(err, unix.EBUSY) {
-		return codeError{exitBusy, fmt.Errorf("%s is in use%s: end that first, or use --force, which gives them errors", m.Path, usersOf(m.Path))}
-	}
-	return err
+	return busyError(err, m.Path)
 }
 
-// unmountCommand is a hidden one: umount(2) waits for pages that were written
-// through memory maps, which a dead server never takes, and a process in it
-// cannot even be killed. So it is done by one that we can leave behind.
-const unmountCommand = "umount-only"
-
-func newUmountOnlyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: unmountCommand, Hidden: true, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			m, err := fusefs.FindMount(args[0])
-			if err != nil || m == nil {
-				return err
-			}
-			err = m.Unmount()
-			if errors.Is(err, unix.EBUSY) {
-				return codeError{exitBusy, err}
-			}
-			return err
-		},
+// busyError says who is in the way, if err is that somebody is.
+func busyError(err error, path string) error {
+	if !errors.Is(err, unix.EBUSY) {
+		return err
 	}
+	return codeError{exitBusy, fmt.Errorf("%s is in use%s: end that first, or use --force, which gives them errors", path, usersOf(path))}
 }
 
 func unmountInChild(ctx context.Context, m *fusefs.MountPoint, deadline time.Time) error {
-	cmd := selfCommand(ctx, unmountCommand, "--", m.Path)
-	var out strings.Builder
-	cmd.Stderr = &out
-	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
+	c, err := startStep(ctx, stepUnmount, m.Path)
+	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	select {
-	case <-done:
-	case <-time.After(time.Until(deadline)):
+	if !c.ended(deadline) {
 		return fmt.Errorf("%s is still being unmounted: its server does not answer; it will be gone when the server is back, or use --force", m.Path)
 	}
-	switch code := cmd.ProcessState.ExitCode(); code {
-	case exitOK:
-		return nil
-	case exitBusy:
-		return unix.EBUSY
-	default:
-		return errors.New(strings.TrimPrefix(strings.TrimSpace(out.String()), "loopnfs: "))
-	}
+	return c.err()
 }
 
 // await waits until the process behind the mount has written everything, or
@@ -212,7 +190,7 @@ func amount(n int64) string {
 
 // progress tells how much is left, on a terminal only.
 func progress(before, now int64) {
-	if now != before && isTerminal(os.Stderr) {
+	if now != before && now >= 0 && isTerminal(os.Stderr) {
 		fmt.Fprintf(os.Stderr, "\r%s left to write\033[K", formatSize(now))
 		if now == 0 {
 			fmt.Fprint(os.Stderr, "\r\033[K")

@@ -35,6 +35,8 @@ var table = []struct {
 	{"internal/imports", nil},
 	{"internal/hostguard", nil},
 	{"internal/pressure", nil},
+	{"internal/hostaddr", nil},
+	{"internal/nfsmount", []string{"internal/hostaddr"}},
 	{"alloc/gfp", nil},
 	{"internal/vfs", []string{"alloc/gfp"}},
 	{"alloc", []string{"alloc/gfp"}},
@@ -44,13 +46,13 @@ var table = []struct {
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
 	{"reclaim", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback", "internal/pagecache"}},
 	{"nfsclient", filesystems},
-	{"nfsserver", filesystems},
+	{"nfsserver", slices.Concat(filesystems, []string{"internal/hostaddr"})},
 	{"fusefs", filesystems},
 	{"internal/stack", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs"})},
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure"})},
+		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount"})},
 }
 
 // foreign lists packages of others that only one of ours may import.

@@ -95,6 +95,9 @@ func (r *run) prepare(s script) error {
 }
 
 func (r *run) mount() error {
+	if r.server.cfg.Name == "loopnfs" {
+		return command(job.Dir+"/loopnfs", "mount", "--via", "kernel", r.server.source(), mnt)
+	}
 	return command("mount", "-t", "nfs", "-o", r.server.mountOptions(), r.server.source(), mnt)
 }
 

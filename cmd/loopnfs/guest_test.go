@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestKernelMount runs testdata/guest/mount.sh in a guest: most machines that test have
+// no NFS client in the kernel, or one that is not to be played with. LOOPNFS_GUEST is
+// the version of its kernel, and LOOPNFS the program, as make build leaves it.
+func TestKernelMount(t *testing.T) {
+	kernel, exe := os.Getenv("LOOPNFS_GUEST"), os.Getenv("LOOPNFS")
+	if kernel == "" || exe == "" {
+		t.Skip("it boots a guest: set LOOPNFS_GUEST=6.12 and LOOPNFS=.../bin/loopnfs")
+	}
+	mapper := filepath.Join(t.TempDir(), "mapper")
+	build := exec.Command("go", "build", "-o", mapper, "./testdata/guest/mapper")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // the guest has another libc
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	out, err := exec.Command(exe, "drill", "guest", "--kernel", kernel, "--memory", "256MiB",
+		"--file", "testdata/guest/mount.sh", "--file", mapper, "--", "sh", "./mount.sh").CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
