@@ -35,6 +35,7 @@ var table = []struct {
 	{"internal/imports", nil},
 	{"internal/hostguard", nil},
 	{"internal/pressure", nil},
+	{"internal/doctor", []string{"internal/hostguard"}},
 	{"alloc/gfp", nil},
 	{"internal/vfs", []string{"alloc/gfp"}},
 	{"alloc", []string{"alloc/gfp"}},
@@ -49,7 +50,7 @@ var table = []struct {
 	{"internal/stack", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs"})},
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness",
-		"internal/hostguard", "internal/pressure"})},
+		"internal/hostguard", "internal/pressure", "internal/doctor"})},
 }
 
 // foreign lists packages of others that only one of ours may import.
