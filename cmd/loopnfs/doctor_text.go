@@ -54,14 +54,43 @@ func writeGroup(b *strings.Builder, r *doctor.Report, subject, title string) {
 		if f.Subject != subject {
 			continue
 		}
-		fmt.Fprintf(b, "  %-8s %s\n", f.Severity, f.What)
-		if f.Severity == doctor.OK {
-			continue
+		writeFinding(b, f)
+	}
+	b.WriteByte('\n')
+}
+
+// writeFinding writes the reason and the remedy only of what is not well.
+func writeFinding(b *strings.Builder, f *doctor.Finding) {
+	writeWrapped(b, fmt.Sprintf("  %-8s ", f.Severity), f.What)
+	if f.Severity == doctor.OK {
+		return
+	}
+	writeWrapped(b, "           why:  ", f.Why)
+	for _, line := range f.Remedy {
+		if advice, ok := strings.CutPrefix(line, "# "); ok {
+			writeWrapped(b, "           do:   ", advice)
+		} else { // in one line, to be copied
+			fmt.Fprintln(b, "           type: "+line)
 		}
-		fmt.Fprintf(b, "           why:  %s\n", f.Why)
-		for _, line := range f.Remedy {
-			fmt.Fprintf(b, "           type: %s\n", line)
+	}
+}
+
+// writeWrapped writes text in lines of 96 columns that begin below the first.
+func writeWrapped(b *strings.Builder, first, text string) {
+	const width = 96
+	at := len(first)
+	b.WriteString(first)
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i > 0 && at+1+len(word) > width:
+			b.WriteString("\n" + strings.Repeat(" ", len(first)))
+			at = len(first)
+		case i > 0:
+			b.WriteByte(' ')
+			at++
 		}
+		b.WriteString(word)
+		at += len(word)
 	}
 	b.WriteByte('\n')
 }
@@ -113,20 +142,19 @@ func writeFixed(b *strings.Builder, fixed []doctor.Fixed) {
 		return
 	}
 	b.WriteString("changed\n")
+	var permanent []string
 	for _, f := range fixed {
 		if f.Error != "" {
 			fmt.Fprintf(b, "  %s is %s still: %s\n", f.Path, doctor.Printable(f.Old), f.Error)
 			continue
 		}
 		fmt.Fprintf(b, "  %s: %s, was %s\n", f.Path, doctor.Printable(f.New), doctor.Printable(f.Old))
-	}
-	b.WriteString("to have that after the next start, too, type\n")
-	var said []string
-	for _, f := range fixed {
-		if f.Error == "" && !slices.Contains(said, f.Permanent) {
-			said = append(said, f.Permanent)
-			fmt.Fprintln(b, "  "+f.Permanent)
+		if !slices.Contains(permanent, f.Permanent) {
+			permanent = append(permanent, f.Permanent)
 		}
+	}
+	if len(permanent) > 0 {
+		b.WriteString("to have that after the next start, too, type\n  " + strings.Join(permanent, "\n  ") + "\n")
 	}
 	b.WriteByte('\n')
 }
@@ -138,7 +166,9 @@ func verdict(r *doctor.Report) string {
 	case n > 0:
 		v += "not safe: " + count(n, "danger") + ", " + count(r.Count(doctor.Warning), "warning")
 	case r.Count(doctor.Warning) > 0:
-		v += "no danger, " + count(r.Count(doctor.Warning), "warning")
+		v += "no danger was found, " + count(r.Count(doctor.Warning), "warning")
+	case len(r.Unseen) > 0:
+		v += "nothing was found"
 	default:
 		v += "safe"
 	}

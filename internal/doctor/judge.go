@@ -78,25 +78,27 @@ func (r *Report) waiting() (Severity, string) {
 	switch {
 	case r.Loopbacks() == 0:
 		return Warning, "With a loop-back mount, a server that looks for a free page would wait for its own answer, for good."
-	case r.onlyLoopnfs():
+	case !r.onlyLoopnfs():
+	case r.serverUnseen():
+		return Warning, "A server that looks for a free page waits for its own answer, for good, unless it is loopnfs; who serves the mount could not be seen."
+	default:
 		return Note, "A server that looks for a free page may wait for its own answer; loopnfs never does, and leaves nothing to wait for when memory is short."
 	}
 	return Danger, "When memory runs out, the server looks for a free page, waits there for its own answer, and everything on the mount stands still for good."
 }
 
-// onlyLoopnfs reports whether all loop-back mounts are served by loopnfs, with
-// every thread guarded: it replies FILE_SYNC while memory is short, so that no page
-// waits for a COMMIT. Other servers stall on such a kernel even if guarded.
+// onlyLoopnfs reports whether all servers of loop-back mounts that were seen are
+// loopnfs, with every thread guarded: it replies FILE_SYNC while memory is short,
+// so that no page waits for a COMMIT. Others stall on such a kernel even if guarded.
 func (r *Report) onlyLoopnfs() bool {
-	for i := range r.Mounts {
-		m := &r.Mounts[i]
-		if m.Loopback && len(m.Servers) == 0 {
-			return false
-		}
-	}
 	return !slices.ContainsFunc(r.Servers, func(s Server) bool {
 		return s.Loopback && (s.Name != "loopnfs" || !s.Guarded())
 	})
+}
+
+// serverUnseen reports whether there is a loop-back mount of an unknown server.
+func (r *Report) serverUnseen() bool {
+	return slices.ContainsFunc(r.Mounts, func(m Mount) bool { return m.Loopback && len(m.Servers) == 0 })
 }
 
 func (r *Report) judgeCompaction() {

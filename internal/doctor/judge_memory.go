@@ -70,7 +70,10 @@ func (r *Report) enoughDirty() int64 {
 }
 
 func setting(bytes, ratio int64) string {
-	if bytes > 0 {
+	switch {
+	case bytes < 0 || ratio < 0:
+		return "unknown"
+	case bytes > 0:
 		return sizeOf(bytes)
 	}
 	return fmt.Sprintf("%d %%", ratio)

@@ -33,7 +33,7 @@ func (r *Report) judgeSuspend() {
 	default:
 		f.Severity = Warning
 		f.What = fmt.Sprintf("the host can be suspended (%s), and nothing unmounts the loop-back mount before", strings.Join(s.States, ", "))
-		f.Why = "A suspend freezes the server, which is a process like any other, while others wait for it in the kernel, where they cannot be frozen: the suspend fails, or hangs."
+		f.Why = "A suspend freezes the server, which is a process like any other, while others wait for it in the kernel, where they cannot be frozen: the suspend can fail, or hang."
 		f.Remedy = []string{
 			"systemctl mask sleep.target   # a server has no need to sleep",
 			`# or put a script into /etc/systemd/system-sleep: [ "$1" = pre ] && umount ` + r.loopPaths(),
