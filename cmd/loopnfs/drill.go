@@ -176,10 +176,11 @@ func all(chosen, every []string) []string {
 
 // reportDrills writes the results in every form that was asked for.
 func reportDrills(opts *drillOptions, results []harness.Result, out io.Writer) error {
-	return errors.Join(reportText(opts.jsonFile, results, out), writeHTML(opts.htmlFile, results))
+	return errors.Join(printDrills(opts.jsonFile, results, out), writeHTML(opts.htmlFile, results))
 }
 
-func reportText(jsonFile string, results []harness.Result, out io.Writer) error {
+// printDrills writes the table to out, or JSON to jsonFile.
+func printDrills(jsonFile string, results []harness.Result, out io.Writer) error {
 	if jsonFile == "-" {
 		return harness.WriteJSON(out, results)
 	}

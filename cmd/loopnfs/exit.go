@@ -16,7 +16,8 @@ const (
 
 const exitCodesHelp = `Exit codes:
   0  it is done
-  1  it failed; what failed and what to do is on standard error
+  1  it failed; what failed and what to do is on standard error;
+     (doctor) there is a danger
   2  wrong usage: nothing was done
   3  (umount) the mount is in use: nothing was done
   4  (umount) it is unmounted, but data was lost or is not written yet`

@@ -7,6 +7,7 @@ var subcommands = []func() *cobra.Command{
 	newServeCommand,
 	newMountCommand,
 	newUmountCommand,
+	newDoctorCommand,
 	newDrillCommand,
 	newUmountOnlyCommand,
 }
@@ -20,6 +21,7 @@ on the same machine and that machine runs out of memory.`,
 		Example: `  loopnfs serve --export /srv/data
   loopnfs mount 127.0.0.1:/data /mnt
   loopnfs umount /mnt
+  loopnfs doctor
   loopnfs drill`,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,

@@ -31,6 +31,23 @@ func CacheDir() string {
 	return "/var/cache/loopnfs"
 }
 
+// Cached reports whether a guest with that kernel can be booted at once, with
+// nothing to build or to fetch.
+func Cached(version string) bool {
+	for _, name := range []string{"root.ext4", "kernel-" + version} {
+		if _, err := os.Stat(filepath.Join(imageDir(), name)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// imageDir is where this version of image.sh builds.
+func imageDir() string {
+	sum := sha256.Sum256(imageScript)
+	return filepath.Join(CacheDir(), fmt.Sprintf("guest-%x", sum[:6]))
+}
+
 // cache is the directory of what image.sh of this version built. What other
 // versions built is removed with the first build.
 type cache struct {
@@ -39,8 +56,7 @@ type cache struct {
 }
 
 func openCache(say func(string, ...any)) (*cache, error) {
-	sum := sha256.Sum256(imageScript)
-	dir := filepath.Join(CacheDir(), fmt.Sprintf("guest-%x", sum[:6]))
+	dir := imageDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("no place for guest images: %w; name one with LOOPNFS_CACHE", err)
 	}

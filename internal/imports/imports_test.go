@@ -37,6 +37,7 @@ var table = []struct {
 	{"internal/pressure", nil},
 	{"internal/hostaddr", nil},
 	{"internal/nfsmount", []string{"internal/hostaddr"}},
+	{"internal/doctor", []string{"internal/hostguard"}},
 	{"alloc/gfp", nil},
 	{"internal/vfs", []string{"alloc/gfp"}},
 	{"alloc", []string{"alloc/gfp"}},
@@ -52,7 +53,7 @@ var table = []struct {
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount"})},
+		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor"})},
 }
 
 // foreign lists packages of others that only one of ours may import.
