@@ -137,7 +137,8 @@ func (r *run) baseline() error {
 }
 
 func (r *run) startLoad(s script) error {
-	if err := errors.Join(setSysctl(r.cfg.Sysctl), r.startHog()); err != nil {
+	kb := r.mem.read().available * int64(r.cfg.HogPercent) / 100 // of what limits leave is another thing
+	if err := errors.Join(setSysctl(r.cfg.Sysctl), r.startHog(kb)); err != nil {
 		return err
 	}
 	sayf("load under pressure")
@@ -151,11 +152,11 @@ func (r *run) startLoad(s script) error {
 	return nil
 }
 
-func (r *run) startHog() error {
-	if r.cfg.HogPercent == 0 {
+// startHog has somebody else take so much memory.
+func (r *run) startHog(kb int64) error {
+	if kb == 0 {
 		return nil
 	}
-	kb := r.mem.read().available * int64(r.cfg.HogPercent) / 100
 	r.hog = plain(hogName, "hog", strconv.FormatInt(kb, 10))
 	out, err := r.hog.StdoutPipe()
 	if err != nil {
