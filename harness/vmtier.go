@@ -180,9 +180,9 @@ func VMDrills() []VMDrill {
 		},
 		{
 			Name:  "swap-loopback",
-			Loop:  "to swap a page out, the client needs the server, and the server needs memory",
+			Loop:  "to swap a page out, the client needs the reply, and the server needs a page to send it",
 			Peers: true,
-			Job:   swapJob(),
+			Job:   swapLoopbackJob(),
 		},
 		{
 			Name: "host-guard",
@@ -239,6 +239,16 @@ func stackedJob(script string) job.Job {
 func swapJob() job.Job {
 	j := vmJob("swap", 130, map[string]string{"vm/dirty_ratio": "40"})
 	j.Load.Work.Rounds = 1
+	return j
+}
+
+// swapLoopbackJob has watermarks so high that kswapd begins while there are pages
+// for those who may not use the reserve: for the server's replies, and for the
+// journal of its file system.
+func swapLoopbackJob() job.Job {
+	j := swapJob()
+	j.Load.Sysctl["vm/min_free_kbytes"] = "24576"
+	j.Load.Sysctl["vm/watermark_scale_factor"] = "1000"
 	return j
 }
 
