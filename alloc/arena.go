@@ -3,6 +3,7 @@ package alloc
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -45,6 +46,10 @@ func Unmasked(_ gfp.Scope, f gfp.Flags) gfp.Flags { return f }
 type Config struct {
 	// Bytes is the size, from MinBytes to MaxBytes; rounded down to pages.
 	Bytes int64
+	// File, if not nil, is a file of tmpfs, Bytes long and allocated, whose
+	// memory the arena uses, so that the memory outlives the process. What is
+	// in it does not matter. It stays the caller's.
+	File *os.File
 	// Lock asks for the memory to be locked (mlock); what came of it is told
 	// by Arena.Locked.
 	Lock   bool
@@ -112,8 +117,11 @@ func New(cfg Config) (*Arena, error) {
 		return nil, err
 	}
 	n := int(cfg.Bytes >> PageShift)
-	mem, err := unix.Mmap(-1, 0, n<<PageShift, unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	fd, flags := -1, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS
+	if cfg.File != nil {
+		fd, flags = int(cfg.File.Fd()), unix.MAP_SHARED
+	}
+	mem, err := unix.Mmap(fd, 0, n<<PageShift, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("cannot map %d MiB of memory: %w; ask for less", cfg.Bytes>>20, err)
 	}

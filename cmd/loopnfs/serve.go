@@ -134,8 +134,9 @@ func parseNetwork(s string) (netip.Prefix, error) {
 }
 
 // memoryConfig says what the arena is like.
-func (o *serveOptions) memoryConfig() stack.MemoryConfig {
+func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
 	cfg := stack.DefaultMemory(int64(o.memory))
+	cfg.File = keep.Data()
 	if !o.without.has(localThrottle) {
 		cfg.Throttle = writeback.GlobalThrottle{}
 	}
@@ -151,11 +152,13 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if opts.without.has(hostGuard) {
 		guard = hostguard.Enter()
 	}
+	keep := guard.Keep(opts.state, int64(opts.memory))
+	defer keep.Remove() // what is left is taken over by the next start
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	cfg.Logger = newLogger(os.Stderr, opts.verbose)
 	guard.Protect(opts.guardConfig())
-	mem, err := newMemory(opts.memoryConfig(), guard)
+	mem, err := newMemory(opts.memoryConfig(keep), guard)
 	if err != nil {
 		return err
 	}
@@ -183,6 +186,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
+	go refill(ctx, keep, cfg.Logger)
 	select {
 	case <-ctx.Done():
 		stop() // a second signal ends the process at once
@@ -190,6 +194,14 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	case err = <-server.Failed():
 	}
 	return errors.Join(err, stopServer(server))
+}
+
+// refill takes the memory that the next start is to have.
+func refill(ctx context.Context, keep *hostguard.Keep, log *slog.Logger) {
+	if err := keep.Refill(ctx.Done()); err != nil && ctx.Err() == nil {
+		log.Warn("host guard: "+err.Error(), "costs", "a server that was killed may find no memory to start with",
+			"remedy", "make the tmpfs larger, or wait until the host has memory and start the server again")
+	}
 }
 
 // checkGuard refuses a guard that is not complete, if that is wanted.

@@ -83,23 +83,26 @@ func lockCode(m mapping, cold []string) error {
 	return nil
 }
 
-const (
-	// codeStep is how far apart the addresses are that are looked at, at most
-	// the alignment of functions: the wrapper of a method value is short, and
-	// lies among the code of the package that makes it, which may be cold.
-	codeStep = 16
-	// codeGap is what ranges of code are apart at least, to keep their number
-	// low.
-	codeGap = 32 << 10
-)
+// codeGap is what ranges of code are apart at least, to keep their number low.
+const codeGap = 32 << 10
+
+// codeStep returns how far apart the addresses are that are looked at, at most
+// the alignment of functions: the wrapper of a method value is short, and lies
+// among the code of the package that makes it, which may be cold.
+func codeStep() uintptr {
+	if runtime.GOARCH == "amd64" {
+		return 32
+	}
+	return 16
+}
 
 // hotCode returns the pages of m with functions of packages that are not cold,
 // in few ranges.
 func hotCode(m mapping, cold []string) (hot []mapping) {
-	page := uintptr(os.Getpagesize())
+	page, step := uintptr(os.Getpagesize()), codeStep()
 	var last uintptr
 	var isHot bool
-	for pc := m.start; pc < m.end; pc += codeStep {
+	for pc := m.start; pc < m.end; pc += step {
 		f := runtime.FuncForPC(pc)
 		if f == nil {
 			continue
@@ -117,6 +120,7 @@ func hotCode(m mapping, cold []string) (hot []mapping) {
 		} else {
 			hot = append(hot, mapping{start, start + page})
 		}
+		pc = start + page - step // the rest of the page is locked with it
 	}
 	return hot
 }

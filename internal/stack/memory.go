@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"os"
+
 	"loopnfs/alloc"
 	"loopnfs/internal/pagecache"
 	"loopnfs/internal/waitfor"
@@ -11,6 +13,7 @@ import (
 // MemoryConfig says how large the arena is and which mechanisms govern it.
 type MemoryConfig struct {
 	Bytes int64
+	File  *os.File // see alloc.Config
 	Lock  bool
 	// DirtyRatio is the dirty limit in percent of the arena; the flushers
 	// start at half of it.
@@ -39,7 +42,7 @@ type Memory struct {
 
 // NewMemory makes an arena and its managers; Start sets kswapd going.
 func NewMemory(cfg MemoryConfig) (*Memory, error) {
-	arena, err := alloc.New(alloc.Config{Bytes: cfg.Bytes, Lock: cfg.Lock, Policy: cfg.Alloc})
+	arena, err := alloc.New(alloc.Config{Bytes: cfg.Bytes, File: cfg.File, Lock: cfg.Lock, Policy: cfg.Alloc})
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,9 @@ func start() error {
 		}
 	}
 	err := mountAll("/dev devtmpfs", "/proc proc", "/sys sysfs", "/run tmpfs", "/tmp tmpfs")
+	if err == nil {
+		err = errors.Join(os.MkdirAll("/dev/shm", 0o777), mountAll("/dev/shm tmpfs"))
+	}
 	if err := errors.Join(err, openHost(), unix.Mlockall(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT)); err != nil {
 		return err
 	}

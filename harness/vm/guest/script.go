@@ -80,17 +80,19 @@ func (r *run) swapOnDisk() error {
 // restart kills the server in the middle of writes, several times.
 func (r *run) restart() error {
 	const times, pauseFor, goneFor = 4, 2500 * time.Millisecond, time.Second
-	done := 0
+	done, longest := 0, time.Duration(0)
 	for ; done < times && r.pause(pauseFor); done++ {
 		if err := r.server.kill(); err != nil {
 			return err
 		}
 		time.Sleep(goneFor)
+		began := time.Now()
 		if err := r.server.start(); err != nil {
 			return err
 		}
+		longest = max(longest, time.Since(began))
 	}
-	r.note("the server was killed and started again %d times", done)
+	r.note("the server was killed and started again %d times; a start took up to %.1f s", done, longest.Seconds())
 	if done == 0 {
 		return fmt.Errorf("the load ended before the server could be killed")
 	}

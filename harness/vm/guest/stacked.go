@@ -85,9 +85,19 @@ func stackOnStore() script {
 				return err
 			}
 		}
-		return upper.spawn(storePort, job.Dir+"/loopnfs", "serve", "--export", mnt+"/upper", "--fuse", stackDir,
+		err := upper.spawn(storePort, job.Dir+"/loopnfs", "serve", "--export", mnt+"/upper", "--fuse", stackDir,
 			"--listen", "127.0.0.1:"+storePort, "--memory", "16MiB", "--state", srv+"/upper", "--squash", "none")
+		return errors.Join(err, awaitMount(stackDir))
 	}
 	end := func(*run) error { return upper.terminate() }
 	return script{prepare: open, finish: end, reopen: open, close: end}
+}
+
+// awaitMount waits until something is mounted at dir.
+func awaitMount(dir string) error {
+	for end := time.Now().Add(startLimit); ; time.Sleep(50 * time.Millisecond) {
+		if err := command("mountpoint", "-q", dir); err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
