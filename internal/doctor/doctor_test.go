@@ -187,6 +187,8 @@ func TestFindings(t *testing.T) {
 		{"knfsd", []func(tree){toKnfsd}, nil},
 		{"knfsd on a kernel that waits", []func(tree){toKnfsd, on(waiting)}, []string{"danger release-policy: kernel", "warning knfsd: server knfsd"}},
 		{"swap on the mount", []func(tree){set("proc/swaps", `/mnt/swap\040file file 9 0 -2`)}, []string{"danger swap-on-nfs: swap"}},
+		{"swap on the mount, high watermarks", []func(tree){set("proc/swaps", "/mnt/swap file 9 0 -2"), set("proc/sys/vm/min_free_kbytes", "262144"),
+			set("proc/sys/vm/watermark_scale_factor", "1000")}, []string{"warning swap-on-nfs: swap"}},
 		{"swap on another host", []func(tree){set("proc/swaps", `/mnt/swap file 9 0 -2`), options("addr=192.0.2.99")}, []string{"note swap-on-nfs: swap"}},
 		{"swap on a loop device", []func(tree){set("proc/swaps", "/dev/loop3 partition 9 0 -2"), set("sys/block/loop3/loop/backing_file", "/mnt/image")},
 			[]string{"danger swap-on-nfs: swap"}},

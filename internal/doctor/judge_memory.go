@@ -106,6 +106,12 @@ func (f *Finding) sysctl(name string, value int64) {
 	f.Remedy = append(f.Remedy, fmt.Sprintf("sysctl -w vm.%s=%d", name, value))
 }
 
+// What loop-back swap was seen to work with, in drills on 192 MiB.
+const (
+	swapMinFree = 24 << 20
+	swapScale   = 1000
+)
+
 func (r *Report) judgeSwap() {
 	for i := range r.Swaps {
 		s := &r.Swaps[i]
@@ -121,7 +127,13 @@ func (r *Report) judgeSwap() {
 		if r.isLoopback(s.Mount) {
 			f.Severity = Danger
 			f.What = fmt.Sprintf("swap area %s lies on a loop-back NFS mount", Printable(s.Path))
-			f.Why = "To free a page the kernel asks the server to write it, and the server needs a page for that: this hangs, whatever the server and its settings."
+			f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that: for its reply, which the socket takes, and for the journal of its disk. Then the host stops for good."
+			if r.Memory.MinFreeBytes >= swapMinFree && r.Memory.WatermarkScaleFactor >= swapScale {
+				f.Severity = Warning
+				f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that. The watermarks are high enough to have kept some in drills, where loopnfs got by; nobody promises it."
+			} else {
+				f.Remedy = append(f.Remedy, fmt.Sprintf("sysctl -w vm.min_free_kbytes=%d vm.watermark_scale_factor=%d   # if it must stay there", swapMinFree>>10, swapScale))
+			}
 		}
 		if s.Through != s.Path {
 			f.What += ", in " + Printable(s.Through)

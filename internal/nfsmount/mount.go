@@ -91,6 +91,11 @@ func (h *Host) Mount(ctx context.Context, cfg Config) (*Mounted, error) {
 	if err := m.checkOptions(cfg.Options); err != nil {
 		return nil, err
 	}
+	if m.LoopBack {
+		if err := h.checkNoSwap(cfg.Mountpoint); err != nil {
+			return nil, err
+		}
+	}
 	params := cfg.params(addr, m.LoopBack)
 	err = bounded(ctx, func(attach func(func() error) error) error {
 		return h.mount(m, &cfg, params, cfg.Options.attrs, attach)

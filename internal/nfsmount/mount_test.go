@@ -173,6 +173,10 @@ func TestRefusals(t *testing.T) {
 		{"not there", func(f *fake) Config { c := f.config(); c.Mountpoint = "/none"; return c }, "mkdir -p /none"},
 		{"a file", func(f *fake) Config { c := f.config(); c.Mountpoint = "/etc/passwd"; return c }, "not a directory"},
 		{"mounted", func(f *fake) Config { c := f.config(); c.Mountpoint = "/"; return c }, "is in use"},
+		{"swap", func(f *fake) Config {
+			f.write("etc/fstab", "# /usr/x none swap sw\nUUID=1 none swap sw\n/usr/a\\040b none swap sw 0 0\n")
+			return f.config()
+		}, "/etc/fstab puts swap on /usr/a b"},
 		{"no rights", func(f *fake) Config { f.probe = &Unavailable{"why", "remedy"}; return f.config() }, "why: remedy"},
 		{"the kernel says no", func(f *fake) Config { f.create = func() error { return errTest }; return f.config() }, errTest.Error()},
 		{"on the export", func(f *fake) Config { f.root.Ino = 11; return f.config() }, "/usr is the directory that the server exports"},
@@ -192,6 +196,24 @@ func TestRefusals(t *testing.T) {
 				t.Error("it is mounted all the same")
 			}
 		})
+	}
+}
+
+// Swap is no reason where the watermarks are high, or the server elsewhere.
+func TestSwapThatWorks(t *testing.T) {
+	for name, prepare := range map[string]func(f *fake){
+		"watermarks": func(f *fake) {
+			f.write("proc/sys/vm/min_free_kbytes", "24576\n")
+			f.write("proc/sys/vm/watermark_scale_factor", "1000\n")
+		},
+		"remote": func(f *fake) { f.peer = "192.0.2.7" },
+	} {
+		f := newFake(t)
+		f.write("etc/fstab", "/usr/swap none swap sw\n")
+		prepare(f)
+		if _, err := f.mount(f.config()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
