@@ -149,10 +149,10 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return err
 	}
 	var guard *hostguard.Guard
+	var keep *hostguard.Keep
 	if opts.without.has(hostGuard) {
-		guard = hostguard.Enter()
+		guard, keep = hostguard.EnterKeeping(opts.state, int64(opts.memory))
 	}
-	keep := guard.Keep(opts.state, int64(opts.memory))
 	defer keep.Remove() // what is left is taken over by the next start
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -186,7 +186,9 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
-	go refill(ctx, keep, cfg.Logger)
+	if watch != nil {
+		go refill(ctx, keep, watch, cfg.Logger)
+	}
 	select {
 	case <-ctx.Done():
 		stop() // a second signal ends the process at once
@@ -197,8 +199,8 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 }
 
 // refill takes the memory that the next start is to have.
-func refill(ctx context.Context, keep *hostguard.Keep, log *slog.Logger) {
-	if err := keep.Refill(ctx.Done()); err != nil && ctx.Err() == nil {
+func refill(ctx context.Context, keep *hostguard.Keep, watch *pressure.Watcher, log *slog.Logger) {
+	if err := keep.Refill(ctx.Done(), watch.Spare); err != nil && ctx.Err() == nil {
 		log.Warn("host guard: "+err.Error(), "costs", "a server that was killed may find no memory to start with",
 			"remedy", "make the tmpfs larger, or wait until the host has memory and start the server again")
 	}

@@ -19,21 +19,47 @@ const enteredEnv = "LOOPNFS_GUARD_ENTERED"
 // same arguments, so that every thread there will be inherits it: set later, it
 // reaches one thread of many. It is called before anything is open that does not
 // survive that. The second time, and where it may not be set, it returns.
-func Enter() *Guard { return enter(setIOFlusher) }
+func Enter() *Guard { return enter(setIOFlusher, nil) }
 
-func enter(set func() error) *Guard {
+// EnterKeeping is Enter for a process whose successor is to find memory: that for
+// data, n bytes, and what a start needs. stateDir tells this server from others.
+// The program is executed again from memory. The Keep is nil where nothing can be
+// kept.
+func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
+	k, err := openKeep(keepParent, stateDir, n)
+	if err == nil {
+		return enter(setIOFlusher, k), k
+	}
+	g := enter(setIOFlusher, nil)
+	g.Miss(Missing{
+		What:   "memory for a restart",
+		Why:    err,
+		Costs:  "a server that was killed may find no memory to start with, as its clients' pages fill it",
+		Remedy: fmt.Sprintf("have a tmpfs at %s with room for --memory and 32 MiB, and a --state for each server", keepParent),
+	})
+	return g, nil
+}
+
+func enter(set func() error, k *Keep) *Guard {
 	again := os.Getenv(enteredEnv) == strconv.Itoa(os.Getpid())
 	os.Unsetenv(enteredEnv)
 	g := &Guard{}
-	if again || selfGuarded() {
+	if again {
 		return g // Check tells whether it worked
+	}
+	guarded := selfGuarded()
+	if guarded && k == nil {
+		return g
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err := set()
-	if err == nil {
-		err = fmt.Errorf("execute the program again: %w", executeAgain())
+	if !guarded {
+		if err := set(); err != nil {
+			g.Miss(missingFlusher(err))
+			return g
+		}
 	}
+	err := fmt.Errorf("execute the program again: %w", executeAgain(k))
 	g.Miss(missingFlusher(err))
 	return g
 }
@@ -45,10 +71,17 @@ func selfGuarded() bool {
 
 func setIOFlusher() error { return unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) }
 
-// executeAgain does not return unless it fails.
-func executeAgain() error {
+// executeAgain does not return unless it fails. Where files of tmpfs may not be
+// executed, the program file itself is.
+func executeAgain(k *Keep) error {
 	env := append(os.Environ(), enteredEnv+"="+strconv.Itoa(os.Getpid()))
-	return syscall.Exec(self(), os.Args, env)
+	path := self()
+	if k != nil {
+		if kept, err := k.program(path); err == nil {
+			_ = syscall.Exec(kept, os.Args, env)
+		}
+	}
+	return syscall.Exec(path, os.Args, env)
 }
 
 // self returns a path of the running program: its own, so that ps(1) shows its

@@ -50,7 +50,7 @@ func run(t *testing.T, child string, args ...string) []string {
 // childEnters prints one line before entering and one after.
 func childEnters(set func() error) {
 	fmt.Println("before", os.Getpid())
-	g := enter(set)
+	g := enter(set, nil)
 	fmt.Printf("after %d %q %q %t %t\n", os.Getpid(), os.Args, os.Getenv("KEPT"), os.Getenv(enteredEnv) == "", g.Err() == nil)
 }
 

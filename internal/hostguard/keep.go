@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,46 +15,33 @@ import (
 const (
 	// keepParent is where memory is kept: files there are memory.
 	keepParent = "/dev/shm"
-	// ballastBytes is what a server needs to start besides its data: its
-	// code, its heap, its threads.
-	ballastBytes = 20 << 20
+	// ballastBytes is what a server needs to start besides its data and its
+	// program: its heap, its threads, its connections.
+	ballastBytes = 8 << 20
 	// refillStep is how much of the ballast is taken at a time, every
-	// refillEvery, so that nobody runs short because of it.
-	refillStep, refillEvery = 1 << 20, 50 * time.Millisecond
+	// refillEvery at most.
+	refillStep, refillEvery = 1 << 20, 100 * time.Millisecond
+	// refillSpare is how much must be left to others.
+	refillSpare = 2 << 20
+
+	programName = "loopnfs"
 )
 
 // Keep is memory that stays taken when the process dies, for its successor: a
 // server that is killed leaves a host whose memory only it can clean, and others
-// take what it had within a second. A file of tmpfs holds the memory for data,
-// which the next process maps again, and another one is given up when that one
-// starts, so that there is something free to start with.
+// take what it had within a second. So the memory for data lies in a file of
+// tmpfs, which the next process maps again, and the program runs from there; and
+// the next process begins by giving up a third file, the ballast, so that there
+// is something free to start with.
 type Keep struct {
 	dir           string
 	lock          *os.File // of dir, locked
 	data, ballast *os.File
 }
 
-// Keep takes over what the last process with the same state directory left, or
-// begins to keep; n is the size of the memory for data, in bytes. It is called
-// before anything else that takes memory. On a nil Guard, and where nothing can
-// be kept, it returns nil, which keeps nothing.
-func (g *Guard) Keep(stateDir string, n int64) *Keep {
-	if g == nil {
-		return nil
-	}
-	k, err := openKeep(keepParent, stateDir, n)
-	if err != nil {
-		g.Miss(Missing{
-			What:   "memory for a restart",
-			Why:    err,
-			Costs:  "a server that was killed may find no memory to start with, as its clients' pages fill it",
-			Remedy: fmt.Sprintf("have a tmpfs at %s with room for --memory and %d MiB, and a --state for each server", keepParent, ballastBytes>>20),
-		})
-		return nil
-	}
-	return k
-}
-
+// openKeep takes over what the last process with the same state directory left,
+// or begins to keep; n is the size of the memory for data, in bytes. The first
+// thing that it does is to free the ballast.
 func openKeep(parent, stateDir string, n int64) (*Keep, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(parent, &fs); err != nil {
@@ -67,25 +55,24 @@ func openKeep(parent, stateDir string, n int64) (*Keep, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(state))
-	k := &Keep{dir: filepath.Join(parent, fmt.Sprintf("loopnfs-%d-%x", os.Geteuid(), sum[:8]))}
-	if err := k.open(n); err != nil {
+	k := &Keep{dir: filepath.Join(parent, fmt.Sprintf("%s%x", keepPrefix(), sum[:8]))}
+	if err := k.open(state, n); err != nil {
 		k.close()
 		return nil, fmt.Errorf("%s: %w", k.dir, err)
 	}
+	sweep(parent)
 	return k, nil
 }
 
-// open takes hold of the directory, frees the ballast, then makes sure of the
-// memory for data.
-func (k *Keep) open(n int64) (err error) {
+// keepPrefix begins the names of this user's directories.
+func keepPrefix() string { return fmt.Sprintf("loopnfs-%d-", os.Geteuid()) }
+
+func (k *Keep) open(state string, n int64) (err error) {
 	if err := unix.Mkdir(k.dir, 0o700); err != nil && err != unix.EEXIST {
 		return err
 	}
 	if k.lock, err = ownDir(k.dir); err != nil {
 		return err
-	}
-	if err := unix.Flock(int(k.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another server has it: %w", err)
 	}
 	if k.ballast, err = k.file("ballast"); err != nil {
 		return err
@@ -99,11 +86,14 @@ func (k *Keep) open(n int64) (err error) {
 	if err := k.data.Truncate(n); err != nil {
 		return err
 	}
-	return unix.Fallocate(int(k.data.Fd()), 0, 0, n)
+	if err := unix.Fallocate(int(k.data.Fd()), 0, 0, n); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(k.dir, "state"), []byte(state), 0o600)
 }
 
-// ownDir opens a directory that belongs to nobody else, and that nobody else can
-// put anything into: its parent is everybody's.
+// ownDir opens and locks a directory that belongs to nobody else, and that nobody
+// else can put anything into: its parent is everybody's.
 func ownDir(dir string) (*os.File, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -117,7 +107,30 @@ func ownDir(dir string) (*os.File, error) {
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
 		return nil, errors.Join(errors.New("it belongs to somebody else: remove it"), f.Close())
 	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another server has it: %w", err), f.Close())
+	}
 	return f, nil
+}
+
+// sweep removes what was left by servers that will not come back: their state
+// directories are gone.
+func sweep(parent string) {
+	dirs, _ := filepath.Glob(filepath.Join(parent, keepPrefix()+"*"))
+	for _, dir := range dirs {
+		lock, err := ownDir(dir)
+		if err != nil {
+			continue // it is in use, or not ours
+		}
+		state, err := os.ReadFile(filepath.Join(dir, "state"))
+		if err == nil {
+			_, err = os.Stat(string(state))
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			os.RemoveAll(dir)
+		}
+		lock.Close()
+	}
 }
 
 func (k *Keep) file(name string) (*os.File, error) {
@@ -136,6 +149,34 @@ func (k *Keep) close() {
 	}
 }
 
+// program returns the path of a copy of the program file at path, which it makes
+// unless it is there.
+func (k *Keep) program(path string) (string, error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(k.dir, programName)
+	if old, err := os.Lstat(name); err == nil && old.Size() == st.Size() && old.ModTime().Equal(st.ModTime()) {
+		return name, nil
+	}
+	fresh := name + ".new"
+	dst, err := os.OpenFile(fresh, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o700)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(dst, src)
+	if err := errors.Join(err, dst.Close()); err != nil {
+		return "", err
+	}
+	return name, errors.Join(os.Chtimes(fresh, time.Time{}, st.ModTime()), os.Rename(fresh, name))
+}
+
 // Data returns the file that holds the memory for data; nil if nothing is kept.
 // It stays the Keep's.
 func (k *Keep) Data() *os.File {
@@ -145,10 +186,10 @@ func (k *Keep) Data() *os.File {
 	return k.data
 }
 
-// Refill takes the memory again that the next start is to find free, step by
-// step, until done is closed. It returns an error if not all of it could be had.
-// Remove may be called meanwhile.
-func (k *Keep) Refill(done <-chan struct{}) error {
+// Refill takes the ballast again, step by step, whenever spare, which returns how
+// many bytes can be taken before memory is short, says that there is enough;
+// until it has all, or done is closed. Remove may be called meanwhile.
+func (k *Keep) Refill(done <-chan struct{}, spare func() int64) error {
 	if k == nil {
 		return nil
 	}
@@ -156,17 +197,23 @@ func (k *Keep) Refill(done <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	for at := int64(0); at < ballastBytes; at += refillStep {
+	tick := time.NewTicker(refillEvery)
+	defer tick.Stop()
+	for at := int64(0); at < ballastBytes; {
+		select {
+		case <-done:
+			return nil
+		case <-tick.C:
+		}
+		if spare() < refillStep+refillSpare {
+			continue
+		}
 		// Control keeps the descriptor from being closed, and used again.
 		ctlErr := raw.Control(func(fd uintptr) { err = unix.Fallocate(int(fd), 0, at, refillStep) })
 		if err := errors.Join(ctlErr, err); err != nil {
 			return fmt.Errorf("memory for the next start, %d of %d MiB: %w", at>>20, ballastBytes>>20, err)
 		}
-		select {
-		case <-done:
-			return nil
-		case <-time.After(refillEvery):
-		}
+		at += refillStep
 	}
 	return nil
 }

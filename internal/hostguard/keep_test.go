@@ -45,7 +45,9 @@ func TestKeepOutlivesItsProcess(t *testing.T) {
 	if n := blocks(t, data); n != 1<<20 {
 		t.Errorf("%d bytes are allocated for data", n)
 	}
-	if err := k.Refill(nil); err != nil {
+	left := int64(ballastBytes + refillSpare)
+	spare := func() int64 { left -= refillStep; return left + refillStep }
+	if err := k.Refill(nil, spare); err != nil {
 		t.Fatal(err)
 	}
 	if n := blocks(t, ballast); n != ballastBytes {
@@ -62,8 +64,84 @@ func TestKeepOutlivesItsProcess(t *testing.T) {
 	if left, _ := os.ReadDir(parent); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	if err := k.Refill(nil); err == nil {
+	if err := k.Refill(nil, func() int64 { return 1 << 40 }); err == nil {
 		t.Error("refilled what was removed")
+	}
+}
+
+func TestRefillLeavesOthersTheirs(t *testing.T) {
+	k := keepIn(t, shm(t))
+	defer k.Remove()
+	done := make(chan struct{})
+	asked := 0
+	err := k.Refill(done, func() int64 {
+		if asked++; asked == 3 {
+			close(done)
+		}
+		return refillSpare
+	})
+	if n := blocks(t, filepath.Join(k.dir, "ballast")); err != nil || n != 0 {
+		t.Errorf("%d bytes were taken: %v", n, err)
+	}
+}
+
+// The copy is made once for each version of the program.
+func TestProgramInMemory(t *testing.T) {
+	k := keepIn(t, shm(t))
+	defer k.Remove()
+	path := filepath.Join(t.TempDir(), "prog")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program := func() (string, os.FileInfo) {
+		name, err := k.program(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, _ := os.Stat(name)
+		return string(text), st
+	}
+	write("one")
+	text, first := program()
+	if _, again := program(); text != "one" || first.Mode().Perm() != 0o700 || !os.SameFile(first, again) {
+		t.Errorf("%q, %v", text, first.Mode())
+	}
+	write("two")
+	if text, _ := program(); text != "two" {
+		t.Errorf("%q", text)
+	}
+	if _, err := k.program(path + ".none"); err == nil {
+		t.Error("copied nothing")
+	}
+}
+
+// What belongs to a server that will not come back is removed by the next one.
+func TestSweep(t *testing.T) {
+	parent, state := shm(t), t.TempDir()
+	gone := filepath.Join(state, "gone")
+	os.Mkdir(gone, 0o700)
+	for _, dir := range []string{gone, state} {
+		k, err := openKeep(parent, dir, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.close()
+	}
+	used, err := openKeep(parent, gone+"2", 1<<20) // it does not exist yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer used.Remove()
+	os.Remove(gone)
+	keepIn(t, parent).close()
+	if left, _ := os.ReadDir(parent); len(left) != 3 {
+		t.Errorf("left: %v", left)
 	}
 }
 
@@ -113,9 +191,8 @@ func TestKeepTrustsNobody(t *testing.T) {
 }
 
 func TestNothingIsKept(t *testing.T) {
-	var g *Guard
-	k := g.Keep("/x", 1<<20)
-	if k.Data() != nil || k.Refill(nil) != nil || k.Remove() != nil {
-		t.Error("no guard keeps something")
+	var k *Keep
+	if k.Data() != nil || k.Refill(nil, nil) != nil || k.Remove() != nil {
+		t.Error("nothing keeps something")
 	}
 }

@@ -30,6 +30,9 @@ func DefaultLimits() Limits {
 	return Limits{Enter: 15, EnterMost: 512 << 20, Leave: 2, Hold: 5 * time.Second}
 }
 
+// enter returns the level in bytes.
+func (l *Limits) enter(s *Sample) int64 { return min(s.Total/100*int64(l.Enter), l.EnterMost) }
+
 // judge decides. Invariant: while short, since is when memory was good last
 // began, or zero if it is not good.
 type judge struct {
@@ -41,7 +44,7 @@ type judge struct {
 // step takes in the state at now, and whether tasks have stalled for memory
 // since the last step, and returns whether memory is short.
 func (j *judge) step(now time.Time, s Sample, stalled bool) bool {
-	enter := min(s.Total/100*int64(j.limits.Enter), j.limits.EnterMost)
+	enter := j.limits.enter(&s)
 	switch free := s.Free(); {
 	case stalled || free < enter:
 		j.short, j.since = true, time.Time{}

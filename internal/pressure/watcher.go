@@ -34,6 +34,7 @@ type Watcher struct {
 	sample Sample
 
 	short           atomic.Bool
+	spare           atomic.Int64
 	entered, failed atomic.Uint64
 	stop            atomic.Bool
 	stopped         chan struct{}
@@ -66,6 +67,10 @@ func Watch(src Source, limits Limits) (*Watcher, error) {
 
 // Short reports whether memory is short.
 func (w *Watcher) Short() bool { return w.short.Load() }
+
+// Spare returns how many bytes can be taken before memory is short; less than 0
+// if it is.
+func (w *Watcher) Spare() int64 { return w.spare.Load() }
 
 // Stats returns the counters.
 func (w *Watcher) Stats() Stats {
@@ -102,6 +107,7 @@ func (w *Watcher) look(stalled bool) {
 }
 
 func (w *Watcher) set(short bool) {
+	w.spare.Store(w.sample.Free() - w.judge.limits.enter(&w.sample))
 	if short && !w.short.Load() {
 		w.entered.Add(1)
 	}
