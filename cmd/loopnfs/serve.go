@@ -186,6 +186,9 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
+	if err := keep.Ready(); err != nil {
+		cfg.Logger.Warn("nobody starts this server again if it is killed", "error", err)
+	}
 	if watch != nil {
 		go refill(ctx, keep, watch, cfg.Logger)
 	}

@@ -21,23 +21,30 @@ const enteredEnv = "LOOPNFS_GUARD_ENTERED"
 // survive that. The second time, and where it may not be set, it returns.
 func Enter() *Guard { return enter(setIOFlusher, nil) }
 
-// EnterKeeping is Enter for a process whose successor is to find memory: that for
-// data, n bytes, and what a start needs. stateDir tells this server from others.
-// The program is executed again from memory. The Keep is nil where nothing can be
-// kept.
+// EnterKeeping is Enter for a process that is started again when it is killed, by
+// a keeper, and finds memory then: that for data, n bytes, and what a start needs.
+// stateDir tells this server from others. It returns in the process that serves.
+// The Keep is nil where nothing can be kept; without the right to be a flusher
+// there is no keeper.
 func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
-	k, err := openKeep(keepParent, stateDir, n)
-	if err == nil {
-		return enter(setIOFlusher, k), k
+	if k := inherited(); k != nil {
+		return &Guard{}, k
 	}
-	g := enter(setIOFlusher, nil)
-	g.Miss(Missing{
-		What:   "memory for a restart",
-		Why:    err,
-		Costs:  "a server that was killed may find no memory to start with, as its clients' pages fill it",
-		Remedy: fmt.Sprintf("have a tmpfs at %s with room for --memory and 32 MiB, and a --state for each server", keepParent),
-	})
-	return g, nil
+	k, err := openKeep(keepParent, stateDir, n)
+	g := enter(setIOFlusher, k)
+	if err != nil {
+		g.Miss(Missing{
+			What:   "memory for a restart",
+			Why:    err,
+			Costs:  "a server that was killed may find no memory to start with, as its clients' pages fill it",
+			Remedy: fmt.Sprintf("have a tmpfs at %s with room for --memory and 32 MiB, and a --state for each server", keepParent),
+		})
+		return g, nil
+	}
+	if g.Err() == nil {
+		os.Exit(k.keep())
+	}
+	return g, k
 }
 
 func enter(set func() error, k *Keep) *Guard {

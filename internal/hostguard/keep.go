@@ -37,6 +37,7 @@ type Keep struct {
 	dir           string
 	lock          *os.File // of dir, locked
 	data, ballast *os.File
+	ready         *os.File // to the keeper, if there is one
 }
 
 // openKeep takes over what the last process with the same state directory left,
@@ -220,7 +221,7 @@ func (k *Keep) Refill(done <-chan struct{}, spare func() int64) error {
 
 // Remove gives up everything that was kept, at an orderly end.
 func (k *Keep) Remove() error {
-	if k == nil {
+	if k == nil || k.dir == "" { // the keeper does it
 		return nil
 	}
 	err := os.RemoveAll(k.dir)

@@ -82,17 +82,13 @@ func (r *run) restart() error {
 	const times, pauseFor, goneFor = 4, 2500 * time.Millisecond, time.Second
 	done, longest := 0, time.Duration(0)
 	for ; done < times && r.pause(pauseFor); done++ {
-		if err := r.server.kill(); err != nil {
-			return err
-		}
-		time.Sleep(goneFor)
 		began := time.Now()
-		if err := r.server.start(); err != nil {
+		if err := r.server.crash(goneFor); err != nil {
 			return err
 		}
 		longest = max(longest, time.Since(began))
 	}
-	r.note("the server was killed and started again %d times; a start took up to %.1f s", done, longest.Seconds())
+	r.note("the server was killed and started again %d times; for up to %.1f s nobody served", done, longest.Seconds())
 	if done == 0 {
 		return fmt.Errorf("the load ended before the server could be killed")
 	}

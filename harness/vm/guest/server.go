@@ -180,14 +180,37 @@ func (s *server) terminate() error {
 	}
 }
 
-// kill ends it as a crash does.
-func (s *server) kill() error {
+// crash kills the process that serves, and has it, or another, serve again after
+// it was gone for a while: loopnfs does that itself, others need somebody for it.
+func (s *server) crash(gone time.Duration) error {
 	if s.cmd == nil {
 		return errors.New("the kernel's server cannot be killed")
 	}
-	_ = s.cmd.Process.Kill()
-	<-s.done
-	return nil
+	pid := s.servingPID()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill the server: %w", err)
+	}
+	if pid == s.cmd.Process.Pid {
+		<-s.done
+		time.Sleep(gone)
+		return s.start()
+	}
+	for s.servingPID() == pid && !s.ended() { // until it has ended
+		time.Sleep(10 * time.Millisecond)
+	}
+	return s.awaitPort(nfsPort)
+}
+
+// servingPID returns the process that serves: the child, if that which was
+// started has one.
+func (s *server) servingPID() int {
+	pid := s.cmd.Process.Pid
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	var child int
+	if _, err := fmt.Sscan(string(text), &child); err == nil {
+		return child
+	}
+	return pid
 }
 
 func startKnfsd() error {

@@ -20,14 +20,14 @@ const (
 func (r *run) threadFlags() error {
 	var all, without int
 	for r.pause(500 * time.Millisecond) {
-		n, m, err := countThreads(r.server.cmd.Process.Pid)
+		n, m, err := countThreads(r.server.servingPID())
 		if err != nil {
 			return err
 		}
 		all, without = max(all, n), max(without, m)
 	}
 	r.note("%d threads, %d of them without PR_SET_IO_FLUSHER", all, without)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.server.cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.server.servingPID()))
 	if err != nil {
 		return err
 	}
