@@ -171,6 +171,9 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if watch != nil {
 		cfg.Stability = nfsserver.StableWhenShort(watch.Short)
 	}
+	if cfg.Listener, err = keep.Listener(); err != nil {
+		return err
+	}
 	server, err := stack.StartServer(mem, cfg)
 	if err != nil {
 		return err
@@ -186,7 +189,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
-	if err := keep.Ready(); err != nil {
+	if err := keep.Ready(server.Listener); err != nil {
 		cfg.Logger.Warn("nobody starts this server again if it is killed", "error", err)
 	}
 	if watch != nil {

@@ -38,6 +38,7 @@ type Keep struct {
 	lock          *os.File // of dir, locked
 	data, ballast *os.File
 	ready         *os.File // to the keeper, if there is one
+	socket        *os.File // on which the server listens, or the last one did
 }
 
 // openKeep takes over what the last process with the same state directory left,

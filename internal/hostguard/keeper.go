@@ -1,13 +1,14 @@
 package hostguard
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -20,10 +21,11 @@ import (
 // there any more once the dead server's clients have filled memory.
 
 const (
-	// keptEnv holds the number of the keeper, in the process that serves.
+	// keptEnv holds the number of the keeper, and how many descriptors it has
+	// passed on, in the process that serves.
 	keptEnv = "LOOPNFS_KEPT_BY"
-	// The descriptors that it gets from its keeper.
-	dataFD, ballastFD, readyFD = 3, 4, 5
+	// These descriptors.
+	dataFD, ballastFD, readyFD, listenerFD = 3, 4, 5, 6
 
 	// keeperThreads is what the runtime needs to wait for a child and for
 	// signals.
@@ -38,27 +40,73 @@ const (
 // inherited returns what the keeper of this process has passed on; nil if it has
 // none.
 func inherited() *Keep {
-	kept := os.Getenv(keptEnv)
+	var keeper, n int
+	_, err := fmt.Sscanf(os.Getenv(keptEnv), "%d/%d", &keeper, &n)
 	os.Unsetenv(keptEnv)
-	if kept == "" || kept != strconv.Itoa(os.Getppid()) {
+	if err != nil || keeper != os.Getppid() {
 		return nil
 	}
-	open := func(fd uintptr, name string) *os.File {
-		unix.CloseOnExec(int(fd))
-		return os.NewFile(fd, name)
+	open := func(fd int, name string) *os.File {
+		unix.CloseOnExec(fd)
+		return os.NewFile(uintptr(fd), name)
 	}
-	return &Keep{data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
+	k := &Keep{data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
+	if n > listenerFD-dataFD {
+		k.socket = open(listenerFD, "listener")
+	}
+	return k
 }
 
-// Ready tells the keeper that clients can connect: from now on the process is
-// started again if it is killed.
-func (k *Keep) Ready() error {
+// Listener returns the socket on which the last process listened: clients that
+// connect meanwhile wait in it, and are not refused. It is nil if there was none.
+func (k *Keep) Listener() (net.Listener, error) {
+	if k == nil || k.socket == nil {
+		return nil, nil
+	}
+	defer k.socket.Close()
+	return net.FileListener(k.socket)
+}
+
+// Ready tells the keeper that clients can connect to l: from now on the process
+// is started again if it is killed, and gets l again.
+func (k *Keep) Ready(l net.Listener) error {
 	if k == nil || k.ready == nil {
 		return nil
 	}
 	defer k.ready.Close()
-	_, err := k.ready.Write([]byte{1})
-	return err
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return fmt.Errorf("%T cannot be kept", l)
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctlErr := raw.Control(func(fd uintptr) {
+		err = unix.Sendmsg(int(k.ready.Fd()), []byte{1}, unix.UnixRights(int(fd)), nil, 0)
+	})
+	return errors.Join(ctlErr, err)
+}
+
+// wasReady reports whether the server that has ended said that it was ready, and
+// takes its listener.
+func (k *Keep) wasReady(ready *os.File) bool {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(ready.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || n == 0 {
+		return false
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(msgs) == 0 {
+		return true
+	}
+	if fds, err := unix.ParseUnixRights(&msgs[0]); err == nil && len(fds) == 1 {
+		if k.socket != nil {
+			k.socket.Close()
+		}
+		k.socket = os.NewFile(uintptr(fds[0]), "listener")
+	}
+	return true
 }
 
 // keep is the life of the keeper. It returns the exit code of the last server.
@@ -111,8 +159,7 @@ func (k *Keep) serveOnce(signals <-chan os.Signal) (code int, again bool, why st
 		if killed {
 			code = 128 + int(st.Sys().(syscall.WaitStatus).Signal())
 		}
-		n, _ := ready.Read(make([]byte, 1))
-		return code, n == 1 && !told && (killed || code == crashed), st.String()
+		return code, k.wasReady(ready) && !told && (killed || code == crashed), st.String()
 	}
 }
 
@@ -122,15 +169,20 @@ func (k *Keep) start() (cmd *exec.Cmd, ready *os.File, err error) {
 	if err := k.ballast.Truncate(0); err != nil {
 		return nil, nil, err
 	}
-	ready, theirs, err := os.Pipe()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}
+	ready, theirs := os.NewFile(uintptr(pair[0]), "ready"), os.NewFile(uintptr(pair[1]), "ready")
 	defer theirs.Close()
+	pass := []*os.File{k.data, k.ballast, theirs}
+	if k.socket != nil {
+		pass = append(pass, k.socket)
+	}
 	cmd = &exec.Cmd{
-		Path: self(), Args: os.Args, Env: append(os.Environ(), keptEnv+"="+strconv.Itoa(os.Getpid())),
+		Path: self(), Args: os.Args, Env: append(os.Environ(), fmt.Sprintf("%s=%d/%d", keptEnv, os.Getpid(), len(pass))),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		ExtraFiles: []*os.File{k.data, k.ballast, theirs},
+		ExtraFiles: pass,
 		// A group of its own: Ctrl-C is for the keeper, which passes it on.
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true},
 	}

@@ -32,6 +32,8 @@ type ServerConfig struct {
 	StateDir string
 	// Listen is the address for NFS and MOUNT; port 0 takes any.
 	Listen string
+	// Listener, if not nil, is used instead. It is the server's then.
+	Listener net.Listener
 	// Fuse, if not empty, is where the first export is mounted by a door of
 	// its own.
 	Fuse string
@@ -127,6 +129,8 @@ type Server struct {
 	Stores []*fusefs.Store
 	NFS    *nfsserver.Server
 	Door   *fusefs.Door // nil without ServerConfig.Fuse
+	// Listener is where clients connect; Stop closes it.
+	Listener net.Listener
 
 	mem    *Memory
 	log    *slog.Logger
@@ -198,7 +202,7 @@ func (s *Server) startNFS(cfg *ServerConfig) error {
 			Name: x.Name, FS: s.Stores[i], Squash: cfg.Squash, Allow: cfg.Allow,
 		})
 	}
-	l, err := listen(cfg.Listen)
+	l, err := cfg.listen()
 	if err != nil {
 		return err
 	}
@@ -206,12 +210,16 @@ func (s *Server) startNFS(cfg *ServerConfig) error {
 		l.Close()
 		return err
 	}
-	s.addr = l.Addr()
+	s.Listener, s.addr = l, l.Addr()
 	go func() { s.served <- s.NFS.Serve(l) }()
 	return nil
 }
 
-func listen(addr string) (net.Listener, error) {
+func (c *ServerConfig) listen() (net.Listener, error) {
+	if c.Listener != nil {
+		return c.Listener, nil
+	}
+	addr := c.Listen
 	l, err := net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
