@@ -81,7 +81,7 @@ func runGuest(ctx context.Context, opts *guestOptions, argv []string, out, progr
 	}
 	exit := 0
 	cfg.Handle = func(e job.Event) {
-		fmt.Fprint(out, e.Output)
+		_, _ = out.Write(e.Output)
 		if e.Exit != nil {
 			exit = *e.Exit
 		}

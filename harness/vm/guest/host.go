@@ -14,8 +14,9 @@ import (
 
 // host is the line to the host; before openHost, the console.
 var host struct {
-	mu  sync.Mutex
-	enc *json.Encoder
+	mu   sync.Mutex
+	enc  *json.Encoder
+	port *os.File
 }
 
 func openHost() error {
@@ -32,8 +33,15 @@ func openHost() error {
 	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t); err != nil {
 		return err
 	}
-	host.enc = json.NewEncoder(f)
+	host.enc, host.port = json.NewEncoder(f), f
 	return nil
+}
+
+// drainHost waits until all that was said has left the machine (tcdrain).
+func drainHost() {
+	if host.port != nil {
+		_ = unix.IoctlSetInt(int(host.port.Fd()), unix.TCSBRK, 1) // nothing can be done about it
+	}
 }
 
 // say tells the host something.
@@ -55,6 +63,6 @@ type outputs struct{}
 var _ io.Writer = outputs{}
 
 func (outputs) Write(b []byte) (int, error) {
-	say(job.Event{Output: string(b)})
+	say(job.Event{Output: b})
 	return len(b), nil
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +15,7 @@ import (
 
 // perform does what the host asks for.
 func perform() error {
-	j, err := unpack()
+	j, err := unpack(jobDisk, job.Dir)
 	if err != nil {
 		return err
 	}
@@ -71,12 +73,21 @@ func runCommand(argv []string) error {
 	cmd := plain(argv[0], argv[1:]...)
 	cmd.Dir = job.Dir
 	cmd.Stdout, cmd.Stderr = outputs{}, outputs{}
+	cmd.WaitDelay = time.Second // it may have left somebody who holds its output open
 	err := cmd.Run()
-	code := cmd.ProcessState.ExitCode()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if err != nil && !errors.As(err, &exit) && !errors.Is(err, exec.ErrWaitDelay) {
 		return err
 	}
+	code := exitCode(cmd.ProcessState)
 	say(job.Event{Exit: &code})
 	return nil
+}
+
+// exitCode returns the code that a shell has for how a process ended.
+func exitCode(s *os.ProcessState) int {
+	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return s.ExitCode()
 }
