@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -92,8 +93,8 @@ func TestGuestCommand(t *testing.T) {
 	var exit *int
 	var ready *job.Ready
 	c.Handle = func(e job.Event) {
-		if len(e.Output) > 0 && out.Len() == 0 {
-			time.Sleep(3 * time.Second)
+		if len(e.Output) > 0 {
+			time.Sleep(400 * time.Millisecond)
 		}
 		out.Write(e.Output)
 		if e.Exit != nil {
@@ -197,18 +198,7 @@ func TestGuestOfAKilledDrill(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "QEMU is gone", func() bool {
-		for _, pid := range pids {
-			if comm, err := os.ReadFile("/proc/" + pid + "/comm"); err == nil && strings.HasPrefix(string(comm), "qemu") && !zombie(pid) {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(pids, runs)
 	})
 	noDisks(t)
-}
-
-// zombie reports whether a process has ended, and its parent does not know yet.
-func zombie(pid string) bool {
-	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
-	return bytes.Contains(stat, []byte(") Z "))
 }

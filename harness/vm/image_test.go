@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -77,13 +78,15 @@ func TestABuildThatFails(t *testing.T) {
 
 // Ctrl-C ends the script and what it runs, and nothing is left of the build.
 func TestABuildThatIsInterrupted(t *testing.T) {
-	c := testCache(t, frame+`echo $$ >"$work/pid"; sleep 60; mv "$work" "$target"`)
+	c := testCache(t, frame+`sh -c 'echo $$ >"$0/pid"; exec sleep 60' "$work"; mv "$work" "$target"`)
 	path := filepath.Join(c.dir, "root.ext4")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	var child string
 	go func() {
-		for !started(c.dir) {
+		for child == "" {
 			time.Sleep(5 * time.Millisecond)
+			child = startedIn(c.dir)
 		}
 		cancel()
 	}()
@@ -94,14 +97,28 @@ func TestABuildThatIsInterrupted(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it ended after %v: what the script runs was waited for", took)
 	}
+	if runs(child) {
+		t.Errorf("process %s of the script still runs", child)
+	}
 	if left := names(t, c.dir); !slices.Equal(left, []string{"lock"}) {
 		t.Errorf("left: %v", left)
 	}
 }
 
-func started(dir string) bool {
-	pids, _ := filepath.Glob(filepath.Join(dir, ".build.*", "pid"))
-	return len(pids) > 0
+// startedIn returns the process that a script has started; empty until then.
+func startedIn(dir string) string {
+	for _, e := range entries(dir) {
+		if pid, _ := os.ReadFile(filepath.Join(dir, e.Name(), "pid")); bytes.HasSuffix(pid, []byte("\n")) {
+			return strings.TrimSpace(string(pid))
+		}
+	}
+	return ""
+}
+
+// runs reports whether a process has not ended, known to its parent or not.
+func runs(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
 }
 
 func TestWhoWaitsForABuildCanBeInterrupted(t *testing.T) {

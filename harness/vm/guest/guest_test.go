@@ -225,17 +225,78 @@ func hearHost(t *testing.T) func() []job.Event {
 func TestOutputIsPassedOnByteForByte(t *testing.T) {
 	heard := hearHost(t)
 	want := []byte("\xc3\x28\x00\xff\r\n\xe2\x82<&>")
-	for _, b := range want {
-		if n, err := (outputs{}).Write([]byte{b}); n != 1 || err != nil {
-			t.Fatal(n, err)
-		}
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
 	}
+	done := make(chan struct{})
+	go func() {
+		passOn(out, nil)
+		close(done)
+	}()
+	for _, b := range want {
+		if _, err := in.Write([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	in.Close()
+	<-done
 	var got []byte
 	for _, e := range heard() {
 		got = append(got, e.Output...)
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+}
+
+// slowHost takes its time, twice as long as is waited for silence.
+type slowHost struct{ to *bytes.Buffer }
+
+func (h slowHost) Write(b []byte) (int, error) {
+	if h.to.Len() == 0 {
+		time.Sleep(2 * quiet)
+	}
+	return h.to.Write(b)
+}
+
+// Who is left behind by a command holds its output open, and a slow host is no
+// reason to lose what the command said before.
+func TestOutputOfACommandThatLeftSomebody(t *testing.T) {
+	var b bytes.Buffer
+	host.enc = json.NewEncoder(slowHost{&b})
+	defer func() { host.enc = nil }()
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if _, err := in.Write(bytes.Repeat([]byte("x"), 60000)); err != nil { // fits into the pipe
+		t.Fatal(err)
+	}
+	ended, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		passOn(out, ended)
+		close(done)
+	}()
+	close(ended)
+	_ = out.SetReadDeadline(time.Now().Add(quiet))
+	select {
+	case <-done:
+	case <-time.After(time.Minute):
+		t.Fatal("it waits for who was left behind")
+	}
+	total := 0
+	for dec := json.NewDecoder(&b); dec.More(); {
+		var e job.Event
+		if err := dec.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		total += len(e.Output)
+	}
+	if total != 60000 {
+		t.Errorf("%d bytes arrived", total)
 	}
 }
 

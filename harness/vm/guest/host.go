@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 
@@ -56,13 +55,3 @@ func say(e job.Event) {
 }
 
 func sayf(format string, args ...any) { say(job.Event{Say: fmt.Sprintf(format, args...)}) }
-
-// outputs passes on what a command says.
-type outputs struct{}
-
-var _ io.Writer = outputs{}
-
-func (outputs) Write(b []byte) (int, error) {
-	say(job.Event{Output: b})
-	return len(b), nil
-}
