@@ -93,8 +93,8 @@ func TestGuestCommand(t *testing.T) {
 	var exit *int
 	var ready *job.Ready
 	c.Handle = func(e job.Event) {
-		if len(e.Output) > 0 {
-			time.Sleep(400 * time.Millisecond)
+		if len(e.Output) > 0 && out.Len() == 0 {
+			time.Sleep(time.Second)
 		}
 		out.Write(e.Output)
 		if e.Exit != nil {

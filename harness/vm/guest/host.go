@@ -13,9 +13,8 @@ import (
 
 // host is the line to the host; before openHost, the console.
 var host struct {
-	mu   sync.Mutex
-	enc  *json.Encoder
-	port *os.File
+	mu  sync.Mutex
+	enc *json.Encoder
 }
 
 func openHost() error {
@@ -32,15 +31,8 @@ func openHost() error {
 	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t); err != nil {
 		return err
 	}
-	host.enc, host.port = json.NewEncoder(f), f
+	host.enc = json.NewEncoder(f)
 	return nil
-}
-
-// drainHost waits until all that was said has left the machine (tcdrain).
-func drainHost() {
-	if host.port != nil {
-		_ = unix.IoctlSetInt(int(host.port.Fd()), unix.TCSBRK, 1) // nothing can be done about it
-	}
 }
 
 // say tells the host something.
