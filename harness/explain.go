@@ -20,7 +20,8 @@ var edges = []struct{ frame, waits string }{
 	{"folio_wait_bit_common", "until a page has been written"},
 	{"reclaim_throttle", "for reclaim to make progress"},
 	{"throttle_direct_reclaim", "for kswapd to free pages"},
-	{"shrink_node", "for memory, in direct reclaim"},
+	{"__swap_writepage", "to swap a page out, until earlier ones are out"},
+	{"shrink_node", "for pages that can be freed"},
 	{"jbd2_log_wait_commit", "for the journal"},
 }
 
@@ -53,15 +54,19 @@ func appendNew(list []string, s string) []string {
 }
 
 func explainStack(s job.Stack) (string, bool) {
+	frames := s.Frames
+	reclaim := slices.Index(frames, reclaimFrame)
+	if reclaim >= 0 {
+		frames = frames[:reclaim] // why it needs memory is not what it waits for
+	}
 	for _, e := range edges {
-		if !slices.ContainsFunc(s.Frames, func(f string) bool { return strings.Contains(f, e.frame) }) {
+		if !slices.ContainsFunc(frames, func(f string) bool { return strings.Contains(f, e.frame) }) {
 			continue
 		}
-		what := s.Comm + " waits " + e.waits
-		if slices.Contains(s.Frames, reclaimFrame) {
-			what = fmt.Sprintf("%s needs memory -> direct reclaim%s waits %s", s.Comm, inRelease(s.Frames), e.waits)
+		if reclaim < 0 {
+			return s.Comm + " waits " + e.waits, true
 		}
-		return what, true
+		return fmt.Sprintf("%s needs memory -> direct reclaim%s waits %s", s.Comm, inRelease(frames), e.waits), true
 	}
 	return "", false
 }

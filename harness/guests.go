@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,11 +71,16 @@ func (g *guests) runClient(ctx context.Context) error {
 	return g.boot(ctx, g.config(g.client, vmMemoryMiB))
 }
 
+// arm makes the timer, which does not run yet.
+func (g *guests) arm(end func()) {
+	g.frozen = time.AfterFunc(frozenLimit, end)
+	g.frozen.Stop()
+}
+
 func (g *guests) boot(ctx context.Context, cfg vm.Config) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	g.frozen = time.AfterFunc(guestLimit, func() { cancel(errFrozen) })
-	g.frozen.Stop()
+	g.arm(func() { cancel(errFrozen) })
 	defer g.frozen.Stop()
 	var console strings.Builder
 	cfg.Handle, cfg.Console = g.handle, &console
@@ -124,9 +130,10 @@ func (g *guests) runServer(ctx context.Context, wire *os.File, serving chan stru
 		Address: serverAddress + "/24", Modules: vm.AllModules(), Disk: g.client.Disk, Serve: &server,
 	}, serverMiB)
 	cfg.Wire = wire
+	var once sync.Once
 	cfg.Handle = func(e job.Event) {
 		if e.Serving {
-			close(serving)
+			once.Do(func() { close(serving) })
 		}
 	}
 	_, err := vm.Run(ctx, cfg)

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -258,7 +259,7 @@ func vmExpected(d *VMDrill, server, kernel string, without []string) Outcome {
 	if server == "loopnfs" && len(without) == 0 {
 		return Survived
 	}
-	if server != "loopnfs" && d.Name == "release-page" && strings.HasPrefix(kernel, "6.12.43") {
+	if server != "loopnfs" && d.Name == "release-page" && kernel == waitingKernel {
 		return Hung
 	}
 	return ""
@@ -295,7 +296,7 @@ func (v *VMRun) run(ctx context.Context, opt VMOptions) Result {
 	}
 	report, err := bootDrill(ctx, d, &res, opt)
 	if err == nil {
-		err = judge(&d, &res, report)
+		err = judge(&res, report)
 	}
 	if err != nil {
 		res.Outcome, res.Error = Failed, err.Error()
@@ -317,7 +318,7 @@ func bootDrill(ctx context.Context, d VMDrill, res *Result, opt VMOptions) (*job
 }
 
 // judge turns what the guest saw into an outcome.
-func judge(d *VMDrill, res *Result, r *job.Result) error {
+func judge(res *Result, r *job.Result) error {
 	res.Seconds, res.Bytes, res.DataVerified = r.Seconds, r.Bytes, r.Verified
 	res.MaxLatencyMs = int64(1000 * max(r.Latency, r.Stall))
 	res.StallMs, res.OOMKills, res.Killed = int64(1000*r.Stall), r.OOMKills, r.Killed
@@ -341,13 +342,13 @@ func judge(d *VMDrill, res *Result, r *job.Result) error {
 			return fmt.Errorf("not finished after %.0f s of load, at %.1f MB/s (%.1f without pressure)", r.Seconds, r.Rate/1e6, r.BaselineRate/1e6)
 		}
 	default:
-		return errors.New(r.Error)
+		return errors.New(cmp.Or(r.Error, "the guest did not say what came of the load"))
 	}
-	return ours(d, res)
+	return ours(res)
 }
 
 // ours holds a run of loopnfs with everything on against what it promises.
-func ours(_ *VMDrill, res *Result) error {
+func ours(res *Result) error {
 	switch {
 	case res.Server != "loopnfs" || res.Without != "" || res.Outcome != Survived:
 		return nil

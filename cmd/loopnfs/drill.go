@@ -142,6 +142,9 @@ func (o *drillOptions) prepareVM(names []string) (drillRun, error) {
 	if len(names)+len(o.servers)+len(o.kernels)+len(o.without) == 0 {
 		runs = harness.DefaultMatrix(o.runs)
 	}
+	if len(runs) == 0 {
+		return nil, usagef("%s: only --server loopnfs can be put to that", strings.Join(names, ", "))
+	}
 	tools, err := vm.FindTools()
 	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
 		return harness.RunVM(ctx, runs, harness.VMOptions{Without: o.without, Seed: o.seed, Say: say, Tools: tools})

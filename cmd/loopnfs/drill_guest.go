@@ -70,14 +70,18 @@ func runGuest(ctx context.Context, opts *guestOptions, argv []string, out, progr
 		Say: func(format string, args ...any) { fmt.Fprintf(progress, format+"\n", args...) },
 	}
 	for _, f := range opts.files {
-		cfg.Files[filepath.Base(f)] = f
+		name := filepath.Base(f)
+		if _, taken := cfg.Files[name]; taken {
+			return usagef("--file %s: the guest has a %s already; give it another name", f, name)
+		}
+		cfg.Files[name] = f
 	}
 	if opts.console {
 		cfg.Console = os.Stderr
 	}
 	exit := 0
 	cfg.Handle = func(e job.Event) {
-		fmt.Fprint(out, e.Output)
+		_, _ = out.Write(e.Output)
 		if e.Exit != nil {
 			exit = *e.Exit
 		}

@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,12 +18,12 @@ const probeLimit = 15 * time.Second
 // accel returns kvm if a guest boots with it on this host, else tcg. A device
 // node proves nothing, so it is tried, once for each boot of the host.
 func (c *cache) accel(ctx context.Context, k *Kernel, root, init string) (string, error) {
-	if _, err := os.Stat("/dev/kvm"); err != nil {
+	if _, err := os.Stat(c.kvm); err != nil {
 		return "tcg", nil
 	}
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	path := filepath.Join(c.dir, "accel-"+strings.TrimSpace(string(id)))
-	if known, err := os.ReadFile(path); err == nil {
+	if known, _ := os.ReadFile(path); string(known) == "kvm" || string(known) == "tcg" {
 		return string(known), nil
 	}
 	c.say("finding out whether KVM works (once, at most %v)", probeLimit)
@@ -31,7 +32,9 @@ func (c *cache) accel(ctx context.Context, k *Kernel, root, init string) (string
 		Job: job.Job{Command: []string{"true"}}, Handle: func(job.Event) {},
 	}
 	accel := "kvm"
-	if err := boot(ctx, &probe, k, root, accel); err != nil {
+	if err := boot(ctx, &probe, k, root, accel); errors.Is(err, errNotStarted) {
+		return "", err
+	} else if err != nil {
 		accel = "tcg"
 		c.say("it does not: guests are emulated, and slow")
 	}

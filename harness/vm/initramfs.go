@@ -11,12 +11,8 @@ import (
 
 // writeInitramfs makes an initramfs of init and of the modules, which init finds
 // as /modules/NUMBER-NAME.ko, to be loaded in that order.
-func writeInitramfs(path, init string, modules []string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	z, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is valid
+func writeInitramfs(w io.Writer, init string, modules []string) error {
+	z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is valid
 	a := cpio{w: z}
 	a.dir("modules")
 	a.dir("proc")
@@ -28,7 +24,7 @@ func writeInitramfs(path, init string, modules []string) error {
 		a.file(fmt.Sprintf("modules/%03d-%s", i, filepath.Base(m)), m, 0o644)
 	}
 	a.end()
-	return errors.Join(a.err, z.Close(), f.Close())
+	return errors.Join(a.err, z.Close())
 }
 
 // cpio writes an archive in the "newc" format (Linux

@@ -14,10 +14,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -60,6 +62,27 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("a guest with %d CPUs: give 1 to 64", c.CPUs)
 	case c.DiskMiB < 16 || c.DiskMiB > 1<<20:
 		return fmt.Errorf("a guest with a disk of %d MiB: give 16 to %d", c.DiskMiB, 1<<20)
+	case c.Limit <= 0:
+		return fmt.Errorf("a guest that lives for %v: give more than 0", c.Limit)
+	}
+	for name := range c.Files {
+		if strings.Contains(name, "/") || slices.Contains([]string{"", ".", "..", job.Name}, name) {
+			return fmt.Errorf("a file cannot be called %q in the guest: give it another name", name)
+		}
+	}
+	return c.validateJob()
+}
+
+func (c *Config) validateJob() error {
+	j := &c.Job
+	if _, err := c.mac(); err != nil {
+		return err
+	}
+	switch {
+	case j.Disk != "" && j.Disk != "ext4" && j.Disk != "xfs":
+		return fmt.Errorf("a disk with %s: give ext4 or xfs", j.Disk)
+	case len(j.Command) == 0 && j.Load == nil && j.Serve == nil:
+		return errors.New("the guest has nothing to do: give it a command")
 	}
 	return nil
 }
@@ -72,6 +95,9 @@ var bootModules = []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"}
 // Handle.
 func Run(ctx context.Context, c Config) (kernel string, err error) {
 	if err := c.Validate(); err != nil {
+		return "", err
+	}
+	if _, err := findQEMU(); err != nil {
 		return "", err
 	}
 	cache, err := openCache(c.Say)
@@ -102,18 +128,21 @@ type guest struct {
 	cmd       *exec.Cmd
 }
 
+// errNotStarted is what is wrong with the host, and says nothing of guests.
+var errNotStarted = errors.New("the guest cannot be started")
+
 func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err error) {
 	g := &guest{cfg: c}
 	defer g.close()
 	args, err := g.args(k, root, accel)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotStarted, err)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Limit, fmt.Errorf("the guest did not end within %v", c.Limit))
 	defer cancel()
-	qemu, err := exec.LookPath("qemu-system-x86_64")
+	qemu, err := findQEMU()
 	if err != nil {
-		return errors.New("qemu-system-x86_64 is not installed: on Debian or Ubuntu, apt install qemu-system-x86 (make drill-vm does)")
+		return err
 	}
 	g.cmd = exec.CommandContext(ctx, qemu, args...)
 	g.cmd.ExtraFiles = g.inherited
@@ -128,7 +157,7 @@ func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err er
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := g.cmd.Start(); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotStarted, err)
 	}
 	seen := g.listen(out)
 	err = g.cmd.Wait()
@@ -148,6 +177,14 @@ func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err er
 	return nil
 }
 
+func findQEMU() (string, error) {
+	path, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return "", errors.New("qemu-system-x86_64 is not installed: on Debian or Ubuntu, apt install qemu-system-x86 (make drill-vm does)")
+	}
+	return path, nil
+}
+
 // listened is what was gathered from the events.
 type listened struct {
 	end bool
@@ -156,11 +193,14 @@ type listened struct {
 
 // listen passes on events until the guest ends.
 func (g *guest) listen(out io.Reader) (l listened) {
-	in := bufio.NewScanner(out)
-	in.Buffer(nil, 4<<20)
-	for in.Scan() {
+	in := bufio.NewReaderSize(out, maxLine)
+	for {
+		line, err := readLine(in)
+		if err != nil {
+			return l
+		}
 		var e job.Event
-		if json.Unmarshal(in.Bytes(), &e) != nil {
+		if json.Unmarshal(line, &e) != nil {
 			continue // the firmware may write here
 		}
 		l.end = l.end || e.Exit != nil || e.Result != nil
@@ -169,8 +209,23 @@ func (g *guest) listen(out io.Reader) (l listened) {
 		}
 		g.cfg.Handle(e)
 	}
-	_, _ = io.Copy(io.Discard, out)
-	return l
+}
+
+// maxLine bounds an event: a guest passes output on in pieces of 32 KiB, of
+// which JSON makes up to six times as much.
+const maxLine = 1 << 20
+
+// readLine returns the next line, empty instead of one longer than maxLine. What
+// comes after the last line end is half of an event, and ends the guest.
+func readLine(in *bufio.Reader) ([]byte, error) {
+	line, err := in.ReadSlice('\n')
+	if err != bufio.ErrBufferFull {
+		return line, err
+	}
+	for err == bufio.ErrBufferFull {
+		_, err = in.ReadSlice('\n')
+	}
+	return nil, err
 }
 
 func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
@@ -179,19 +234,19 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	initrd, err := g.file(func(path string) error { return writeInitramfs(path, c.Init, modules) })
+	initrd, err := g.file(func(f *os.File) error { return writeInitramfs(f, c.Init, modules) })
 	if err != nil {
 		return nil, err
 	}
-	data, err := g.file(func(path string) error { return os.Truncate(path, int64(c.DiskMiB)<<20) })
+	data, err := g.file(func(f *os.File) error { return f.Truncate(int64(c.DiskMiB) << 20) })
 	if err != nil {
 		return nil, err
 	}
-	jobDisk, err := g.file(func(path string) error { return writeJob(path, c.Job, c.Files) })
+	jobDisk, err := g.file(func(f *os.File) error { return writeJob(f, c.Job, c.Files) })
 	if err != nil {
 		return nil, err
 	}
-	console, err := g.file(func(string) error { return nil })
+	console, err := g.file(func(*os.File) error { return nil })
 	if err != nil {
 		return nil, err
 	}
@@ -206,23 +261,35 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 		"-machine", "pc,hpet=off", "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprint(c.MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", k.image(), "-initrd", initrd, "-append", cmdline,
-		"-drive", "file=" + root + ",if=virtio,format=raw,snapshot=on,cache=unsafe",
+		"-drive", "file=" + strings.ReplaceAll(root, ",", ",,") + ",if=virtio,format=raw,snapshot=on,cache=unsafe",
 		"-drive", "file=" + data + ",if=virtio,format=raw,cache=unsafe",
 		"-drive", "file=" + jobDisk + ",if=virtio,format=raw,readonly=on",
 		"-serial", "file:" + console, "-chardev", "stdio,id=host,signal=off", "-serial", "chardev:host",
 	}
 	if c.Wire != nil {
+		mac, err := c.mac()
+		if err != nil {
+			return nil, err
+		}
 		g.inherit(c.Wire)
 		args = append(args, "-netdev", fmt.Sprintf("socket,id=wire,fd=%d", 2+len(g.inherited)),
-			"-device", "virtio-net-pci,netdev=wire,romfile=,mac="+c.mac())
+			"-device", "virtio-net-pci,netdev=wire,romfile=,mac="+mac)
 	}
 	return append(args, accelArgs(accel)...), nil
 }
 
-// mac returns an address that the two guests of a wire do not share.
-func (c *Config) mac() string {
-	addr, _, _ := strings.Cut(c.Job.Address, "/")
-	return fmt.Sprintf("52:54:00:00:00:%02x", addr[len(addr)-1])
+// mac returns an address that the two guests of a wire do not share; empty for a
+// guest without a wire.
+func (c *Config) mac() (string, error) {
+	if c.Wire == nil && c.Job.Address == "" {
+		return "", nil
+	}
+	addr, err := netip.ParsePrefix(c.Job.Address)
+	if err != nil || !addr.Addr().Is4() || c.Wire == nil {
+		return "", fmt.Errorf("a guest on a wire with the address %q: give a wire and an address like 10.0.0.1/24", c.Job.Address)
+	}
+	ip := addr.Addr().As4()
+	return fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3]), nil
 }
 
 // inherit passes a file on to QEMU, which knows it as descriptor 2 plus the
@@ -230,15 +297,16 @@ func (c *Config) mac() string {
 func (g *guest) inherit(f *os.File) { g.inherited = append(g.inherited, f) }
 
 // file makes a file that has no name and returns the one that QEMU knows it by.
-func (g *guest) file(fill func(path string) error) (string, error) {
+// The name is gone before the file is filled: whoever is killed leaves nothing.
+func (g *guest) file(fill func(*os.File) error) (string, error) {
 	f, err := os.CreateTemp("/var/tmp", "loopnfs-vm-")
 	if err != nil {
 		return "", err
 	}
 	g.files = append(g.files, f)
 	g.inherit(f)
-	err = fill(f.Name())
-	return fmt.Sprintf("/dev/fd/%d", 2+len(g.inherited)), errors.Join(err, os.Remove(f.Name()))
+	err = errors.Join(os.Remove(f.Name()), fill(f))
+	return fmt.Sprintf("/dev/fd/%d", 2+len(g.inherited)), err
 }
 
 func (g *guest) close() {
@@ -265,26 +333,22 @@ func (g *guest) lastWords() error {
 }
 
 // writeJob makes the disk with the job: an archive, the job last in it.
-func writeJob(path string, j job.Job, files map[string]string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	t := tar.NewWriter(f)
+func writeJob(w io.Writer, j job.Job, files map[string]string) error {
+	t := tar.NewWriter(w)
 	for name, from := range files {
 		if err := addFile(t, name, from); err != nil {
-			return errors.Join(err, f.Close())
+			return err
 		}
 	}
 	text, err := json.Marshal(j)
 	if err != nil {
-		return errors.Join(err, f.Close())
+		return err
 	}
-	err = t.WriteHeader(&tar.Header{Name: job.Name, Mode: 0o644, Size: int64(len(text))})
-	if err == nil {
-		_, err = t.Write(text)
+	if err := t.WriteHeader(&tar.Header{Name: job.Name, Mode: 0o644, Size: int64(len(text))}); err != nil {
+		return err
 	}
-	return errors.Join(err, t.Close(), f.Close())
+	_, err = t.Write(text)
+	return errors.Join(err, t.Close())
 }
 
 func addFile(t *tar.Writer, name, from string) error {

@@ -164,9 +164,9 @@ func await(path string, limit time.Duration) error {
 }
 
 // unpack takes the job and its files from their disk.
-func unpack() (job.Job, error) {
+func unpack(disk, dir string) (job.Job, error) {
 	var j job.Job
-	f, err := os.Open(jobDisk)
+	f, err := os.Open(disk)
 	if err != nil {
 		return j, err
 	}
@@ -174,15 +174,15 @@ func unpack() (job.Job, error) {
 	for t := tar.NewReader(f); ; {
 		h, err := t.Next()
 		if err == io.EOF {
-			return j, fmt.Errorf("there is no %s on %s", job.Name, jobDisk)
+			return j, fmt.Errorf("there is no %s on %s", job.Name, disk)
 		}
 		if err != nil {
-			return j, fmt.Errorf("%s: %w", jobDisk, err)
+			return j, fmt.Errorf("%s: %w", disk, err)
 		}
 		if h.Name == job.Name { // it is the last
 			return j, json.NewDecoder(t).Decode(&j)
 		}
-		if err := unpackFile(filepath.Join(job.Dir, h.Name), t, os.FileMode(h.Mode)); err != nil {
+		if err := unpackFile(filepath.Join(dir, h.Name), t, os.FileMode(h.Mode)); err != nil {
 			return j, err
 		}
 	}

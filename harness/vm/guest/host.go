@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 
@@ -48,13 +47,3 @@ func say(e job.Event) {
 }
 
 func sayf(format string, args ...any) { say(job.Event{Say: fmt.Sprintf(format, args...)}) }
-
-// outputs passes on what a command says.
-type outputs struct{}
-
-var _ io.Writer = outputs{}
-
-func (outputs) Write(b []byte) (int, error) {
-	say(job.Event{Output: string(b)})
-	return len(b), nil
-}

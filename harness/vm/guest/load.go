@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,6 @@ const (
 	sampleEvery = 500 * time.Millisecond
 	// stepLimit bounds a step without load: mount, unmount, verify.
 	stepLimit = 90 * time.Second
-	hogLimit  = 60 * time.Second
 )
 
 // run is a Load in progress.
@@ -62,7 +62,16 @@ func runLoad(cfg *job.Load) *job.Result {
 		}
 	}
 	r.res.Killed = oomKilled()
-	return &r.res
+	return r.result()
+}
+
+// result returns what there is so far; the script may still add notes.
+func (r *run) result() *job.Result {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res := r.res
+	res.Notes = slices.Clone(res.Notes)
+	return &res
 }
 
 // play is the whole run, step by step.
@@ -222,12 +231,12 @@ func (r *run) watch() error {
 // lookAround finds out who waits. It tells the host first what it knows already:
 // the rest takes memory, which there may be none of.
 func (r *run) lookAround() {
-	known := r.res
+	known := r.result()
 	known.Outcome = job.Hung
 	if lost := r.losses(); lost != "" {
-		known.Notes = append(known.Notes[:len(known.Notes):len(known.Notes)], lost)
+		known.Notes = append(known.Notes, lost)
 	}
-	say(job.Event{Stuck: &known})
+	say(job.Event{Stuck: known})
 	r.res.Stacks = blockedStacks()
 }
 
@@ -237,11 +246,11 @@ func (r *run) sample() {
 	if p.Written > r.written {
 		r.written, r.moved = p.Written, now
 	}
-	if !r.worker.ended() {
+	if !r.worker.ended() || r.res.Seconds == 0 { // it may be over before the first sample
 		r.res.Seconds = now.Sub(r.start).Seconds()
 		r.res.Stall = max(r.res.Stall, now.Sub(r.moved).Seconds())
-		r.res.Latency = max(float64(p.MaxLatencyMs)/1000, r.res.Stall)
 	}
+	r.res.Latency = max(float64(p.MaxLatencyMs)/1000, r.res.Stall)
 	r.res.Bytes, r.res.Rate = p.Bytes, float64(p.Written)/r.res.Seconds
 	m, c := r.mem.read(), r.stat.read().since(r.first)
 	r.res.OOMKills = c.ooms

@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +15,7 @@ import (
 
 // perform does what the host asks for.
 func perform() error {
-	j, err := unpack()
+	j, err := unpack(jobDisk, job.Dir)
 	if err != nil {
 		return err
 	}
@@ -70,13 +72,59 @@ func kernelRelease() (string, error) {
 func runCommand(argv []string) error {
 	cmd := plain(argv[0], argv[1:]...)
 	cmd.Dir = job.Dir
-	cmd.Stdout, cmd.Stderr = outputs{}, outputs{}
-	err := cmd.Run()
-	code := cmd.ProcessState.ExitCode()
+	out, in, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = in, in
+	if err := errors.Join(cmd.Start(), in.Close()); err != nil {
+		return err
+	}
+	ended, passed := make(chan struct{}), make(chan struct{})
+	go func() {
+		passOn(out, ended)
+		close(passed)
+	}()
+	err = cmd.Wait()
+	close(ended)
+	_ = out.SetReadDeadline(time.Now().Add(quiet)) // pipes have deadlines
+	<-passed
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return err
 	}
+	code := exitCode(cmd.ProcessState)
 	say(job.Event{Exit: &code})
 	return nil
+}
+
+// quiet is how long a command that has ended says nothing before it is taken to
+// have said everything: it may have left somebody who could.
+const quiet = 250 * time.Millisecond
+
+// passOn passes on what a command says.
+func passOn(out *os.File, ended <-chan struct{}) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := out.Read(buf)
+		if n > 0 {
+			say(job.Event{Output: buf[:n]})
+		}
+		if err != nil { // nobody is left, or nobody says anything
+			return
+		}
+		select {
+		case <-ended:
+			_ = out.SetReadDeadline(time.Now().Add(quiet)) // the host may have taken its time
+		default:
+		}
+	}
+}
+
+// exitCode returns the code that a shell has for how a process ended.
+func exitCode(s *os.ProcessState) int {
+	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return s.ExitCode()
 }

@@ -2,9 +2,10 @@ package main
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"loopnfs/harness/vm/job"
@@ -35,14 +36,11 @@ func blocked(dir string) (s job.Stack, ok bool) {
 	if err != nil {
 		return s, false
 	}
-	// pid (comm) state
-	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
-	if open < 0 || end < 0 || end+2 >= len(stat) {
+	var rest string
+	if s.PID, s.Comm, rest, err = parseStat(stat); err != nil {
 		return s, false
 	}
-	s.Comm, s.State = string(stat[open+1:end]), string(stat[end+2])
-	fmt.Sscan(string(stat[:open]), &s.PID)
-	if s.State != "D" && s.State != "R" {
+	if s.State = rest[:1]; s.State != "D" && s.State != "R" {
 		return s, false
 	}
 	text, _ := os.ReadFile(dir + "/stack")
@@ -52,6 +50,17 @@ func blocked(dir string) (s job.Stack, ok bool) {
 		}
 	}
 	return s, len(s.Frames) > 0 && s.State == "D" || strings.Contains(string(text), "shrink_")
+}
+
+// parseStat reads "PID (COMM) STATE ..." of /proc/PID/stat, and returns what
+// follows COMM, which may have parentheses and spaces of its own.
+func parseStat(stat []byte) (pid int, comm, rest string, err error) {
+	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+	if open < 0 || end < open || end+2 >= len(stat) {
+		return 0, "", "", errors.New("it is not that of a task")
+	}
+	pid, err = strconv.Atoi(string(bytes.TrimSpace(stat[:open])))
+	return pid, string(stat[open+1 : end]), string(stat[end+2:]), err
 }
 
 // frame takes the function out of "[<0>] wait_on_commit+0x4a/0x80 [nfs]".

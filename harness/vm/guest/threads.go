@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -57,11 +58,8 @@ func countThreads(pid int) (all, without int, err error) {
 		if err != nil {
 			continue // it has ended
 		}
-		_, rest, _ := strings.Cut(string(stat), ") ")
-		var state string
-		var ignored [5]int
-		var flags uint64
-		if _, err := fmt.Sscan(rest, &state, &ignored[0], &ignored[1], &ignored[2], &ignored[3], &ignored[4], &flags); err != nil {
+		flags, err := taskFlags(stat)
+		if err != nil {
 			return 0, 0, fmt.Errorf("%s: %w", path, err)
 		}
 		all++
@@ -70,4 +68,18 @@ func countThreads(pid int) (all, without int, err error) {
 		}
 	}
 	return all, without, nil
+}
+
+// taskFlags returns the flags (PF_*) in a /proc/PID/stat.
+func taskFlags(stat []byte) (uint64, error) {
+	_, _, rest, err := parseStat(stat)
+	if err != nil {
+		return 0, err
+	}
+	// state ppid pgrp session tty_nr tpgid flags
+	words := strings.Fields(rest)
+	if len(words) < 7 {
+		return 0, errors.New("it has no flags")
+	}
+	return strconv.ParseUint(words[6], 10, 64)
 }

@@ -62,8 +62,8 @@ type Event struct {
 	Ready *Ready `json:",omitempty"`
 	// Serving: the server can be mounted.
 	Serving bool `json:",omitempty"`
-	// Output of a Command, or words on what is going on.
-	Output string  `json:",omitempty"`
+	// Output of a Command, byte for byte, or words on what is going on.
+	Output []byte  `json:",omitempty"`
 	Say    string  `json:",omitempty"`
 	Sample *Sample `json:",omitempty"`
 	// Stuck: nothing moves, and this is known so far. Who waits comes next,
