@@ -39,6 +39,17 @@ func Mechanisms() []Mechanism {
 	}
 }
 
+// VMMechanisms returns those that a server in a guest can do without; `loopnfs
+// serve` knows them by the same names.
+func VMMechanisms() []Mechanism {
+	return []Mechanism{
+		{Name: "host-guard", Off: "memory is not locked, threads may enter reclaim of the mount, nobody starts the server again"},
+		{Name: "stable-replies", Off: "WRITEs are answered UNSTABLE also when memory is short: their pages wait for a COMMIT"},
+		{Name: "direct-io", Off: "what is written out goes through the page cache of the kernel"},
+		{Name: "local-throttle", Off: "the server's own writers wait for its global dirty limit"},
+	}
+}
+
 // CheckMechanisms reports a name that is not one of a mechanism.
 func CheckMechanisms(names []string) error {
 	var known []string

@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"strings"
+
+	"loopnfs/harness"
 )
 
 // Mechanisms that serve can do without.
@@ -19,7 +21,10 @@ type without []string
 
 // validate reports a name that is not one of a mechanism.
 func (w without) validate() error {
-	known := []string{hostGuard, stableReplies, directIO, localThrottle}
+	var known []string
+	for _, m := range harness.VMMechanisms() {
+		known = append(known, m.Name)
+	}
 	for _, name := range w {
 		if !slices.Contains(known, name) {
 			return usagef("--without %s: no such mechanism; there are %s", name, strings.Join(known, ", "))
