@@ -16,6 +16,7 @@ import (
 
 // serveMount mounts, and serves the mount until it is unmounted.
 func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func()) error {
+	outliveReaders()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)

@@ -151,6 +151,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if opts.without.has(hostGuard) {
 		guard = hostguard.Enter()
 	}
+	outliveReaders()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	cfg.Logger = newLogger(os.Stderr, opts.verbose)
