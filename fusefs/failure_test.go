@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 )
 
@@ -99,6 +100,33 @@ func TestDirectRefused(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), "O_DIRECT"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, log.String())
+	}
+}
+
+// Where the file ends, which may be far away, does not matter to what is done about
+// pages in memory.
+func TestLossInAHugeFile(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	const far = 1 << 43
+	f.write(node, far, pattern(10_000, 1), vfs.FileSync)
+	in, err := f.inode(node)
+	f.ok(err)
+	verf := f.Verifier()
+	done := make(chan struct{})
+	go func() {
+		f.afterLoss(in)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		in.m.Truncate(0)
+		<-done
+		t.Fatal("it took 10 s")
+	}
+	if n := in.m.Nr(pagecache.Dirty); n != 3 || f.Verifier() == verf {
+		t.Errorf("%d pages are written again, want 3; verifier %v, was %v", n, f.Verifier(), verf)
 	}
 }
 

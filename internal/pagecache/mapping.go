@@ -154,6 +154,20 @@ func (m *Mapping) MarkDirty(f *alloc.Folio) {
 	}
 }
 
+// DirtyClean makes every clean folio with valid content dirty: what is behind the
+// cache may have lost it.
+func (m *Mapping) DirtyClean() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for num := m.lists[Clean].head; num != alloc.None; {
+		f := m.back.cache.arena.Folio(num)
+		num = f.List.Next
+		if f.Has(alloc.Uptodate) {
+			m.move(f, Dirty)
+		}
+	}
+}
+
 // redirty marks a folio under write-back that was written to again.
 const redirty = alloc.Flag(1 << 16)
 
