@@ -358,6 +358,19 @@ func TestFix(t *testing.T) {
 	}
 }
 
+// A service manager has the socket of a server, too, if it starts the server when
+// somebody connects. What is set for it, all services inherit.
+func TestSocketOfServiceManager(t *testing.T) {
+	tr := healthy()
+	tr.process(1, "systemd", 0, 1, "socket:[77]")
+	tr["proc/1/oom_score_adj"] = text("0\n")
+	h := tr.host()
+	after, err := Fix(h, examine(t, h))
+	if err != nil || len(after.Fixed) != 0 || len(after.Servers) != 1 || after.Servers[0].Name != "loopnfs" || after.Verdict != OK {
+		t.Errorf("fixed %+v, servers %+v, %q, %v", after.Fixed, after.Servers, bad(after), err)
+	}
+}
+
 func TestFixWithoutTheRight(t *testing.T) {
 	tr := healthy()
 	tr["proc/100/oom_score_adj"] = text("0\n")
