@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"loopnfs/fusefs"
 )
@@ -69,5 +71,49 @@ func TestMessagesThatNobodyReads(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("%s ended badly: %v", cmd.Args[1], err)
 		}
+	}
+}
+
+// A mount that was interrupted before it was there does not appear later.
+func TestInterruptedMount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root")
+	}
+	dir := t.TempDir()
+	data, mnt := filepath.Join(dir, "data"), filepath.Join(dir, "mnt")
+	for _, d := range []string{data, mnt} {
+		if err := os.Mkdir(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, ready := unread(t, "serve", "--export", data, "--state", filepath.Join(dir, "state"), "--listen", "127.0.0.1:0")
+	server.Process.Signal(syscall.SIGSTOP) // so that it takes its time
+	mount := exec.Command("loopnfs", "mount", strings.Fields(ready)[1]+":/data", mnt, "--via", "fuse", "--log", filepath.Join(dir, "log"), "--timeout", "5m")
+	if err := mount.Start(); err != nil {
+		t.Fatal(err)
+	}
+	serving := func() bool {
+		c, err := net.Dial("unix", statusName(mnt))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				exec.Command("loopnfs", "umount", "--force", mnt).Run()
+				t.Fatal(what)
+			}
+		}
+	}
+	until("the process in the background did not start", serving)
+	mount.Process.Kill()
+	mount.Wait()
+	server.Process.Signal(syscall.SIGCONT)
+	until("the process in the background has not ended", func() bool { return !serving() })
+	if m, err := fusefs.FindMount(mnt); m != nil || err != nil {
+		t.Errorf("left mounted: %+v, %v", m, err)
 	}
 }
