@@ -130,6 +130,43 @@ func TestLossInAHugeFile(t *testing.T) {
 	}
 }
 
+// What is under write-back may have reached the kernel before the sync that lost it:
+// it is written again, too, or whoever syncs next is told that it is on the disk.
+func TestLossDuringWriteBack(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, []byte("text"), vfs.Unstable)
+	in, err := f.inode(node)
+	f.ok(err)
+	end := f.underWriteback(node)
+	f.afterLoss(in)
+	end()
+	if in.m.Nr(pagecache.Dirty) != 1 {
+		t.Error("the page is not written again")
+	}
+	f.ok(f.Sync(f.op, node))
+	if got := f.backing("f"); string(got) != "text" {
+		t.Errorf("on disk after Sync: %q", got)
+	}
+}
+
+// A stable WRITE is not answered if a sync has failed since it began, even if its own
+// is good: its pages may have been written by others, lost, and freed by then.
+func TestLossDuringStableWrite(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	before := in.syncs.failures()
+	f.write(node, 0, []byte("text"), vfs.Unstable)
+	f.ok(f.Sync(f.op, node)) // by somebody else
+	in.syncs.mu.Lock()
+	in.syncs.failed, in.syncs.err = in.syncs.started, unix.EIO
+	in.syncs.mu.Unlock()
+	f.wants(f.syncSince(f.op.Scope, in, true, before), unix.EIO)
+	f.ok(f.Sync(f.op, node)) // what was written before it begins has a verifier
+}
+
 // onFull runs test on two file systems with some room, which more gives.
 func onFull(t *testing.T, o options, test func(f *fixture, makeRoom func())) {
 	t.Run("tmpfs", func(t *testing.T) {

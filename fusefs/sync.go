@@ -115,14 +115,19 @@ func (s *Store) afterLoss(in *inode) {
 	in.changes.Add(1)
 	s.verifier.Add(1)
 	if in.typ == vfs.TypeRegular {
-		in.m.DirtyClean()
+		in.m.DirtyAll()
 	}
 }
 
 // syncInode puts on stable storage what was written to in before the call, and
 // with full its attributes, too. Pages are written by the caller itself.
 func (s *Store) syncInode(sc gfp.Scope, in *inode, full bool) error {
-	before := in.syncs.failures()
+	return s.syncSince(sc, in, full, in.syncs.failures())
+}
+
+// syncSince is syncInode for a caller who wrote when in.syncs.failures was before, or
+// later: it reports each failure since.
+func (s *Store) syncSince(sc gfp.Scope, in *inode, full bool, before uint64) error {
 	if in.typ == vfs.TypeRegular {
 		if err := s.writeDirty(sc, in); err != nil {
 			return err

@@ -154,13 +154,17 @@ func (m *Mapping) MarkDirty(f *alloc.Folio) {
 	}
 }
 
-// DirtyClean makes every clean folio with valid content dirty: what is behind the
-// cache may have lost it.
-func (m *Mapping) DirtyClean() {
+// DirtyAll makes every folio with valid content dirty, those under write-back when
+// that ends: what is behind the cache may have lost it.
+func (m *Mapping) DirtyAll() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	a := m.back.cache.arena
+	for num := m.lists[Writeback].head; num != alloc.None; num = a.Folio(num).List.Next {
+		a.Folio(num).Set(redirty)
+	}
 	for num := m.lists[Clean].head; num != alloc.None; {
-		f := m.back.cache.arena.Folio(num)
+		f := a.Folio(num)
 		num = f.List.Next
 		if f.Has(alloc.Uptodate) {
 			m.move(f, Dirty)
