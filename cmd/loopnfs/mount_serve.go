@@ -21,7 +21,9 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+	log, flush := newLogger(os.Stderr, opts.verbose)
+	defer flush()
+	cfg.Logger = log
 
 	st, err := listenStatus(opts.mountpoint)
 	if err != nil {

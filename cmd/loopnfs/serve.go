@@ -154,7 +154,9 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	outliveReaders()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+	log, flush := newLogger(os.Stderr, opts.verbose)
+	defer flush()
+	cfg.Logger = log
 	guard.Protect(opts.guardConfig())
 	mem, err := newMemory(opts.memoryConfig(), guard)
 	if err != nil {

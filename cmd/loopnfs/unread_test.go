@@ -117,3 +117,45 @@ func TestInterruptedMount(t *testing.T) {
 		t.Errorf("left mounted: %+v, %v", m, err)
 	}
 }
+
+// Nor is it held up by a reader that hangs, perhaps for want of the very memory that
+// the process is to clean.
+func TestReaderThatHangs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it needs root")
+	}
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	messages, full, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer messages.Close()
+	if err := full.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	full.Write(make([]byte, 16<<20))
+	server := exec.Command("loopnfs", "serve", "--export", data, "--state", filepath.Join(dir, "state"), "--listen", "127.0.0.1:0")
+	server.Stderr = full
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	full.Close()
+	late := time.AfterFunc(time.Minute, func() { server.Process.Kill() })
+	defer late.Stop()
+	if line, err := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(line, "ready ") {
+		t.Fatalf("it did not start: %q, %v", line, err)
+	}
+	server.Process.Signal(syscall.SIGTERM)
+	if err := server.Wait(); err != nil {
+		t.Errorf("it did not end: %v", err)
+	}
+}
