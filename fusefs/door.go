@@ -260,6 +260,9 @@ func (d *Door) Unmount() error {
 // error, and the mount point is free. Requests in work may go on; Done tells
 // when they have ended.
 func (d *Door) Abort() error {
+	if !d.dev.disconnected() {
+		d.dev.abort() // also if it was taken out of the mount table before
+	}
 	return d.dev.Detach()
 }
 

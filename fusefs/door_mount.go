@@ -252,14 +252,18 @@ func fusermountU(path string) error {
 	}
 }
 
+// abort ends the connection, if fusectl is mounted.
+func (m *MountPoint) abort() {
+	_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.ID), []byte("1"), 0)
+}
+
 // Detach ends the connection, so that everybody who waits for it gets an error,
 // and takes the mount out of the way. It waits for nobody.
 func (m *MountPoint) Detach() error {
-	abort := fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.ID)
-	_ = os.WriteFile(abort, []byte("1"), 0) // fusectl need not be mounted
 	if !m.mounted() {
-		return nil
+		return nil // and its number may be that of another mount by now
 	}
+	m.abort()
 	// This aborts the connection too, even if it fails with EBUSY.
 	_ = unix.Unmount(m.Path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
 	if !m.mounted() {

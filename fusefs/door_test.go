@@ -547,6 +547,29 @@ func TestDoorAbort(t *testing.T) {
 	}
 }
 
+// The number of a connection goes to the next mount when it is free: what is not
+// mounted any more must not be aborted.
+func TestDetachWhatIsGone(t *testing.T) {
+	const control = "/sys/fs/fuse/connections"
+	if all, _ := os.ReadDir(control); len(all) == 0 {
+		if err := unix.Mount("none", control, "fusectl", 0, ""); err != nil {
+			t.Skip("no fusectl: ", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(control, unix.MNT_DETACH) })
+	}
+	m := mountTest(t, nil)
+	gone := MountPoint{Path: filepath.Join(t.TempDir(), "gone"), Source: "x", Type: "fuse.loopnfs", ID: m.door.dev.ID}
+	if _, err := os.Stat(fmt.Sprintf("%s/%d/abort", control, gone.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Detach(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.ReadDir(m.path(".")); err != nil {
+		t.Errorf("another mount was taken down: %v", err)
+	}
+}
+
 func TestDoorUnmountBusyThenFree(t *testing.T) {
 	m := mountTest(t, nil)
 	c := startHold(t, m.path("f"))

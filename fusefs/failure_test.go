@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 )
 
@@ -100,6 +101,70 @@ func TestDirectRefused(t *testing.T) {
 	if n := strings.Count(log.String(), "O_DIRECT"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, log.String())
 	}
+}
+
+// Where the file ends, which may be far away, does not matter to what is done about
+// pages in memory.
+func TestLossInAHugeFile(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	const far = 1 << 43
+	f.write(node, far, pattern(10_000, 1), vfs.FileSync)
+	in, err := f.inode(node)
+	f.ok(err)
+	verf := f.Verifier()
+	done := make(chan struct{})
+	go func() {
+		f.afterLoss(in)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		in.m.Truncate(0)
+		<-done
+		t.Fatal("it took 10 s")
+	}
+	if n := in.m.Nr(pagecache.Dirty); n != 3 || f.Verifier() == verf {
+		t.Errorf("%d pages are written again, want 3; verifier %v, was %v", n, f.Verifier(), verf)
+	}
+}
+
+// What is under write-back may have reached the kernel before the sync that lost it:
+// it is written again, too, or whoever syncs next is told that it is on the disk.
+func TestLossDuringWriteBack(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, []byte("text"), vfs.Unstable)
+	in, err := f.inode(node)
+	f.ok(err)
+	end := f.underWriteback(node)
+	f.afterLoss(in)
+	end()
+	if in.m.Nr(pagecache.Dirty) != 1 {
+		t.Error("the page is not written again")
+	}
+	f.ok(f.Sync(f.op, node))
+	if got := f.backing("f"); string(got) != "text" {
+		t.Errorf("on disk after Sync: %q", got)
+	}
+}
+
+// A stable WRITE is not answered if a sync has failed since it began, even if its own
+// is good: its pages may have been written by others, lost, and freed by then.
+func TestLossDuringStableWrite(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	before := in.syncs.failures()
+	f.write(node, 0, []byte("text"), vfs.Unstable)
+	f.ok(f.Sync(f.op, node)) // by somebody else
+	in.syncs.mu.Lock()
+	in.syncs.failed, in.syncs.err = in.syncs.started, unix.EIO
+	in.syncs.mu.Unlock()
+	f.wants(f.syncSince(f.op.Scope, in, true, before), unix.EIO)
+	f.ok(f.Sync(f.op, node)) // what was written before it begins has a verifier
 }
 
 // onFull runs test on two file systems with some room, which more gives.

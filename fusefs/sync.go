@@ -5,9 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
-	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
 )
@@ -116,29 +114,20 @@ func (s *Store) syncFD(in *inode, full bool) error {
 func (s *Store) afterLoss(in *inode) {
 	in.changes.Add(1)
 	s.verifier.Add(1)
-	if in.typ != vfs.TypeRegular {
-		return
-	}
-	var fs [32]*alloc.Folio
-	last := (in.size.Load() + alloc.PageSize - 1) >> alloc.PageShift
-	for index := uint64(0); index < last && in.m.Nr(pagecache.Clean) > 0; index += uint64(len(fs)) {
-		in.m.GetRange(index, fs[:])
-		for _, f := range fs {
-			if f == nil {
-				continue
-			}
-			if f.Has(alloc.Uptodate) {
-				in.m.MarkDirty(f)
-			}
-			s.arena.Put(f)
-		}
+	if in.typ == vfs.TypeRegular {
+		in.m.DirtyAll()
 	}
 }
 
 // syncInode puts on stable storage what was written to in before the call, and
 // with full its attributes, too. Pages are written by the caller itself.
 func (s *Store) syncInode(sc gfp.Scope, in *inode, full bool) error {
-	before := in.syncs.failures()
+	return s.syncSince(sc, in, full, in.syncs.failures())
+}
+
+// syncSince is syncInode for a caller who wrote when in.syncs.failures was before, or
+// later: it reports each failure since.
+func (s *Store) syncSince(sc gfp.Scope, in *inode, full bool, before uint64) error {
 	if in.typ == vfs.TypeRegular {
 		if err := s.writeDirty(sc, in); err != nil {
 			return err

@@ -31,6 +31,7 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	if err := s.mayDirty(in); err != nil {
 		return err
 	}
+	failures := in.syncs.failures()
 	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 		s.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
 		return nil
 	}
-	return s.syncInode(op.Scope, in, how == vfs.FileSync)
+	return s.syncSince(op.Scope, in, how == vfs.FileSync, failures)
 }
 
 // mayGrow reports whether the backing file system allows a file to have n bytes

@@ -94,22 +94,22 @@ func readReport(r io.Reader, cmd *exec.Cmd, log string) error {
 }
 
 // reportStart runs serve in the process in the background. serve calls ready
-// when it is.
-func reportStart(serve func(ready func()) error) error {
+// when it is, and ends if nobody waits for that any more.
+func reportStart(serve func(ready func() error) error) error {
 	pipe := os.NewFile(3, "report")
 	syscall.CloseOnExec(3)
 	os.Unsetenv(detachedEnv)
 	reported := false
-	report := func(rep startReport) {
-		if !reported {
-			reported = true
-			_ = json.NewEncoder(pipe).Encode(rep) // whoever is gone needs no report
-			pipe.Close()
+	report := func(rep startReport) error {
+		if reported {
+			return nil
 		}
+		reported = true
+		return errors.Join(json.NewEncoder(pipe).Encode(rep), pipe.Close())
 	}
-	err := serve(func() { report(startReport{}) })
+	err := serve(func() error { return report(startReport{}) })
 	if err != nil {
-		report(startReport{exitCode(err), err.Error()})
+		_ = report(startReport{exitCode(err), err.Error()}) // whoever is gone needs no report
 	}
 	return err
 }

@@ -126,9 +126,12 @@ func mountFuse(ctx context.Context, opts *mountOptions) error {
 	}
 	guard := hostguard.Enter()
 	if isDetached() {
-		return reportStart(func(ready func()) error { return serveMount(ctx, opts, cfg, guard, ready) })
+		return reportStart(func(ready func() error) error { return serveMount(ctx, opts, cfg, guard, ready) })
 	}
-	return serveMount(ctx, opts, cfg, guard, func() { os.Stdout.WriteString("ready " + opts.mountpoint + "\n") })
+	return serveMount(ctx, opts, cfg, guard, func() error {
+		os.Stdout.WriteString("ready " + opts.mountpoint + "\n") // who does not read it needs it not
+		return nil
+	})
 }
 
 // config turns flags into a configuration of the mount by FUSE.

@@ -14,12 +14,16 @@ import (
 	"loopnfs/reclaim/writeback"
 )
 
-// serveMount mounts, and serves the mount until it is unmounted.
-func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func()) error {
+// serveMount mounts, and serves the mount until it is unmounted, or not at all if
+// ready fails: a mount that was interrupted must not appear later.
+func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func() error) error {
+	outliveReaders()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+	log, flush := newLogger(os.Stderr, opts.verbose)
+	defer flush()
+	cfg.Logger = log
 
 	st, err := listenStatus(opts.mountpoint)
 	if err != nil {
@@ -39,7 +43,10 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 	go st.serve(func() int64 { return unwritten(client.BDI()) })
 	guard.Check()
 	guard.Log(cfg.Logger)
-	ready()
+	if err := ready(); err != nil {
+		cfg.Logger.Warn("nobody waits for the mount any more: unmounting", "error", err)
+		return finish(client, st, signals, cfg.Logger)
+	}
 	select {
 	case <-client.Door.Done():
 	case <-client.Door.Dead():

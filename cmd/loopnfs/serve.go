@@ -148,6 +148,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if err != nil {
 		return err
 	}
+	outliveReaders()
 	var guard *hostguard.Guard
 	var keep *hostguard.Keep
 	if opts.without.has(hostGuard) {
@@ -156,7 +157,9 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	defer keep.Remove() // what is left is taken over by the next start
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	cfg.Logger = newLogger(os.Stderr, opts.verbose)
+	log, flush := newLogger(os.Stderr, opts.verbose)
+	defer flush()
+	cfg.Logger = log
 	guard.Protect(opts.guardConfig())
 	mem, err := newMemory(opts.memoryConfig(keep), guard)
 	if err != nil {

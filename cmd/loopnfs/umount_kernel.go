@@ -36,7 +36,7 @@ func unwrittenOf(host *nfsmount.Host, k *nfsmount.Entry) func() int64 {
 // stillThere reports whether k is in the mount table.
 func stillThere(host *nfsmount.Host, k *nfsmount.Entry) bool {
 	now, err := host.Find(k.Path)
-	return err != nil || now != nil && now.Device == k.Device
+	return err != nil || now != nil && now.ID == k.ID && now.Device == k.Device
 }
 
 // forceKernel writes what can be written by deadline and gives the rest up. Each
@@ -48,7 +48,7 @@ func forceKernel(ctx context.Context, host *nfsmount.Host, k *nfsmount.Entry, de
 	}
 	complete := written.endedShowing(unwrittenOf(host, k), deadline) && written.err() == nil
 	lost := amount(host.Unwritten(k.Device))
-	gaveUp := host.GiveUp(k.Device)
+	gaveUp := host.GiveUp(k)
 	s, err := startStep(ctx, stepAbort, k.Path)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func forceKernel(ctx context.Context, host *nfsmount.Host, k *nfsmount.Entry, de
 		return fmt.Errorf("%s cannot be unmounted: process %d is still trying", k.Path, s.cmd.Process.Pid)
 	case complete:
 		return nil
-	case errors.Is(gaveUp, nfsmount.ErrNoGiveUp):
+	case errors.Is(gaveUp, nfsmount.ErrNoGiveUp), errors.Is(gaveUp, nfsmount.ErrShared):
 		return codeError{exitLost, fmt.Errorf("unmounted, but up to %s are not written to %s: %w; it goes on until the server is back", lost, k.Source, gaveUp)}
 	}
 	return codeError{exitLost, fmt.Errorf("unmounted; %s did not answer in time, and what was not written to it is lost: %s", k.Source, lost)}

@@ -82,7 +82,7 @@ func unmountAnswering(host *nfsmount.Host, k *nfsmount.Entry) error {
 	go func() {
 		<-st.giveUp
 		lost <- fmt.Errorf("it was told to give up: %s were not written to the server", amount(host.Unwritten(k.Device)))
-		_ = host.GiveUp(k.Device) // where it cannot, this goes on until it is killed
+		_ = host.GiveUp(k) // where it cannot, this goes on until it is killed
 	}()
 	err = host.Unmount(k)
 	select {

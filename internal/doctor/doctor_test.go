@@ -33,7 +33,7 @@ func healthy() tree {
 		"proc/sys/kernel/osrelease":                  text("6.12.117+deb12-amd64\n"),
 		"proc/sys/kernel/version":                    text("#1 SMP PREEMPT_DYNAMIC Debian 6.12.117-1 (2026-11-14)\n"),
 		"proc/meminfo":                               text("MemTotal:       16000000 kB\nSwapTotal:             0 kB\n"),
-		"proc/vmstat":                                text("nr_free_pages 7\nnr_dirty_threshold 1000\nnr_dirty_background_threshold 500\n"),
+		"proc/vmstat":                                text("nr_free_pages 7\nnr_dirty_threshold 700000\nnr_dirty_background_threshold 350000\n"),
 		"proc/swaps":                                 text("Filename Type Size Used Priority\n"),
 		"sys/class/bdi/0:45/max_ratio":               text("10\n"),
 		"sys/class/bdi/0:45/strict_limit":            text("1\n"),
@@ -175,6 +175,8 @@ func TestFindings(t *testing.T) {
 		{"swapped out", []func(tree){set("proc/100/status", "VmLck: 9 kB\nVmRSS: 9 kB\nVmSwap: 4 kB")}, []string{"warning locked-memory: server 100"}},
 		{"may be killed", []func(tree){set("proc/100/oom_score_adj", "0")}, []string{"warning oom-score: server 100"}},
 		{"no cap", []func(tree){set("sys/class/bdi/0:45/max_ratio", "100")}, []string{"warning bdi-caps: mount 0:45"}},
+		{"what loopnfs mount sets on a small host", []func(tree){set("sys/class/bdi/0:45/max_ratio", "25"), set("proc/vmstat", "nr_dirty_threshold 3000")}, nil},
+		{"the same on a large one", []func(tree){set("sys/class/bdi/0:45/max_ratio", "25")}, []string{"warning bdi-caps: mount 0:45"}},
 		{"not a strict one", []func(tree){set("sys/class/bdi/0:45/strict_limit", "0")}, []string{"warning bdi-caps: mount 0:45"}},
 		{"a kernel without strict_limit", []func(tree){func(tr tree) { delete(tr, "sys/class/bdi/0:45/strict_limit") }}, nil},
 		{"no /sys", []func(tree){func(tr tree) { delete(tr, "sys/class/bdi/0:45/max_ratio") }}, []string{"note bdi-caps: mount 0:45"}},
@@ -357,6 +359,34 @@ func TestFix(t *testing.T) {
 	}
 	if got := bad(after); !slices.Equal(got, []string{"note watermark-scale: memory"}) {
 		t.Errorf("after that: %q", got)
+	}
+}
+
+// The cap is never less than what keeps a server busy, which on a small host is more
+// than a tenth of the dirty limit.
+func TestFixCap(t *testing.T) {
+	for threshold, want := range map[string]string{"0": "10", "2000": "25", "5000": "20", "9000": "11", "700000": "10"} {
+		tr := healthy()
+		tr["proc/vmstat"] = text("nr_dirty_threshold " + threshold + "\n")
+		tr["sys/class/bdi/0:45/max_ratio"] = text("100\n")
+		h := tr.host()
+		after, err := Fix(h, examine(t, h))
+		if err != nil || len(after.Fixed) != 1 || after.Fixed[0].New != want || after.Verdict != OK {
+			t.Errorf("%s pages: %+v, want %s, %v", threshold, after.Fixed, want, err)
+		}
+	}
+}
+
+// A service manager has the socket of a server, too, if it starts the server when
+// somebody connects. What is set for it, all services inherit.
+func TestSocketOfServiceManager(t *testing.T) {
+	tr := healthy()
+	tr.process(1, "systemd", 0, 1, "socket:[77]")
+	tr["proc/1/oom_score_adj"] = text("0\n")
+	h := tr.host()
+	after, err := Fix(h, examine(t, h))
+	if err != nil || len(after.Fixed) != 0 || len(after.Servers) != 1 || after.Servers[0].Name != "loopnfs" || after.Verdict != OK {
+		t.Errorf("fixed %+v, servers %+v, %q, %v", after.Fixed, after.Servers, bad(after), err)
 	}
 }
 

@@ -125,17 +125,30 @@ func orUnknown(s string) string {
 	return s
 }
 
-// Caps of a backing device that kept all of the hosts alive that were tried.
+// Caps of a backing device that kept all of the hosts alive that were tried, in
+// percent of the dirty limit. Below leastDirty a server is not kept busy, but
+// smallMaxRatio is not exceeded for that.
 const (
-	wantMaxRatio = 10
-	maxMaxRatio  = 20
+	wantMaxRatio  = 10
+	maxMaxRatio   = 20
+	smallMaxRatio = 25
+	leastDirty    = 4 << 20 // bytes
 )
+
+// wantRatio is the cap for a loop-back mount, like that of loopnfs mount.
+func (r *Report) wantRatio() int64 {
+	limit := r.Memory.DirtyLimitBytes
+	if limit <= 0 {
+		return wantMaxRatio
+	}
+	return min(max(wantMaxRatio, (leastDirty*100+limit/2)/limit), smallMaxRatio)
+}
 
 func (r *Report) judgeMount(m *Mount) {
 	if len(m.Servers) == 0 {
 		r.add(noServer(m))
 	}
-	r.add(bdiCaps(m))
+	r.add(r.bdiCaps(m))
 }
 
 func noServer(m *Mount) Finding {
@@ -153,7 +166,7 @@ func noServer(m *Mount) Finding {
 	return f
 }
 
-func bdiCaps(m *Mount) Finding {
+func (r *Report) bdiCaps(m *Mount) Finding {
 	f := Finding{ID: "bdi-caps", Subject: m.Key(), What: fmt.Sprintf("bdi %s: max_ratio %s, strict_limit %s", m.Device, value(m.MaxRatio), value(m.StrictLimit))}
 	f.Why = "Bounds how much memory can be dirty pages that only the server can clean."
 	if m.MaxRatio < 0 {
@@ -161,8 +174,8 @@ func bdiCaps(m *Mount) Finding {
 		return f
 	}
 	dir := "/sys/class/bdi/" + m.Device
-	if m.MaxRatio > maxMaxRatio {
-		f.change(dir+"/max_ratio", wantMaxRatio, bdiPermanent)
+	if want := r.wantRatio(); m.MaxRatio > max(want, maxMaxRatio) {
+		f.change(dir+"/max_ratio", want, bdiPermanent)
 	}
 	if m.StrictLimit == 0 {
 		f.change(dir+"/strict_limit", 1, bdiPermanent)

@@ -71,12 +71,16 @@ func (h *Host) process(pid int) (p process, err error) {
 	return p, err
 }
 
-// socketOwners returns the processes that have one of the sockets open, and how
-// many processes could not be looked into.
+// serviceManager has sockets of servers open that it starts when somebody connects,
+// and serves none of them.
+const serviceManager = "systemd"
+
+// socketOwners returns the processes that have one of the sockets open, but for
+// service managers, and how many processes could not be looked into.
 func (h *Host) socketOwners(procs []process, inodes map[string]bool) (owners map[string][]process, hidden int) {
 	owners = map[string][]process{}
 	for _, p := range procs {
-		if p.kernel {
+		if p.kernel || p.name == serviceManager {
 			continue
 		}
 		dir := proc(p.pid, "fd")

@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		childEnters(func() error { return syscall.EPERM })
 	case "protect":
 		childProtects()
+	case "spare":
+		fmt.Println(spare())
 	}
 }
 
@@ -130,6 +132,21 @@ func childProtects() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// A process that may be killed first, as everything that a desktop starts, becomes
+// one that may be killed like others, at least.
+func TestSpareFromAbove(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `echo 50 > /proc/self/oom_score_adj && exec "$0"`, os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"=spare", "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var is int
+	if _, err := fmt.Sscan(string(out), &is); err != nil || is > 0 {
+		t.Errorf("it has %s", out)
 	}
 }
 

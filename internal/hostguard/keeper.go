@@ -130,7 +130,7 @@ func (k *Keep) keep() int {
 			}
 			return code
 		}
-		log.Warn("the server ended and is started again", "why", why)
+		go log.Warn("the server ended and is started again", "why", why) // nobody may be reading
 	}
 }
 

@@ -72,11 +72,17 @@ func capable(c uint) bool {
 const oomNever = -1000
 
 // spare lowers oom_score_adj as far as allowed, and returns what it is, with the
-// error of going all the way.
-func spare() (int, error) {
+// error of going all the way. It never raises what a supervisor has set.
+func spare() (is int, first error) {
 	const file = "/proc/self/oom_score_adj"
-	var first error
-	for want := oomNever; want < 0; want += 100 {
+	b, err := os.ReadFile(file)
+	if err == nil {
+		is, err = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	if err != nil {
+		return 0, err
+	}
+	for want := oomNever; want < is; want += 100 {
 		err := os.WriteFile(file, []byte(strconv.Itoa(want)), 0)
 		if err == nil {
 			return want, first
@@ -85,8 +91,6 @@ func spare() (int, error) {
 			first = err
 		}
 	}
-	b, _ := os.ReadFile(file)
-	is, _ := strconv.Atoi(strings.TrimSpace(string(b)))
 	return is, first
 }
 

@@ -263,7 +263,7 @@ func TestUnmount(t *testing.T) {
 	mounted := "26 1 254:0 / / rw - ext4 /dev/vda rw\n33 26 " + device + " / /mnt rw - nfs server:/data rw\n"
 	f.write("proc/self/mountinfo", mounted)
 	e, err := f.Find("/mnt")
-	if err != nil || e == nil || *e != (Entry{"/mnt", "server:/data", "nfs", device}) || !e.IsNFS() {
+	if err != nil || e == nil || *e != (Entry{33, "/mnt", "server:/data", "nfs", device}) || !e.IsNFS() {
 		t.Fatalf("%+v, %v", e, err)
 	}
 	answer := func(errs ...error) {
@@ -305,15 +305,37 @@ func TestUnmount(t *testing.T) {
 
 func TestGiveUp(t *testing.T) {
 	f := newFake(t)
-	if err := f.GiveUp(device); !errors.Is(err, ErrNoGiveUp) {
+	e := &Entry{ID: 33, Path: "/mnt", Device: device}
+	if err := f.GiveUp(e); !errors.Is(err, ErrNoGiveUp) {
 		t.Error(err)
 	}
 	f.write("sys/fs/nfs/"+device+"/shutdown", "0")
-	if err := f.GiveUp(device); err != nil {
+	if err := f.GiveUp(e); err != nil {
 		t.Error(err)
 	}
 	if b, _ := os.ReadFile(filepath.Join(f.Root, "sys/fs/nfs", device, "shutdown")); string(b) != "1" {
 		t.Errorf("%q", b)
+	}
+}
+
+// Who gives up one mount must not take away those of others, which share its
+// requests and its pages.
+func TestMountedElsewhere(t *testing.T) {
+	f := newFake(t)
+	f.write("proc/self/mountinfo", "33 26 "+device+" / /mnt rw - nfs server:/data rw\n34 26 "+device+" /sub /container rw - nfs server:/data rw\n")
+	f.write("sys/fs/nfs/"+device+"/shutdown", "0")
+	e, err := f.Find("/mnt")
+	if err != nil || e == nil {
+		t.Fatal(err)
+	}
+	err = f.GiveUp(e)
+	wantError(t, err, "mounted on /container")
+	if b, _ := os.ReadFile(filepath.Join(f.Root, "sys/fs/nfs", device, "shutdown")); string(b) != "0" || !errors.Is(err, ErrShared) {
+		t.Errorf("%q, %v", b, err)
+	}
+	f.unmount = func(int) error { return nil }
+	if err := f.Abort(e); err != nil || fmt.Sprint(f.calls) != fmt.Sprint([]int{unix.MNT_DETACH | unix.UMOUNT_NOFOLLOW}) {
+		t.Errorf("%v, %v", f.calls, err)
 	}
 }
 

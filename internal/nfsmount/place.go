@@ -13,6 +13,7 @@ import (
 
 // Entry is a mount as the mount table has it.
 type Entry struct {
+	ID                 int // of the mount, not of what is mounted
 	Path, Source, Type string
 	Device             string // MAJOR:MINOR
 }
@@ -21,20 +22,43 @@ type Entry struct {
 // the topmost if there are several, nil if there is nothing. It does not look at
 // the mount, which may be a dead one.
 func (h *Host) Find(path string) (*Entry, error) {
+	all, err := h.entries(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	return &all[len(all)-1], nil
+}
+
+// entries returns the mounts that filter lets pass.
+func (h *Host) entries(filter mountinfo.FilterFunc) ([]Entry, error) {
 	f, err := os.Open(h.path("/proc/self/mountinfo"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the mount table: %w", err)
 	}
 	defer f.Close()
-	all, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
+	infos, err := mountinfo.GetMountsFromReader(f, filter)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the mount table: %w", err)
 	}
-	if len(all) == 0 {
-		return nil, nil
+	all := make([]Entry, len(infos))
+	for i, m := range infos {
+		all[i] = Entry{ID: m.ID, Path: m.Mountpoint, Source: m.Source, Type: m.FSType, Device: deviceOf(m)}
 	}
-	m := all[len(all)-1]
-	return &Entry{Path: m.Mountpoint, Source: m.Source, Type: m.FSType, Device: fmt.Sprintf("%d:%d", m.Major, m.Minor)}, nil
+	return all, nil
+}
+
+func deviceOf(m *mountinfo.Info) string { return fmt.Sprintf("%d:%d", m.Major, m.Minor) }
+
+// elsewhere reports whether what e mounts is mounted by others, too: mounts of one
+// export share their pages and their requests, and bind mounts are such mounts.
+func (h *Host) elsewhere(e *Entry) error {
+	all, err := h.entries(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.ID == e.ID || deviceOf(m) != e.Device, false
+	})
+	if err == nil && len(all) > 0 {
+		err = fmt.Errorf("%w on %s: unmount that, too", ErrShared, all[0].Path)
+	}
+	return err
 }
 
 // checkMountpoint returns the real path of a directory where nothing is mounted.

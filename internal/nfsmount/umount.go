@@ -16,7 +16,7 @@ func (e *Entry) IsNFS() bool { return e.Type == "nfs" || e.Type == "nfs4" }
 // mounted reports whether e is still the topmost mount at its path.
 func (h *Host) mounted(e *Entry) bool {
 	now, err := h.Find(e.Path)
-	return err == nil && now != nil && now.Device == e.Device
+	return err == nil && now != nil && now.ID == e.ID && now.Device == e.Device
 }
 
 // Unmount takes e away and returns when the server has everything. If it does not
@@ -52,11 +52,14 @@ func (h *Host) Sync(e *Entry) error {
 }
 
 // Abort ends what waits for the server with an error, and takes the mount out of the
-// way, in use or not. Like Unmount it may not return, if GiveUp could not do its
-// part.
+// way, in use or not. What others have mounted, too, it only takes out of the way. Like
+// Unmount it may not return, if GiveUp could not do its part.
 func (h *Host) Abort(e *Entry) error {
-	err := h.Kernel.Unmount(e.Path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EBUSY) {
+	err := h.elsewhere(e)
+	if err == nil {
+		err = h.Kernel.Unmount(e.Path, unix.MNT_FORCE|unix.UMOUNT_NOFOLLOW)
+	}
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, ErrShared) {
 		err = h.Kernel.Unmount(e.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	}
 	return h.unmountError(e, err)
@@ -73,13 +76,19 @@ func (h *Host) unmountError(e *Entry, err error) error {
 	return fmt.Errorf("cannot unmount %s: %w", e.Path, err)
 }
 
-// ErrNoGiveUp says that the kernel has no way to give up a mount.
-var ErrNoGiveUp = errors.New("this kernel cannot give up what is not written, which takes Linux 6.5")
+// Reasons not to give up a mount.
+var (
+	ErrNoGiveUp = errors.New("this kernel cannot give up what is not written, which takes Linux 6.5")
+	ErrShared   = errors.New("it is mounted")
+)
 
-// GiveUp ends all requests of the mount on device with an error, now and later
-// (kernel: the attribute shutdown of nfs_sysfs). What was not written is lost.
-func (h *Host) GiveUp(device string) error {
-	err := writeAttribute(h.path("/sys/fs/nfs", device, "shutdown"), "1")
+// GiveUp ends all requests of what e mounts with an error, now and later (kernel: the
+// attribute shutdown of nfs_sysfs). What was not written is lost. e may be unmounted.
+func (h *Host) GiveUp(e *Entry) error {
+	if err := h.elsewhere(e); err != nil {
+		return err
+	}
+	err := writeAttribute(h.path("/sys/fs/nfs", e.Device, "shutdown"), "1")
 	if errors.Is(err, os.ErrNotExist) {
 		return ErrNoGiveUp
 	}

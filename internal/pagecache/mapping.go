@@ -154,6 +154,24 @@ func (m *Mapping) MarkDirty(f *alloc.Folio) {
 	}
 }
 
+// DirtyAll makes every folio with valid content dirty, those under write-back when
+// that ends: what is behind the cache may have lost it.
+func (m *Mapping) DirtyAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a := m.back.cache.arena
+	for num := m.lists[Writeback].head; num != alloc.None; num = a.Folio(num).List.Next {
+		a.Folio(num).Set(redirty)
+	}
+	for num := m.lists[Clean].head; num != alloc.None; {
+		f := a.Folio(num)
+		num = f.List.Next
+		if f.Has(alloc.Uptodate) {
+			m.move(f, Dirty)
+		}
+	}
+}
+
 // redirty marks a folio under write-back that was written to again.
 const redirty = alloc.Flag(1 << 16)
 

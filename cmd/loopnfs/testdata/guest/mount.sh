@@ -137,6 +137,14 @@ expect 0 "" loopnfs umount $mnt --force
 [ $(stat -c %s $export/h) = 100000 ] || fail "h has $(stat -c %s $export/h) bytes"
 kill -9 $writer
 
+echo "== by force: what is mounted elsewhere, too, is left alone"
+expect 0 "" loopnfs mount 127.0.0.1:/e $mnt
+expect 0 "" loopnfs mount 127.0.0.1:/e /mnt2
+expect 0 "" loopnfs umount $mnt --force
+echo text >/mnt2/j || fail "the other mount is dead"
+expect 0 "" loopnfs umount /mnt2
+is text $export/j
+
 echo "== by force: the server is gone"
 expect 0 "" loopnfs mount 127.0.0.1:/e $mnt
 dirty 100000 i
