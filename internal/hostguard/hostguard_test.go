@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 		childEnters(func() error { return syscall.EPERM })
 	case "protect":
 		childProtects()
+	case "keeper":
+		childKeeps()
 	case "spare":
 		fmt.Println(spare())
 	}

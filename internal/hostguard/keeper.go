@@ -31,7 +31,9 @@ const (
 	// signals.
 	keeperThreads = 8
 	// A server that ends so often, each time so early, is not started again.
-	maxEarly, early = 10, 10 * time.Second
+	maxEarly, early = 20, 10 * time.Second
+	// earlyPause is before each start but the first after a crash.
+	earlyPause = 100 * time.Millisecond
 	// crashed is the exit code of a Go program that panics. Wrong usage has
 	// the same, but not once clients can connect.
 	crashed = 2
@@ -119,6 +121,9 @@ func (k *Keep) keep() int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	for soon := 0; ; {
+		if soon > 1 {
+			time.Sleep(earlyPause)
+		}
 		began := time.Now()
 		code, again, why := k.serveOnce(signals)
 		if soon++; time.Since(began) > early {
@@ -134,8 +139,9 @@ func (k *Keep) keep() int {
 	}
 }
 
-// serveOnce runs a server until it ends, and reports whether it was killed or
-// crashed while clients could connect and nobody had told it to end.
+// serveOnce runs a server until it ends, and reports whether it is to be started
+// again: it was killed or crashed, clients could connect or had been able to, and
+// nobody had told it to end.
 func (k *Keep) serveOnce(signals <-chan os.Signal) (code int, again bool, why string) {
 	cmd, ready, err := k.start()
 	if err != nil {
@@ -159,7 +165,14 @@ func (k *Keep) serveOnce(signals <-chan os.Signal) (code int, again bool, why st
 		if killed {
 			code = 128 + int(st.Sys().(syscall.WaitStatus).Signal())
 		}
-		return code, k.wasReady(ready) && !told && (killed || code == crashed), st.String()
+		restarted := k.socket != nil
+		again = killed || code == crashed
+		if !k.wasReady(ready) {
+			// The first one may have been told something impossible; a later one
+			// has only failed to get what it needs.
+			again = restarted && code != 0
+		}
+		return code, again && !told, st.String()
 	}
 }
 
