@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -45,6 +46,9 @@ type device struct {
 }
 
 func newDevice(cfg *DoorConfig) (*device, error) {
+	if err := clearDead(cfg); err != nil {
+		return nil, err
+	}
 	path, err := checkMountpoint(cfg.Mountpoint)
 	if err != nil {
 		return nil, err
@@ -75,6 +79,38 @@ func (d *device) identify(path string) error {
 		return fmt.Errorf("mounted %s, but cannot use it: %w", path, err)
 	}
 	return nil
+}
+
+// clearDead takes away what a process that was killed has left at the mount point:
+// a mount of the same thing, whose connection is gone.
+func clearDead(cfg *DoorConfig) error {
+	path, err := filepath.Abs(cfg.Mountpoint)
+	if err != nil {
+		return nil // checkMountpoint says so
+	}
+	m, err := FindMount(path)
+	if err != nil || m == nil || m.Type != "fuse."+cfg.Type || m.Source != cfg.FsName || !m.dead() {
+		return err
+	}
+	return m.Detach()
+}
+
+// deadLimit is how long a mount has to say that its process is gone; a living one
+// may hang.
+const deadLimit = time.Second
+
+func (m *MountPoint) dead() bool {
+	said := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t // nothing of it is cached
+		said <- unix.Statfs(m.Path, &st)
+	}()
+	select {
+	case err := <-said:
+		return err == unix.ENOTCONN
+	case <-time.After(deadLimit):
+		return false
+	}
 }
 
 // checkMountpoint returns the real path of a directory where nothing is mounted.

@@ -663,6 +663,34 @@ func TestDoorMountpoint(t *testing.T) {
 	}
 }
 
+// What a killed process has left at the mount point is replaced by the same thing
+// again, and by nothing else.
+func TestDoorReplacesADeadMount(t *testing.T) {
+	m := mountTest(t, nil)
+	busy, err := os.Open(m.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	_ = unix.Unmount(m.dir, unix.MNT_FORCE) // ends the connection, although it is busy
+	var st unix.Statfs_t
+	if err := unix.Statfs(m.dir, &st); err != unix.ENOTCONN {
+		t.Fatalf("the mount is not dead: %v", err)
+	}
+	if d, err := MountFS(DoorConfig{FS: m.FS, Mountpoint: m.dir, FsName: "other"}); err == nil {
+		d.Unmount()
+		t.Error("something else took its place")
+	}
+	d, err := MountFS(DoorConfig{FS: m.FS, Mountpoint: m.dir, FsName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Unmount()
+	if _, err := os.Stat(m.dir); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDoorConnectionID(t *testing.T) {
 	m := mountTest(t, nil)
 	var want int

@@ -51,8 +51,9 @@ by default "/" and the last element of DIR, so 127.0.0.1:/data for
 
 The process guards itself against want of memory, because a host that mounts what
 it serves gets memory back only from the server: it locks its memory, starts its
-threads ahead, and its threads enter no file system for memory. It says what it
-cannot get for want of rights.
+threads ahead, and its threads enter no file system for memory. A parent of it
+starts it again at once if it is killed or crashes. It says what it cannot get for
+want of rights.
 
 When clients can connect, one line is printed on standard output: "ready", the
 address, and the names of the exports. Messages go to standard error. SIGTERM

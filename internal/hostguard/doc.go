@@ -2,7 +2,7 @@
 // waiting for memory itself, on a real kernel. A server that is mounted on its
 // own machine is one: the pages of its mount are free only after it has answered.
 //
-// It has three ways to get into that wait, and the guard closes each:
+// It has these ways to get into that wait, and the guard closes each:
 //
 //	it allocates in the kernel  ──► direct reclaim ──► nfs_release_folio ──► itself
 //	  PR_SET_IO_FLUSHER: PF_MEMALLOC_NOIO, so its allocations enter no file system
@@ -10,8 +10,11 @@
 //	  PR_SET_IO_FLUSHER: PF_LOCAL_THROTTLE, so only its own disk holds it up
 //	it touches its own memory   ──► page fault ──► allocation
 //	  mlockall, the binary read in, threads started ahead
+//	it starts, after it was killed ──► others have taken its memory
+//	  a Keep, which outlives it, and a keeper that starts it
 //
-// A Guard goes through Enter, which may execute the program again; Protect; and,
+// A Guard goes through Enter, which may execute the program again, or EnterKeeping,
+// which returns in a child of the keeper; Protect; and,
 // once the process serves, Check. It never fails: what could not be had is
 // remembered with what that costs and the remedy, for Log to say and for Err to
 // refuse.
