@@ -223,8 +223,7 @@ func restartJob() job.Job {
 }
 
 func freezeJob() job.Job {
-	// Limits that let pages stay dirty until somebody wants them written.
-	j := vmJob("freeze", 55, map[string]string{"vm/dirty_bytes": "67108864", "vm/dirty_background_bytes": "50331648"})
+	j := vmJob("freeze", 55, map[string]string{"vm/dirty_ratio": "40"})
 	j.Load.Work.Rounds = 1
 	return j
 }

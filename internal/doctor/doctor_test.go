@@ -43,6 +43,7 @@ func healthy() tree {
 	for name, value := range map[string]string{
 		"dirty_bytes": "0", "dirty_ratio": "20", "dirty_background_bytes": "0", "dirty_background_ratio": "10",
 		"min_free_kbytes": "67584", "watermark_scale_factor": "100", "compaction_proactiveness": "20",
+		"compact_unevictable_allowed": "0",
 	} {
 		t["proc/sys/vm/"+name] = text(value + "\n")
 	}
@@ -168,6 +169,9 @@ func TestFindings(t *testing.T) {
 		{"no mount there", []func(tree){on(waiting), options("addr=192.0.2.99")}, []string{"warning release-policy: kernel"}},
 		{"a kernel whose compaction waits", []func(tree){on("6.12.18-amd64"), rename},
 			[]string{"danger release-policy: kernel", "warning compaction: kernel"}},
+		{"compaction that moves locked memory, there", []func(tree){on(waiting), set("proc/sys/vm/compact_unevictable_allowed", "1")},
+			[]string{"note release-policy: kernel", "warning compaction-locked: kernel"}},
+		{"the same where nobody waits", []func(tree){set("proc/sys/vm/compact_unevictable_allowed", "1")}, nil},
 		{"an unknown kernel", []func(tree){on("5.14.0-570.el9.x86_64")}, []string{"warning release-policy: kernel"}},
 		{"one thread without the flags", []func(tree){unguarded}, []string{"danger thread-flags: server 100"}},
 		{"the same, remote mount only", []func(tree){unguarded, options("addr=192.0.2.99")}, []string{"note thread-flags: server 100"}},

@@ -71,6 +71,9 @@ func (r *Report) judgeKernel() {
 	if k.KcompactdWaits {
 		r.judgeCompaction()
 	}
+	if k.Policy == Waits {
+		r.judgeLockedMoves()
+	}
 }
 
 // waiting judges a kernel that waits by the servers that it would wait for.
@@ -116,6 +119,21 @@ func (r *Report) judgeCompaction() {
 			"# or boot a kernel with that fix: " + kcompactdFix.versions(),
 		},
 	})
+}
+
+// judgeLockedMoves looks at compaction by a process: it waits for the server while it
+// holds other pages, among them the server's own.
+func (r *Report) judgeLockedMoves() {
+	if r.Memory.CompactUnevictable <= 0 {
+		return
+	}
+	f := Finding{
+		ID: "compaction-locked", Severity: r.looped(Warning, Note), Subject: SubjectKernel,
+		What: "compaction moves locked memory (vm.compact_unevictable_allowed 1)",
+		Why:  "Who has memory compacted holds many pages at once, and waits here until one of a mount is written. Among the others may be memory of the server, which waits for it then.",
+	}
+	f.sysctl("compact_unevictable_allowed", 0)
+	r.add(f)
 }
 
 func orUnknown(s string) string {

@@ -21,6 +21,8 @@ type Memory struct {
 	MinFreeBytes            int64 `json:"min_free_bytes"`
 	WatermarkScaleFactor    int64 `json:"watermark_scale_factor"` // of 10,000
 	CompactionProactiveness int64 `json:"compaction_proactiveness"`
+	// CompactUnevictable is 1 if compaction may move locked memory.
+	CompactUnevictable int64 `json:"compact_unevictable_allowed"`
 	// TransparentHugepages is always, madvise, never, or empty.
 	TransparentHugepages string `json:"transparent_hugepages"`
 	SwapTotalBytes       int64  `json:"swap_total_bytes"`
@@ -33,8 +35,8 @@ func (h *Host) memory() Memory {
 		DirtyBytes: vm("dirty_bytes"), DirtyRatio: vm("dirty_ratio"),
 		DirtyBackgroundBytes: vm("dirty_background_bytes"), DirtyBackgroundRatio: vm("dirty_background_ratio"),
 		MinFreeBytes: kib(vm("min_free_kbytes")), WatermarkScaleFactor: vm("watermark_scale_factor"),
-		CompactionProactiveness: vm("compaction_proactiveness"),
-		TransparentHugepages:    chosen(h.read("sys/kernel/mm/transparent_hugepage/enabled")),
+		CompactionProactiveness: vm("compaction_proactiveness"), CompactUnevictable: vm("compact_unevictable_allowed"),
+		TransparentHugepages: chosen(h.read("sys/kernel/mm/transparent_hugepage/enabled")),
 	}
 	_ = h.lines("proc/meminfo", func(line string) bool {
 		switch f := strings.Fields(line); {

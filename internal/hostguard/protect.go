@@ -1,6 +1,7 @@
 package hostguard
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -34,6 +35,14 @@ func (g *Guard) Protect(cfg Config) {
 			Remedy: "mount /proc, and have some memory free at the start",
 		})
 	}
+	if err := keepInPlace(); err != nil {
+		g.Miss(Missing{
+			What:   "locked memory that stays where it is",
+			Why:    err,
+			Costs:  "compaction may move it, and whoever has it moved may wait for a page of this process's clients meanwhile",
+			Remedy: "sysctl -w vm.compact_unevictable_allowed=0",
+		})
+	}
 	if got, err := spare(); got != oomNever {
 		g.Miss(Missing{
 			What:   fmt.Sprintf("oom_score_adj of %d", oomNever),
@@ -58,6 +67,20 @@ func lockAll() error {
 		return fmt.Errorf("the limit is %d KiB", r.Cur>>10)
 	}
 	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
+}
+
+// keepInPlace keeps compaction from moving locked memory, on the whole host. It
+// moves pages by the dozen and holds all of them until the last can go; to split
+// a large one that is dirty, it waits for the server that wrote it
+// (migrate_pages_batch, nfs_release_folio). Kernels without compaction have no
+// such setting.
+func keepInPlace() error {
+	const file = "/proc/sys/vm/compact_unevictable_allowed"
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) || strings.TrimSpace(string(b)) == "0" {
+		return nil
+	}
+	return os.WriteFile(file, []byte("0"), 0)
 }
 
 // capable reports whether the process has a capability.

@@ -20,10 +20,16 @@ const (
 	frozenFor = 5 * time.Second
 )
 
+// lazyLimits let heldMiB stay dirty until somebody wants them written.
+var lazyLimits = map[string]string{"vm/dirty_bytes": "67108864", "vm/dirty_background_bytes": "50331648"}
+
 // freeze freezes the exported file system under dirty pages of its loop-back
 // mount: first in the wrong order, then in the right one.
 func (r *run) freeze() error {
 	<-r.worker.done
+	if err := setSysctl(lazyLimits); err != nil {
+		return err
+	}
 	h, err := startHolder()
 	if err != nil {
 		return err

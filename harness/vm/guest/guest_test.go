@@ -401,9 +401,6 @@ func TestServers(t *testing.T) {
 			t.Errorf("%+v: %s, %s", c.cfg, s.source(), s.mountOptions())
 		}
 	}
-	if err := (&server{cfg: job.Server{Name: "samba", Host: ""}}).crash(0); err == nil {
-		t.Error("a server without a process was killed")
-	}
 	with := (&server{cfg: job.Server{Name: "loopnfs", Without: []string{"a", "b"}}}).loopnfsArgs()
 	if with := with[len(with)-2:]; !slices.Equal(with, []string{"--without", "a,b"}) {
 		t.Errorf("got %q", with)
