@@ -34,11 +34,11 @@ func (r *run) freeze() error {
 	if err != nil {
 		return err
 	}
-	for _, order := range []func() error{r.freezeWrong, r.freezeRight} {
+	for _, order := range []func(*holder) error{r.freezeWrong, r.freezeRight} {
 		if err := within("dirtying", h.dirty); err != nil {
 			return err
 		}
-		if err := order(); err != nil {
+		if err := order(h); err != nil {
 			return err
 		}
 	}
@@ -65,10 +65,14 @@ func startHolder() (*holder, error) {
 }
 
 // dirty has the holder write, and waits until it has.
-func (h *holder) dirty() error {
-	if _, err := fmt.Fprintln(h.in); err != nil {
-		return err
-	}
+func (h *holder) dirty() error { return errors.Join(h.begin(), h.await()) }
+
+func (h *holder) begin() error {
+	_, err := fmt.Fprintln(h.in)
+	return err
+}
+
+func (h *holder) await() error {
 	_, err := h.out.ReadString('\n')
 	return err
 }
@@ -97,9 +101,13 @@ func hold(path string) error {
 	return nil
 }
 
-func (r *run) freezeWrong() error {
+func (r *run) freezeWrong(h *holder) error {
 	sayf("freezing in the wrong order")
 	if err := command("fsfreeze", "-f", srv); err != nil {
+		return err
+	}
+	// What was dirty may have been written for its memory meanwhile.
+	if err := h.begin(); err != nil {
 		return err
 	}
 	synced := make(chan error, 1)
@@ -114,10 +122,10 @@ func (r *run) freezeWrong() error {
 	if err := command("fsfreeze", "-u", srv); err != nil {
 		return err
 	}
-	return within("the sync after the thaw", func() error { return <-synced })
+	return errors.Join(within("the sync after the thaw", func() error { return <-synced }), within("the write after the thaw", h.await))
 }
 
-func (r *run) freezeRight() error {
+func (r *run) freezeRight(*holder) error {
 	sayf("freezing in the right order")
 	if err := within("sync of the mount", func() error { return command("sync", "-f", mnt) }); err != nil {
 		return err
