@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -121,7 +122,7 @@ func dial(t testing.TB, addr string) *rpcClient {
 }
 
 func newRPCClient(t testing.TB, nc net.Conn) *rpcClient {
-	c := &rpcClient{t: t, nc: nc, cred: rootCred(), waiting: map[uint32]chan []byte{}, ended: make(chan struct{})}
+	c := &rpcClient{t: t, nc: nc, cred: rootCred(), xid: rand.Uint32(), waiting: map[uint32]chan []byte{}, ended: make(chan struct{})}
 	go c.receive()
 	t.Cleanup(c.close)
 	return c

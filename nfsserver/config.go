@@ -55,6 +55,10 @@ type Config struct {
 	Arena *alloc.Arena
 	// Graph gets a task for each request slot and each connection; may be nil.
 	Graph *waitfor.Graph
+	// StateDir is where replies to calls that must not be carried out twice are
+	// kept for the next server; "" keeps them in memory only. It must be there,
+	// and no other server may use it.
+	StateDir string
 	// PoolID names the pool of workers in Graph. Servers that share a graph
 	// need different ones.
 	PoolID uint64

@@ -35,6 +35,7 @@ var (
 // sent by whoever has one, see send.go.
 type conn struct {
 	srv    *Server
+	id     uint64
 	nc     *net.TCPConn
 	stream *sunrpc.Stream
 	peer   netip.AddrPort
@@ -65,7 +66,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	}
 	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	c := &conn{
-		srv: s, nc: nc, stream: stream, peer: peer,
+		srv: s, id: s.count.accepted.Add(1), nc: nc, stream: stream, peer: peer,
 		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
@@ -101,7 +102,10 @@ func (c *conn) setOptions() error {
 // progress get their replies.
 func (c *conn) run() {
 	err := c.receiveAll()
-	if err != io.EOF && err != errDrain {
+	switch {
+	case err == io.EOF && c.srv.adm.idle(c):
+		c.srv.dups.delivered(c)
+	case err != io.EOF && err != errDrain:
 		c.abort(err)
 	}
 	c.inflight.Wait()
@@ -318,7 +322,6 @@ func (c *conn) handOver(r *request, args, n int) {
 	if r.charge > 0 {
 		r.task.Hold(c.srv.adm.dataResource())
 	}
-	r.task.Wait("", "a server worker", 0, c.srv.workerResource())
 	c.task.End()
-	c.srv.queue <- r
+	r.enqueue()
 }

@@ -29,7 +29,8 @@ type request struct {
 	srv  *Server
 	conn *conn
 	task *waitfor.Task
-	next *request // in the send queue of conn
+	next *request  // in the send queue of conn, or among those that wait in dup
+	dup  *dupEntry // of this call in the duplicate request cache, while it is carried out
 
 	call   sunrpc.Call
 	args   []byte // holds head: header and arguments
@@ -93,6 +94,34 @@ func touched[T any](n int) []T {
 	return s
 }
 
+// enqueue has a worker take the call.
+func (r *request) enqueue() {
+	r.task.Wait("", "a server worker", 0, r.srv.workerResource())
+	r.srv.queue <- r
+}
+
+// work carries out the call, unless that was done or is being done, and replies.
+func (r *request) work() {
+	switch r.srv.dups.begin(r) {
+	case parked:
+		return
+	case carryOut:
+		worker := r.srv.workerResource()
+		r.task.Hold(worker)
+		r.serve()
+		r.srv.dups.end(r)
+		r.task.Release(worker)
+	}
+	r.reply()
+}
+
+// reply sends what the call is answered with.
+func (r *request) reply() {
+	r.leave()
+	r.finishReply()
+	r.conn.send(r)
+}
+
 // serve carries out the call and leaves the reply in enc and data.
 func (r *request) serve() {
 	defer r.recover()
@@ -100,8 +129,6 @@ func (r *request) serve() {
 	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)
-	// A duplicate request cache looks here whether the call was carried out
-	// before, and keeps the reply below.
 	r.dispatch()
 	if r.accept != sunrpc.Success {
 		r.refuse(r.accept)
@@ -171,7 +198,8 @@ func (r *request) recover() {
 	r.srv.count.panics.Add(1)
 	r.srv.cfg.Logger.Error("panic while serving a call", "call", r.name(),
 		"peer", r.conn.peer.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	r.refuse(sunrpc.SystemErr)
+	r.accept = sunrpc.SystemErr
+	r.refuse(r.accept)
 }
 
 // leave gives back the memory that the procedure needed and the reply does not.

@@ -27,6 +27,7 @@ type Server struct {
 	ioPages     int // pages of the largest READ or WRITE
 	recordLimit int // bytes
 
+	dups    *drc
 	adm     admission
 	slots   []*request
 	queue   chan *request
@@ -63,6 +64,9 @@ func New(cfg Config) (*Server, error) {
 		policy: cfg.Receive, poolID: cfg.PoolID,
 		limit: usage{slots: int64(cfg.Slots), bytes: int64(cfg.Arena.Total()) << alloc.PageShift / payloadPart},
 	}
+	if s.dups, err = s.openDRC(); err != nil {
+		return nil, err
+	}
 	for range cfg.Slots {
 		s.slots = append(s.slots, newRequest(s))
 	}
@@ -73,23 +77,32 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
+func (s *Server) openDRC() (*drc, error) {
+	if s.cfg.StateDir == "" {
+		return newDRC(s.cfg.Slots, nil)
+	}
+	journal, err := openJournal(s.cfg.StateDir, s.noise)
+	if err != nil {
+		return nil, err
+	}
+	dups, err := newDRC(s.cfg.Slots, journal)
+	if err != nil {
+		err = errors.Join(err, journal.close())
+	}
+	return dups, err
+}
+
 func (s *Server) workerResource() waitfor.Resource {
 	return waitfor.Resource{Kind: waitfor.Worker, ID: s.cfg.PoolID}
 }
 
 // work carries out calls until there will be none any more.
 func (s *Server) work() {
-	worker := s.workerResource()
 	for r := range s.queue {
 		s.count.busy.Add(1)
 		r.task.Done()
-		r.task.Hold(worker)
-		r.serve()
-		r.leave()
-		r.finishReply()
-		r.task.Release(worker)
+		r.work()
 		s.count.busy.Add(-1)
-		r.conn.send(r)
 	}
 }
 
@@ -182,7 +195,6 @@ func (s *Server) start(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns[c] = struct{}{}
-	s.count.accepted.Add(1)
 	s.serving.Go(c.sender)
 	s.serving.Go(func() {
 		c.run()
@@ -221,6 +233,7 @@ func (s *Server) end(ended chan struct{}) {
 	for _, r := range s.slots {
 		s.cfg.Graph.Remove(r.task)
 	}
+	s.dups.journal.close()
 	close(ended)
 }
 

@@ -20,6 +20,9 @@ type Stats struct {
 	// StableReplies are WRITEs made more durable than their clients asked for
 	// (StabilityPolicy).
 	StableReplies uint64
+	// Duplicates are calls that were answered with the reply to the same call,
+	// sent before.
+	Duplicates uint64
 
 	Busy         int   // workers that carry out a call now
 	InFlight     int   // requests from receipt to reply
@@ -29,7 +32,7 @@ type Stats struct {
 type counters struct {
 	accepted, refused, badRecords, timeouts, panics atomic.Uint64
 	calls                                           [nfs3.NumProcs]atomic.Uint64
-	mountCalls, stable                              atomic.Uint64
+	mountCalls, stable, duplicates                  atomic.Uint64
 	busy                                            atomic.Int64
 }
 
@@ -49,8 +52,8 @@ func (s *Server) Stats() Stats {
 		Accepted: s.count.accepted.Load(), Refused: s.count.refused.Load(),
 		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
 		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(),
-		StableReplies: s.count.stable.Load(),
-		Busy:          int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
+		StableReplies: s.count.stable.Load(), Duplicates: s.count.duplicates.Load(),
+		Busy: int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
 	}
 	for i := range st.Calls {
 		st.Calls[i] = s.count.calls[i].Load()

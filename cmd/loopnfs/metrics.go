@@ -65,6 +65,7 @@ var (
 	descWait    = desc("throttled_writers", "Writers that wait for the dirty limit now.")
 	descCalls   = desc("nfs_calls_total", "NFS calls served.", "procedure")
 	descStable  = desc("stable_replies_total", "WRITEs made more durable than asked for, because memory was short.")
+	descDups    = desc("nfs_duplicates_total", "Calls sent again and answered with the reply to the first.")
 	descShort   = desc("host_memory_short", "1 while the host is short of memory.")
 	descShorts  = desc("host_memory_short_total", "Times the host became short of memory.")
 	descConns   = desc("connections", "Open connections.")
@@ -104,6 +105,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	s := c.server.NFS.Stats()
 	count(descStable, s.StableReplies)
+	count(descDups, s.Duplicates)
 	gauge(descConns, s.Conns)
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {

@@ -44,6 +44,7 @@ func TestMemoryMetrics(t *testing.T) {
 	got := gather(t, &collector{mem, server, watch})
 	for name, want := range map[string]float64{
 		"loopnfs_host_memory_short": 1, "loopnfs_host_memory_short_total": 1, "loopnfs_stable_replies_total": 0,
+		"loopnfs_nfs_duplicates_total": 0,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s: %v, want %v (there: %t)", name, v, want, ok)

@@ -194,7 +194,7 @@ func (s *Server) startStores(cfg *ServerConfig) error {
 
 func (s *Server) startNFS(cfg *ServerConfig) error {
 	nc := nfsserver.Config{
-		Arena: s.mem.Arena, Graph: s.mem.Graph, Workers: cfg.Workers, Slots: cfg.Slots,
+		Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir, Workers: cfg.Workers, Slots: cfg.Slots,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	}
 	for i, x := range cfg.Exports {

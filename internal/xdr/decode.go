@@ -43,6 +43,9 @@ func (d *Decoder) Fail(err error) {
 // Offset returns how many bytes have been decoded.
 func (d *Decoder) Offset() int { return d.off }
 
+// Rest returns what is left to decode, borrowed.
+func (d *Decoder) Rest() []byte { return d.buf[d.off:] }
+
 // Remaining returns how many bytes are left, whatever the error.
 func (d *Decoder) Remaining() int { return len(d.buf) - d.off }
 

@@ -1,0 +1,183 @@
+package nfsserver
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A reply journal is a file of keptReplies records, written round and round:
+//
+//	CRC-32C of the rest | sequence number + 1 | time | key | port | length | reply from its XID on
+//	         4          |         8           |  8   | 36  |  4   |   4    |       maxKept
+//
+// all in big endian, time in seconds since 1970. A record that was not written whole is
+// as if it were not there.
+const (
+	journalName = "replies"
+	journalHead = 4 + 8 + 8 + 36 + 4 + 4
+	journalRec  = 512
+	// journalAge is how long a client may need to find the next server. Older
+	// replies are not heeded: another client may have come to the same XID.
+	journalAge = 10 * time.Minute
+)
+
+// replyJournal keeps replies for the next server.
+type replyJournal struct {
+	f     *os.File
+	noise *throttledLog
+
+	bufs sync.Pool // of *[journalRec]byte
+
+	// Those who write at the same time share a sync.
+	mu             sync.Mutex
+	cond           sync.Cond
+	running        bool
+	started, ended uint64 // syncs
+	err            error  // of the last
+}
+
+// openJournal opens the journal in dir, for this server alone, and makes it if it is
+// not there.
+func openJournal(dir string, noise *throttledLog) (*replyJournal, error) {
+	name := dir + "/" + journalName
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
+	}
+	j := &replyJournal{f: f, noise: noise}
+	j.cond.L = &j.mu
+	j.bufs.New = func() any { return new([journalRec]byte) }
+	if err := j.prepare(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("nfsserver: %s: %w", name, err)
+	}
+	return j, nil
+}
+
+// prepare locks the file and gives it all its blocks.
+func (j *replyJournal) prepare() error {
+	if err := unix.Flock(int(j.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another server uses it: give each its own directory for state (%w)", err)
+	}
+	st, err := j.f.Stat()
+	if err != nil || st.Size() == keptReplies*journalRec {
+		return err
+	}
+	if _, err := j.f.WriteAt(make([]byte, keptReplies*journalRec), 0); err != nil {
+		return err
+	}
+	return errors.Join(j.f.Truncate(keptReplies*journalRec), j.f.Sync())
+}
+
+func (j *replyJournal) close() error {
+	if j == nil {
+		return nil
+	}
+	return j.f.Close()
+}
+
+// journaled is a record as it was found.
+type journaled struct {
+	seq   uint64
+	when  int64
+	key   dupKey
+	port  uint16
+	reply []byte
+}
+
+// load returns what the last server left, oldest first.
+func (j *replyJournal) load() ([]journaled, error) {
+	all := make([]byte, keptReplies*journalRec)
+	if _, err := j.f.ReadAt(all, 0); err != nil {
+		return nil, err
+	}
+	var found []journaled
+	oldest := time.Now().Add(-journalAge).Unix()
+	for rec := range slices.Chunk(all, journalRec) {
+		if r, ok := decodeJournaled(rec); ok && r.when >= oldest {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
+	return found, nil
+}
+
+// write puts a reply on stable storage. One that cannot be written is lost at the
+// next start, which the operator is told; the call was carried out all the same.
+func (j *replyJournal) write(r *journaled) {
+	b := j.bufs.Get().(*[journalRec]byte)
+	defer j.bufs.Put(b)
+	r.encode(b)
+	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
+	if err == nil {
+		err = j.sync()
+	}
+	if err != nil {
+		j.noise.warn("a reply is not kept for the next start", "err", err)
+	}
+}
+
+// sync makes sure that a sync which starts after now has ended.
+func (j *replyJournal) sync() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for mine := j.started + 1; j.ended < mine; {
+		if j.running {
+			j.cond.Wait()
+			continue
+		}
+		j.running = true
+		j.started++
+		j.mu.Unlock()
+		err := unix.Fdatasync(int(j.f.Fd()))
+		j.mu.Lock()
+		j.running, j.ended, j.err = false, j.started, err
+		j.cond.Broadcast()
+	}
+	return j.err
+}
+
+func (r *journaled) encode(b *[journalRec]byte) {
+	clear(b[:])
+	p := binary.BigEndian.AppendUint64(b[:4], r.seq+1) // a file of zeros has no records
+	p = binary.BigEndian.AppendUint64(p, uint64(r.when))
+	p = append(p, r.key.addr[:]...)
+	for _, v := range [...]uint32{
+		r.key.xid, r.key.proc, r.key.uid, r.key.args, r.key.sum, uint32(r.port), uint32(len(r.reply)),
+	} {
+		p = binary.BigEndian.AppendUint32(p, v)
+	}
+	copy(b[len(p):], r.reply)
+	binary.BigEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
+}
+
+// decodeJournaled decodes a record, whose reply is borrowed from b; ok is false if it
+// is none.
+func decodeJournaled(b []byte) (r journaled, ok bool) {
+	seq := binary.BigEndian.Uint64(b[4:])
+	if seq == 0 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:journalRec], castagnoli) {
+		return r, false
+	}
+	r.seq, r.when = seq-1, int64(binary.BigEndian.Uint64(b[12:]))
+	p := b[20:]
+	copy(r.key.addr[:], p)
+	p = p[len(r.key.addr):]
+	var port, n uint32
+	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum, &port, &n} {
+		*v, p = binary.BigEndian.Uint32(p), p[4:]
+	}
+	if n < successHeader+4 || n > maxKept {
+		return r, false
+	}
+	r.port, r.reply = uint16(port), p[:n]
+	return r, true
+}
