@@ -140,7 +140,13 @@ func VMDrills() []VMDrill {
 			Name:  "compaction",
 			Loop:  "compaction moves a page of the mount -> waits until it is written -> the server needs memory in one piece",
 			Peers: true,
-			Job:   vmJob("compact", 55, map[string]string{"vm/dirty_ratio": "40", "vm/compaction_proactiveness": "100"}),
+			Job:   vmJob("compact", 55, map[string]string{"vm/dirty_ratio": "40"}),
+		},
+		{
+			Name:  "compact-memory",
+			Loop:  "a process compacts memory -> splits a page of the mount, waits until it is written -> the server waits for pages that it moves",
+			Peers: true,
+			Job:   compactMemoryJob(),
 		},
 		{
 			Name:  "restart",
@@ -206,6 +212,14 @@ func vmJob(script string, hog int, sysctl map[string]string) job.Job {
 			StallSeconds: stallSeconds, HangSeconds: hangSeconds, LimitSeconds: loadSeconds,
 		},
 	}
+}
+
+// compactMemoryJob has the export on XFS: pages with metadata of ext4 are among those
+// that are moved.
+func compactMemoryJob() job.Job {
+	j := vmJob("compact-mem", 55, map[string]string{"vm/dirty_ratio": "40"})
+	j.Disk = "xfs"
+	return j
 }
 
 // throttleJob is one write of 16 MiB with a dirty limit of 4, and no pressure.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"time"
 )
@@ -15,16 +16,26 @@ const (
 	thpDir   = "/sys/kernel/mm/transparent_hugepage/"
 )
 
-// compact has the kernel move pages together all the time: by order, and because
-// somebody wants huge pages.
-func (r *run) compact() error {
+// compact has the kernel move pages together all the time: kcompactd, in the
+// background, and whoever wants a huge page.
+func (r *run) compact() error { return r.compactBy("vm/compaction_proactiveness", "100") }
+
+// compactMemory has a process compact all of memory, which the kernel lets wait where
+// kcompactd does not.
+func (r *run) compactMemory() error { return r.compactBy("vm/compact_memory", "1") }
+
+// compactBy writes value to a sysctl over and over beside a process that wants huge
+// pages.
+func (r *run) compactBy(sysctl, value string) error {
 	for _, name := range []string{"enabled", "defrag"} {
 		if err := os.WriteFile(thpDir+name, []byte("always"), 0); err != nil {
 			return err
 		}
 	}
 	before := r.stat.compactions()
-	if err := r.whileCompacting(); err != nil {
+	loop := fmt.Sprintf("while :; do echo %s > /proc/sys/%s; sleep %.1f; done", value, sysctl, compactEvery.Seconds())
+	// In processes of their own: they may have to wait like anybody else.
+	if err := r.beside(plain(hogName, "churn", strconv.Itoa(churnMiB)), plain("sh", "-c", loop)); err != nil {
 		return err
 	}
 	c := r.stat.compactions().since(before)
@@ -35,20 +46,15 @@ func (r *run) compact() error {
 	return nil
 }
 
-func (r *run) whileCompacting() error {
-	cmd := plain(hogName, "churn", strconv.Itoa(churnMiB))
-	if err := cmd.Start(); err != nil {
-		return err
+// beside runs commands until the load has ended.
+func (r *run) beside(cmds ...*exec.Cmd) error {
+	for _, cmd := range cmds {
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		defer cmd.Wait() // it was killed
+		defer cmd.Process.Kill()
 	}
-	defer cmd.Wait() // it was killed
-	defer cmd.Process.Kill()
-	// In a process of its own: it may have to wait like anybody else.
-	loop := plain("sh", "-c", fmt.Sprintf("while :; do echo 1 > /proc/sys/vm/compact_memory; sleep %.1f; done", compactEvery.Seconds()))
-	if err := loop.Start(); err != nil {
-		return err
-	}
-	defer loop.Wait() // as above
-	defer loop.Process.Kill()
 	<-r.worker.done
 	return nil
 }

@@ -20,6 +20,7 @@ var scripts = map[string]script{
 	"":             {},
 	"anon-fault":   {prepare: (*run).swapOnDisk},
 	"compact":      {during: (*run).compact},
+	"compact-mem":  {during: (*run).compactMemory},
 	"restart":      {during: (*run).restart},
 	"freeze":       {during: (*run).freeze},
 	"thread-flags": {during: (*run).threadFlags},
