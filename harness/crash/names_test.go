@@ -1,0 +1,192 @@
+package crash
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// namesWorker changes a directory of its own, and sizes of files in it, one call after
+// the other, and knows what it looks like after each.
+type namesWorker struct {
+	disk *disk
+	c    *client
+	dir  nfs3.FileHandle
+	// sent and done are points in the record, states the directory after each call
+	// that changed it; the first state is the one before all of them.
+	sent, done []int
+	states     []state
+}
+
+type state map[string]object
+
+// object is what a name stands for.
+type object struct {
+	handle nfs3.FileHandle
+	typ    vfs.FileType
+	size   uint64 // of a file
+}
+
+// String shows as much of a handle as tells one from another.
+func (o object) String() string {
+	return fmt.Sprintf("%v %x %d bytes", o.typ, crc32.ChecksumIEEE(o.handle.Bytes()), o.size)
+}
+
+var names = []string{"a", "b", "c", "d", "e", "f", "g", "h"}
+
+func newNamesWorker(d *disk, c *client, dir nfs3.FileHandle, name string) (*namesWorker, error) {
+	var res nfs3.CreateResult
+	_, err := c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: nfs3.DirOpArgs{Dir: dir, Name: []byte(name)}}, nil, &res)
+	if err == nil && res.Status != nfs3.StatusOK {
+		err = fmt.Errorf("MKDIR %s: %v", name, res.Status)
+	}
+	return &namesWorker{disk: d, c: c, dir: res.Handle.Handle, states: []state{{}}}, err
+}
+
+func (w *namesWorker) at(name string) nfs3.DirOpArgs {
+	return nfs3.DirOpArgs{Dir: w.dir, Name: []byte(name)}
+}
+
+// step makes one change that is possible.
+func (w *namesWorker) step(r *rand.Rand) error {
+	now := w.states[len(w.states)-1]
+	name := names[r.IntN(len(names))]
+	o, exists := now[name]
+	next := maps.Clone(now)
+	w.sent = append(w.sent, w.disk.now())
+	var err error
+	switch {
+	case !exists:
+		next[name], err = w.make(r, now, name)
+	case r.IntN(3) == 0 && o.typ == vfs.TypeRegular:
+		o.size = uint64(r.IntN(20000))
+		next.setSize(o)
+		err = w.change(nfs3.ProcSetAttr, &nfs3.SetAttrArgs{Handle: o.handle, Set: vfs.SetAttr{SetSize: true, Size: o.size}})
+	case r.IntN(2) == 0:
+		err = w.rename(r, next, name)
+	default:
+		delete(next, name)
+		proc := uint32(nfs3.ProcRemove)
+		if o.typ == vfs.TypeDirectory {
+			proc = nfs3.ProcRmdir
+		}
+		err = w.change(proc, &nfs3.RemoveArgs{Dir: w.dir, Name: []byte(name)})
+	}
+	w.done, w.states = append(w.done, w.disk.now()), append(w.states, next)
+	return err
+}
+
+// setSize gives all names of o its size.
+func (s state) setSize(o object) {
+	for name, p := range s {
+		if p.handle == o.handle {
+			s[name] = o
+		}
+	}
+}
+
+func (w *namesWorker) make(r *rand.Rand, now state, name string) (object, error) {
+	for _, other := range slices.Sorted(maps.Keys(now)) {
+		if o := now[other]; o.typ == vfs.TypeRegular && r.IntN(4) == 0 {
+			var res nfs3.LinkResult
+			_, err := w.c.call(nfs3.ProcLink, &nfs3.LinkArgs{Handle: o.handle, To: w.at(name)}, nil, &res)
+			return o, asError("LINK", res.Status, err)
+		}
+	}
+	var res nfs3.CreateResult
+	var err error
+	typ := []vfs.FileType{vfs.TypeRegular, vfs.TypeRegular, vfs.TypeDirectory, vfs.TypeSymlink, vfs.TypeFIFO}[r.IntN(5)]
+	switch typ {
+	case vfs.TypeRegular:
+		how := []vfs.CreateMode{vfs.Unchecked, vfs.Guarded, vfs.Exclusive}[r.IntN(3)]
+		_, err = w.c.call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: w.at(name), How: how, Verf: vfs.Verifier{byte(r.Uint32()), 1}}, nil, &res)
+	case vfs.TypeDirectory:
+		_, err = w.c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: w.at(name)}, nil, &res)
+	case vfs.TypeSymlink:
+		_, err = w.c.call(nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: w.at(name), Target: []byte("target")}, nil, &res)
+	default:
+		_, err = w.c.call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: w.at(name), Type: typ}, nil, &res)
+	}
+	return object{handle: res.Handle.Handle, typ: typ}, asError("make "+name, res.Status, err)
+}
+
+// rename moves name over another one, or to a free one.
+func (w *namesWorker) rename(r *rand.Rand, next state, name string) error {
+	to := names[r.IntN(len(names))]
+	o, over := next[name], next[to]
+	if over.typ != 0 && (over.typ == vfs.TypeDirectory) != (o.typ == vfs.TypeDirectory) {
+		to = name
+	}
+	if over.handle != o.handle || over.typ == 0 { // two names of one file both stay
+		delete(next, name)
+		next[to] = o
+	}
+	var res nfs3.RenameResult
+	_, err := w.c.call(nfs3.ProcRename, &nfs3.RenameArgs{From: w.at(name), To: w.at(to)}, nil, &res)
+	return asError("RENAME", res.Status, err)
+}
+
+func (w *namesWorker) change(proc uint32, args encoder) error {
+	var res nfs3.WCCResult
+	_, err := w.c.call(proc, args, nil, &res)
+	return asError(nfs3.ProcName(proc), res.Status, err)
+}
+
+func asError(what string, st nfs3.Status, err error) error {
+	if err == nil && st != nfs3.StatusOK {
+		err = errors.New(st.String())
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", what, err)
+	}
+	return err
+}
+
+// check finds the directory as it was after the last call that was answered, or after
+// the one that was in progress.
+func (w *namesWorker) check(c *client, crash int) error {
+	answered, _ := slices.BinarySearch(w.done, crash+1)
+	sent, _ := slices.BinarySearch(w.sent, crash+1)
+	is, err := w.look(c)
+	if err != nil {
+		return err
+	}
+	for _, s := range w.states[answered : max(answered, sent)+1] {
+		if maps.Equal(s, is) {
+			return nil
+		}
+	}
+	return fmt.Errorf("after call %d of %d that were sent\nthere is %v,\nbut was  %v", answered, sent, is, w.states[answered])
+}
+
+// look returns what there is, with the attributes that the handles of then lead to.
+func (w *namesWorker) look(c *client) (state, error) {
+	is := state{}
+	for _, name := range names {
+		found, err := c.lookup(w.dir, name)
+		switch {
+		case err != nil:
+			return nil, err
+		case found.Status == nfs3.StatusNoEnt:
+			continue
+		case found.Status != nfs3.StatusOK:
+			return nil, fmt.Errorf("LOOKUP %s: %v", name, found.Status)
+		}
+		at, err := c.getattr(found.Handle)
+		if err != nil || at.Status != nfs3.StatusOK {
+			return nil, fmt.Errorf("GETATTR %s: %v, %w", name, at.Status, err)
+		}
+		o := object{handle: found.Handle, typ: at.Attr.Type}
+		if o.typ == vfs.TypeRegular {
+			o.size = at.Attr.Size
+		}
+		is[name] = o
+	}
+	return is, nil
+}
