@@ -72,7 +72,7 @@ func (r *Report) judgeKernel() {
 		r.judgeCompaction()
 	}
 	if k.Policy == Waits {
-		r.judgeLockedMoves()
+		r.judgeForcedCompaction()
 	}
 }
 
@@ -121,18 +121,28 @@ func (r *Report) judgeCompaction() {
 	})
 }
 
-// judgeLockedMoves looks at compaction by a process: it waits for the server while it
-// holds other pages, among them the server's own.
-func (r *Report) judgeLockedMoves() {
-	if r.Memory.CompactUnevictable <= 0 {
+// judgeForcedCompaction looks at compaction by a process: it waits for the server while
+// it holds other pages, which the server may need.
+func (r *Report) judgeForcedCompaction() {
+	m := &r.Memory
+	locked, direct := m.CompactUnevictable > 0, m.HugepageDefrag == "always"
+	if !locked && !direct {
 		return
 	}
 	f := Finding{
-		ID: "compaction-locked", Severity: r.looped(Warning, Note), Subject: SubjectKernel,
-		What: "compaction moves locked memory (vm.compact_unevictable_allowed 1)",
-		Why:  "Who has memory compacted holds many pages at once, and waits here until one of a mount is written. Among the others may be memory of the server, which waits for it then.",
+		ID: "forced-compaction", Severity: r.looped(Warning, Note), Subject: SubjectKernel,
+		What: fmt.Sprintf("a process that has memory compacted waits there too; vm.compact_unevictable_allowed %d, defrag for huge pages: %s",
+			m.CompactUnevictable, orUnknown(m.HugepageDefrag)),
+		Why: "It holds many pages at once and waits until one of the mount is written. Memory of the server, or metadata of ext4, can be among the others.",
 	}
-	f.sysctl("compact_unevictable_allowed", 0)
+	if locked {
+		f.sysctl("compact_unevictable_allowed", 0)
+	}
+	if direct {
+		const name = "/sys/kernel/mm/transparent_hugepage/defrag"
+		f.Remedy = append(f.Remedy, "echo madvise > "+name)
+		f.Changes = append(f.Changes, Change{Path: name, New: "madvise", Permanent: "add transparent_hugepage.defrag=madvise to the kernel's command line, or write it at boot"})
+	}
 	r.add(f)
 }
 

@@ -25,7 +25,10 @@ type Memory struct {
 	CompactUnevictable int64 `json:"compact_unevictable_allowed"`
 	// TransparentHugepages is always, madvise, never, or empty.
 	TransparentHugepages string `json:"transparent_hugepages"`
-	SwapTotalBytes       int64  `json:"swap_total_bytes"`
+	// HugepageDefrag says who compacts memory for them: always, defer,
+	// defer+madvise, madvise, never, or empty.
+	HugepageDefrag string `json:"hugepage_defrag"`
+	SwapTotalBytes int64  `json:"swap_total_bytes"`
 }
 
 func (h *Host) memory() Memory {
@@ -37,6 +40,7 @@ func (h *Host) memory() Memory {
 		MinFreeBytes: kib(vm("min_free_kbytes")), WatermarkScaleFactor: vm("watermark_scale_factor"),
 		CompactionProactiveness: vm("compaction_proactiveness"), CompactUnevictable: vm("compact_unevictable_allowed"),
 		TransparentHugepages: chosen(h.read("sys/kernel/mm/transparent_hugepage/enabled")),
+		HugepageDefrag:       chosen(h.read("sys/kernel/mm/transparent_hugepage/defrag")),
 	}
 	_ = h.lines("proc/meminfo", func(line string) bool {
 		switch f := strings.Fields(line); {
