@@ -110,8 +110,8 @@ func startNode(ctx context.Context, cfg NodeConfig, out io.Writer) (*node, error
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	n := &node{mem: mem, out: json.NewEncoder(out)}
 	n.server, err = stack.StartServer(mem, stack.ServerConfig{
-		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport}},
-		StateDir: cfg.State, Listen: "127.0.0.1:0", Squash: nfsserver.SquashNone,
+		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport, Squash: nfsserver.SquashNone}},
+		StateDir: cfg.State, Listen: "127.0.0.1:0",
 		Workers: nodeWorkers, Slots: nodeSlots, Logger: log,
 	})
 	if err != nil {

@@ -46,7 +46,7 @@ func (s *Server) demandOfRead(d *xdr.Decoder) demand {
 	if a.Decode(d) != nil {
 		return demand{}
 	}
-	n := min(int(a.Count), s.exports.ioMax)
+	n := min(int(a.Count), s.ioMax)
 	return demand{bytes: alloc.Pages(int(a.Offset%alloc.PageSize)+n) << alloc.PageShift}
 }
 
@@ -55,7 +55,7 @@ func (s *Server) demandOfWrite(d *xdr.Decoder) demand {
 	if a.Decode(d) != nil {
 		return demand{}
 	}
-	n := min(int(a.DataLen), s.exports.ioMax)
+	n := min(int(a.DataLen), s.ioMax)
 	return demand{bytes: alloc.Pages(n) << alloc.PageShift, payload: n, head: d.Offset()}
 }
 

@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 
 	"loopnfs/internal/nfs3"
@@ -143,6 +144,25 @@ func (x *export) allowsAddr(a netip.Addr) bool {
 		}
 	}
 	return len(x.Allow) == 0
+}
+
+// SetExports replaces the exports. Calls in progress end as they began. Handles of an
+// export that is gone are bad, and good again when it comes back under the same ID.
+func (s *Server) SetExports(exports []Export) error {
+	cfg := s.cfg
+	cfg.Exports = slices.Clone(exports) // Validate fills in defaults
+	if err := validateExports(cfg.Exports); err != nil {
+		return err
+	}
+	t, err := newExportTable(&cfg)
+	if err != nil {
+		return err
+	}
+	for _, x := range t.list {
+		x.ioMax = min(x.ioMax, uint32(s.ioMax))
+	}
+	s.exports.Store(t)
+	return nil
 }
 
 // exportTable finds exports. It is never changed.

@@ -31,7 +31,7 @@ func (r *request) node(decodeErr error, fh *nfs3.FileHandle) (vfs.NodeID, error)
 		return 0, vfs.ErrBadHandle
 	}
 	word := binary.BigEndian.Uint32(h)
-	x := r.srv.exports.byID[word&MaxExportID]
+	x := r.srv.exports.Load().byID[word&MaxExportID]
 	if word>>24 != handleVersion || x == nil {
 		return 0, vfs.ErrBadHandle
 	}

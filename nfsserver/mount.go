@@ -34,7 +34,7 @@ func (r *request) mountPoint(name string) (nfs3.FileHandle, error) {
 	if !strings.HasPrefix(name, "/") || strings.ContainsRune(name, 0) {
 		return nfs3.FileHandle{}, syscall.ENOENT
 	}
-	x, rest, ok := r.srv.exports.find(name)
+	x, rest, ok := r.srv.exports.Load().find(name)
 	if !ok {
 		return nfs3.FileHandle{}, syscall.ENOENT
 	}
@@ -108,7 +108,7 @@ func listExports(r *request) {
 	if !r.startList() {
 		return
 	}
-	for _, x := range r.srv.exports.list {
+	for _, x := range r.srv.exports.Load().list {
 		if !r.pages.reserve(recordMax) {
 			break
 		}

@@ -19,12 +19,13 @@ var ErrClosed = errors.New("nfsserver: server closed")
 // Server serves NFS and MOUNT. All methods may be called concurrently.
 type Server struct {
 	cfg     Config
-	exports *exportTable
+	exports atomic.Pointer[exportTable]
 	mounts  mountList
 	noise   *throttledLog
 	count   counters
 
-	ioPages     int // pages of the largest READ or WRITE
+	ioMax       int // bytes of the largest READ or WRITE
+	ioPages     int // its pages
 	recordLimit int // bytes
 
 	dups    *drc
@@ -53,13 +54,14 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, exports: exports, noise: newThrottledLog(cfg.Logger),
-		ioPages: alloc.Pages(exports.ioMax),
+		cfg: cfg, noise: newThrottledLog(cfg.Logger),
+		ioMax: exports.ioMax, ioPages: alloc.Pages(exports.ioMax),
 		// Room for a WRITE of twice the limit: it is cut short, not refused.
 		recordLimit: headLimit + 2*exports.ioMax,
 		queue:       make(chan *request, cfg.Slots),
 		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
+	s.exports.Store(exports)
 	s.adm = admission{
 		policy: cfg.Receive, poolID: cfg.PoolID,
 		limit: usage{slots: int64(cfg.Slots), bytes: int64(cfg.Arena.Total()) << alloc.PageShift / payloadPart},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 //	serve DIR ARG...  starts a server of DIR; $ADDR is where, $PORT its port
 //	stopserve         ends it with SIGTERM; it must succeed
 //	killserve         ends it with SIGKILL
+//	hupserve TEXT     sends it SIGHUP and waits until it says what matches TEXT
 //	busyport          $PORT is a port that somebody listens on
 //	deadport          $PORT is a port that nobody listens on
 //	await FILE TEXT   waits until FILE contains TEXT
@@ -35,7 +37,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": cmdServe, "stopserve": cmdStopServe, "killserve": cmdKillServe,
+			"serve": cmdServe, "stopserve": cmdStopServe, "killserve": cmdKillServe, "hupserve": cmdHupServe,
 			"busyport": cmdBusyPort, "deadport": cmdDeadPort, "await": cmdAwait,
 		},
 		Condition: func(cond string) (bool, error) {
@@ -70,7 +72,25 @@ func detachAll(t *testing.T, dir string) {
 // server is the one that a script has started.
 type server struct {
 	cmd *exec.Cmd
-	err *strings.Builder
+	err *said
+}
+
+// said is what a process has said, while it says more.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (m *said) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.Write(b)
+}
+
+func (m *said) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.String()
 }
 
 func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
@@ -83,8 +103,8 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	path, err := exec.LookPath("loopnfs")
 	ts.Check(err)
-	s := &server{cmd: exec.Command(path, argv...), err: &strings.Builder{}}
-	s.cmd.Stderr = s.err
+	s := &server{cmd: exec.Command(path, argv...), err: &said{}}
+	s.cmd.Dir, s.cmd.Stderr = ts.MkAbs("."), s.err
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := s.cmd.StdoutPipe()
 	ts.Check(err)
@@ -129,6 +149,18 @@ func cmdKillServe(ts *testscript.TestScript, _ bool, _ []string) {
 	s := serverOf(ts)
 	ts.Check(s.cmd.Process.Kill())
 	s.cmd.Wait()
+}
+
+func cmdHupServe(ts *testscript.TestScript, _ bool, args []string) {
+	s := serverOf(ts)
+	before := len(s.err.String())
+	ts.Check(s.cmd.Process.Signal(syscall.SIGHUP))
+	want := regexp.MustCompile(args[0])
+	for deadline := time.Now().Add(10 * time.Second); !want.MatchString(s.err.String()[before:]); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server said %q", s.err.String()[before:])
+		}
+	}
 }
 
 func cmdBusyPort(ts *testscript.TestScript, _ bool, _ []string) {

@@ -98,8 +98,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descReclaim, r.Freed, "freed")
 	now, _ := c.mem.Domain.Throttled()
 	gauge(descWait, now)
-	for _, store := range c.server.Stores {
-		b := store.BDI()
+	for _, b := range c.server.BDIs() {
 		gauge(descDirty, b.Nr(writeback.Dirty)<<alloc.PageShift, b.Name(), "dirty")
 		gauge(descDirty, b.Nr(writeback.Writeback)<<alloc.PageShift, b.Name(), "writeback")
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -26,11 +25,11 @@ const stopLimit = 30 * time.Second
 
 type serveOptions struct {
 	exports []string
+	file    string // with more exports
+	rules   exportRules
 	listen  string
 	memory  byteSize
 	fuse    string
-	allow   []string
-	squash  string
 	state   string
 	threads int
 	metrics string
@@ -57,7 +56,18 @@ want of rights.
 
 When clients can connect, one line is printed on standard output: "ready", the
 address, and the names of the exports. Messages go to standard error. SIGTERM
-and SIGINT end the server with everything on disk.`,
+and SIGINT end the server with everything on disk. SIGHUP has it read the --config
+file again, which is like this, all but dir being optional:
+
+  [[export]]
+  dir = "/srv/data"
+  name = "/data"
+  allow = ["10.0.0.0/8", "192.0.2.7"]
+  squash = "all"       # or "root", "none"
+  anonuid = 65534
+  anongid = 65534
+  read_only = true
+  secure = true        # clients call from ports below 1024, as only root may`,
 		Example: `  loopnfs serve --export /srv/data
   loopnfs serve --export /srv/data:/data --export /home --listen :2049 --allow 10.0.0.0/8
   loopnfs serve --export /srv/data --listen 127.0.0.1:0 --memory 256MiB --fuse /data`,
@@ -69,8 +79,8 @@ and SIGINT end the server with everything on disk.`,
 	f.StringVar(&opts.listen, "listen", "127.0.0.1:2049", "`address` to listen on; port 0 takes any")
 	f.Var(&opts.memory, "memory", "memory for caches and requests; all of it is taken at the start")
 	f.StringVar(&opts.fuse, "fuse", "", "also mount the export here, without NFS, at `mountpoint`")
-	f.StringSliceVar(&opts.allow, "allow", nil, "`networks` or addresses of clients; default: everybody who can connect")
-	f.StringVar(&opts.squash, "squash", "root", "whose identity is taken away: `root|all|none`")
+	f.StringVar(&opts.file, "config", "", "`file` with exports and who may use them; read again at SIGHUP")
+	opts.rules.flags(f)
 	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
@@ -92,18 +102,8 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 	cfg = stack.ServerConfig{
 		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, Buffered: !o.without.has(directIO),
 	}
-	for _, x := range o.exports {
-		cfg.Exports = append(cfg.Exports, parseExport(x))
-	}
-	if cfg.Squash, err = nfsserver.ParseSquash(o.squash); err != nil {
-		return cfg, usagef("--squash: %w", err)
-	}
-	for _, a := range o.allow {
-		p, err := parseNetwork(a)
-		if err != nil {
-			return cfg, usagef("--allow: %w", err)
-		}
-		cfg.Allow = append(cfg.Allow, p)
+	if cfg.Exports, err = o.allExports(); err != nil {
+		return cfg, err
 	}
 	if o.threads < 1 || o.threads > nfsserver.MaxWorkers {
 		return cfg, usagef("--threads %d: give 1 to %d", o.threads, nfsserver.MaxWorkers)
@@ -112,26 +112,6 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 		return cfg, usageError{err}
 	}
 	return cfg, nil
-}
-
-// parseExport splits DIR:/NAME. A directory whose own name contains ":/" needs
-// a NAME.
-func parseExport(s string) stack.ExportConfig {
-	if i := strings.LastIndex(s, ":/"); i > 0 {
-		return stack.ExportConfig{Dir: s[:i], Name: s[i+1:]}
-	}
-	return stack.ExportConfig{Dir: s}
-}
-
-func parseNetwork(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, fmt.Errorf("%q is neither an address nor a network: write 10.0.0.5 or 10.0.0.0/8", s)
-	}
-	return p.Masked(), nil
 }
 
 // memoryConfig says what the arena is like.
@@ -158,6 +138,8 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	defer keep.Remove() // what is left is taken over by the next start
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
 	log, flush := newLogger(os.Stderr, opts.verbose)
 	defer flush()
 	cfg.Logger = log
@@ -199,13 +181,31 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if watch != nil {
 		go refill(ctx, keep, watch, cfg.Logger)
 	}
-	select {
-	case <-ctx.Done():
-		stop() // a second signal ends the process at once
-		cfg.Logger.Info("stopping")
-	case err = <-server.Failed():
+	for {
+		select {
+		case <-hup:
+			opts.reload(server, cfg.Logger)
+			continue
+		case <-ctx.Done():
+			stop() // a second signal ends the process at once
+			cfg.Logger.Info("stopping")
+		case err = <-server.Failed():
+		}
+		return errors.Join(err, stopServer(server))
 	}
-	return errors.Join(err, stopServer(server))
+}
+
+// reload reads the exports again.
+func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) {
+	exports, err := o.allExports()
+	if err == nil {
+		err = server.SetExports(exports)
+	}
+	if err != nil {
+		log.Error("the exports stay as they were", "error", err)
+		return
+	}
+	log.Info("exports were read again", "file", o.file, "exports", len(exports))
 }
 
 // refill takes the memory that the next start is to have.

@@ -57,8 +57,8 @@ func serveUntilEOF(dir string, buffered bool) error {
 	}
 	mem.Start()
 	s, err := stack.StartServer(mem, stack.ServerConfig{
-		Exports:  []stack.ExportConfig{{Dir: filepath.Join(dir, "export"), Name: "/e"}},
-		StateDir: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Squash: nfsserver.SquashNone, Buffered: buffered,
+		Exports:  []stack.ExportConfig{{Dir: filepath.Join(dir, "export"), Name: "/e", Squash: nfsserver.SquashNone}},
+		StateDir: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Buffered: buffered,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 
 	"loopnfs/fusefs"
@@ -22,6 +24,12 @@ type ExportConfig struct {
 	Dir string
 	// Name is what clients mount; "" means "/" and the last element of Dir.
 	Name string
+
+	// Who may do what with it: see nfsserver.Export.
+	Squash           nfsserver.Squash
+	AnonUID, AnonGID uint32
+	Allow            []netip.Prefix
+	ReadOnly, Secure bool
 }
 
 // ServerConfig says what to serve to whom.
@@ -38,8 +46,6 @@ type ServerConfig struct {
 	// its own.
 	Fuse string
 
-	Squash nfsserver.Squash
-	Allow  []netip.Prefix
 	// Workers is how many requests are carried out at once; 0 for the default.
 	Workers int
 	// Slots is how many requests can be known at once; 0 for the default.
@@ -70,19 +76,26 @@ func (c *ServerConfig) Validate() error {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if err := validateExports(c.Exports); err != nil {
+		return err
+	}
+	if c.Fuse != "" && len(c.Exports) != 1 {
+		return errors.New("a FUSE mount point needs exactly one export: name one with --export")
+	}
+	return nil
+}
+
+func validateExports(list []ExportConfig) error {
 	names := map[string]bool{}
-	for i := range c.Exports {
-		x := &c.Exports[i]
+	for i := range list {
+		x := &list[i]
 		if err := x.validate(); err != nil {
 			return err
 		}
 		if names[x.Name] {
-			return fmt.Errorf("two exports are called %s: give one of them another name with --export DIR:/NAME", x.Name)
+			return fmt.Errorf("two exports are called %s: give one of them another name (--export DIR:/NAME)", x.Name)
 		}
 		names[x.Name] = true
-	}
-	if c.Fuse != "" && len(c.Exports) != 1 {
-		return errors.New("a FUSE mount point needs exactly one export: name one with --export")
 	}
 	return nil
 }
@@ -126,16 +139,24 @@ const doorInflight = fusefs.DefaultMaxInflightBytes / 2
 // Server is a running server: a store per export, NFS and MOUNT on a socket,
 // and a FUSE door if asked for.
 type Server struct {
-	Stores []*fusefs.Store
-	NFS    *nfsserver.Server
-	Door   *fusefs.Door // nil without ServerConfig.Fuse
+	NFS  *nfsserver.Server
+	Door *fusefs.Door // nil without ServerConfig.Fuse
 	// Listener is where clients connect; Stop closes it.
 	Listener net.Listener
 
+	cfg    ServerConfig
 	mem    *Memory
-	log    *slog.Logger
 	addr   net.Addr
 	served chan error // one result of NFS.Serve
+
+	mu     sync.Mutex
+	stores []exportStore // also of exports that are no more
+}
+
+// exportStore is the store of an export.
+type exportStore struct {
+	dir, name string
+	*fusefs.Store
 }
 
 // StartServer starts a server that takes its pages from mem. Clients can connect
@@ -144,69 +165,104 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	for _, x := range cfg.Exports {
-		if err := checkDir(x.Dir); err != nil {
-			return nil, err
-		}
-	}
-	s := &Server{mem: mem, log: cfg.Logger, served: make(chan error, 1)}
+	s := &Server{cfg: cfg, mem: mem, served: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop(context.Background()))
 		}
 	}()
-	if err := s.startStores(&cfg); err != nil {
+	exports, err := s.startStores(cfg.Exports)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.startNFS(&cfg); err != nil {
+	if err := s.startNFS(exports); err != nil {
 		return nil, err
 	}
 	if cfg.Fuse == "" {
 		return s, nil
 	}
 	s.Door, err = fusefs.MountFS(fusefs.DoorConfig{
-		FS: s.Stores[0], Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
+		FS: exports[0].FS, Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
 		MaxInflightBytes: doorInflight, Graph: mem.Graph, Logger: cfg.Logger,
 	})
 	return s, err
 }
 
-func (s *Server) startStores(cfg *ServerConfig) error {
-	for _, x := range cfg.Exports {
-		state := filepath.Join(cfg.StateDir, fmt.Sprintf("export-%06x", nfsserver.ExportID(x.Name)))
-		if err := os.MkdirAll(state, 0o700); err != nil {
-			return fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
-		}
-		store, err := fusefs.NewStore(fusefs.StoreConfig{
-			Dir: x.Dir, StateDir: state, Flushers: cfg.Flushers, Buffered: cfg.Buffered,
-			Calls: cmp.Or(cfg.Workers, nfsserver.DefaultWorkers),
-			Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: cfg.Logger,
-		})
-		if err != nil {
-			return fmt.Errorf("export %s: %w", x.Dir, err)
-		}
-		s.Stores = append(s.Stores, store)
-		s.mem.Reclaim.AddDevice(store.BDI())
-		store.Start()
+// SetExports replaces the exports. An export that is gone is refused to clients; its
+// store is kept until the server stops, for it may come back.
+func (s *Server) SetExports(list []ExportConfig) error {
+	list = slices.Clone(list)
+	if err := validateExports(list); err != nil {
+		return err
 	}
-	return nil
+	exports, err := s.startStores(list)
+	if err != nil {
+		return err
+	}
+	return s.NFS.SetExports(exports)
 }
 
-func (s *Server) startNFS(cfg *ServerConfig) error {
-	nc := nfsserver.Config{
-		Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir, Workers: cfg.Workers, Slots: cfg.Slots,
-		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
+// startStores returns exports with a store each, starting those that are not there.
+func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
+	for _, x := range list {
+		if err := checkDir(x.Dir); err != nil {
+			return nil, err
+		}
 	}
-	for i, x := range cfg.Exports {
-		nc.Exports = append(nc.Exports, nfsserver.Export{
-			Name: x.Name, FS: s.Stores[i], Squash: cfg.Squash, Allow: cfg.Allow,
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var exports []nfsserver.Export
+	for i := range list {
+		x := &list[i]
+		store, err := s.storeOf(x)
+		if err != nil {
+			return nil, err
+		}
+		exports = append(exports, nfsserver.Export{
+			Name: x.Name, FS: store, Squash: x.Squash, AnonUID: x.AnonUID, AnonGID: x.AnonGID,
+			Allow: x.Allow, ReadOnly: x.ReadOnly, Secure: x.Secure,
 		})
 	}
+	return exports, nil
+}
+
+// storeOf returns the store of an export. s.mu is held.
+func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
+	for _, st := range s.stores {
+		if st.dir == x.Dir && st.name == x.Name {
+			return st.Store, nil
+		}
+	}
+	state := filepath.Join(s.cfg.StateDir, fmt.Sprintf("export-%06x", nfsserver.ExportID(x.Name)))
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
+	}
+	store, err := fusefs.NewStore(fusefs.StoreConfig{
+		Dir: x.Dir, StateDir: state, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered,
+		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
+		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("export %s: %w", x.Dir, err)
+	}
+	s.stores = append(s.stores, exportStore{x.Dir, x.Name, store})
+	s.mem.Reclaim.AddDevice(store.BDI())
+	store.Start()
+	return store, nil
+}
+
+func (s *Server) startNFS(exports []nfsserver.Export) error {
+	cfg := &s.cfg
 	l, err := cfg.listen()
 	if err != nil {
 		return err
 	}
-	if s.NFS, err = nfsserver.New(nc); err != nil {
+	s.NFS, err = nfsserver.New(nfsserver.Config{
+		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir,
+		Workers: cfg.Workers, Slots: cfg.Slots,
+		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
+	})
+	if err != nil {
 		l.Close()
 		return err
 	}
@@ -239,7 +295,18 @@ func (s *Server) Addr() net.Addr { return s.addr }
 func (s *Server) Failed() <-chan error { return s.served }
 
 // BDI returns the backing device of the first export.
-func (s *Server) BDI() *writeback.BDI { return s.Stores[0].BDI() }
+func (s *Server) BDI() *writeback.BDI { return s.BDIs()[0] }
+
+// BDIs returns the backing devices of all exports.
+func (s *Server) BDIs() []*writeback.BDI {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*writeback.BDI
+	for _, st := range s.stores {
+		all = append(all, st.BDI())
+	}
+	return all
+}
 
 // Stop ends the server: its mount, its clients, then its stores, which put
 // everything on stable storage. Who still uses the FUSE mount gets errors.
@@ -247,7 +314,7 @@ func (s *Server) BDI() *writeback.BDI { return s.Stores[0].BDI() }
 func (s *Server) Stop(ctx context.Context) error {
 	var errs []error
 	if s.Door != nil {
-		closeDoor(s.Door, s.log)
+		closeDoor(s.Door, s.cfg.Logger)
 		select {
 		case <-s.Door.Done():
 		case <-ctx.Done():
@@ -257,10 +324,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	if s.NFS != nil {
 		errs = append(errs, s.NFS.Close())
 	}
-	for _, store := range s.Stores {
-		errs = append(errs, store.Shutdown())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.stores {
+		errs = append(errs, st.Shutdown())
 	}
-	s.Stores = nil
+	s.stores = nil
 	return errors.Join(errs...)
 }
 

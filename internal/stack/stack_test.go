@@ -46,8 +46,8 @@ func startLoopback(t *testing.T, bytes int64) *loopback {
 	mem.Start()
 	t.Cleanup(mem.Stop)
 	l.server, err = StartServer(mem, ServerConfig{
-		Exports: []ExportConfig{{Dir: l.back, Name: "/back"}}, StateDir: t.TempDir(), Listen: "127.0.0.1:0",
-		Squash: nfsserver.SquashNone, Logger: log,
+		Exports: []ExportConfig{{Dir: l.back, Name: "/back", Squash: nfsserver.SquashNone}}, StateDir: t.TempDir(), Listen: "127.0.0.1:0",
+		Logger: log,
 	})
 	if err != nil {
 		t.Fatal(err)
