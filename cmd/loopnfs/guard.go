@@ -19,9 +19,9 @@ const (
 // coldCode is what a process that serves does not run, or can wait for: parsing
 // the command line, metrics, drills. This package is not: it ends the process.
 var coldCode = []string{
-	"loopnfs/harness", "github.com/spf13/", "github.com/prometheus/", "google.golang.org/protobuf/",
+	"loopnfs/harness", "github.com/BurntSushi/", "github.com/spf13/", "github.com/prometheus/", "google.golang.org/protobuf/",
 	"net/http", "net/textproto", "net/url", "crypto", "vendor/golang.org/x/", "encoding/", "compress/",
-	"text/", "regexp", "math/big", "mime", "html", "runtime/pprof", "go/", "hash/", "flag.",
+	"text/", "regexp", "math/big", "mime", "html", "runtime/pprof", "go/", "hash/adler32", "hash/fnv", "flag.",
 }
 
 // guardConfig returns the protection of a process in which so many calls can be
@@ -31,8 +31,8 @@ func guardConfig(calls int) hostguard.Config {
 }
 
 // guardConfig returns the protection of the server.
-func (o *serveOptions) guardConfig() hostguard.Config {
-	calls := o.threads + len(o.exports)*fusefs.DefaultFlushers
+func (o *serveOptions) guardConfig(exports int) hostguard.Config {
+	calls := o.threads + exports*fusefs.DefaultFlushers
 	if o.fuse != "" {
 		calls += fuseThreads
 	}

@@ -143,7 +143,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	log, flush := newLogger(os.Stderr, opts.verbose)
 	defer flush()
 	cfg.Logger = log
-	guard.Protect(opts.guardConfig())
+	guard.Protect(opts.guardConfig(len(cfg.Exports)))
 	mem, err := newMemory(opts.memoryConfig(keep), guard)
 	if err != nil {
 		return err
