@@ -25,6 +25,8 @@ type VMDrill struct {
 	Loop string
 	// Peers says whether servers of others can be put to it.
 	Peers bool
+	// Full says that the drill is part of the full matrix only.
+	Full bool
 	// Remote says that the server runs in a guest of its own.
 	Remote bool
 	// Job is what the guest does; its Load is the drill.
@@ -90,20 +92,21 @@ func Matrix(drills []VMDrill, servers, kernels []string, n int) []VMRun {
 // kernel that waits, the kernel's own server for comparison, and on the other
 // kernels what differs there.
 func DefaultMatrix(n int) []VMRun {
-	var release, restart []VMDrill
-	all := VMDrills()
-	for _, d := range all {
+	var all, release, restart []VMDrill
+	for _, d := range VMDrills() {
 		switch d.Name {
 		case "release-page":
 			release = append(release, d)
 		case "restart":
 			restart = append(restart, d)
 		}
+		if !d.Full {
+			all = append(all, d)
+		}
 	}
-	others := []string{VMKernels[0], VMKernels[2]}
 	return slices.Concat(
 		Matrix(release, []string{"knfsd"}, nil, n), Matrix(all, nil, nil, n),
-		Matrix(slices.Concat(release, restart), nil, others, n))
+		Matrix(release, nil, []string{VMKernels[0], VMKernels[2]}, n), Matrix(restart, nil, VMKernels[:1], n))
 }
 
 // VMOptions say how the drills of the vm tier are run.
@@ -146,6 +149,7 @@ func VMDrills() []VMDrill {
 			Name:  "compact-memory",
 			Loop:  "a process compacts memory -> splits a page of the mount, waits until it is written -> the server waits for pages that it moves",
 			Peers: true,
+			Full:  true,
 			Job:   compactMemoryJob(),
 		},
 		{
