@@ -111,7 +111,7 @@ func TestGuestCommand(t *testing.T) {
 	if exit == nil || *exit != 7 {
 		t.Errorf("exit code %v", exit)
 	}
-	if ready == nil || !strings.HasPrefix(ready.Kernel, version) || ready.MemKB < 100<<10 {
+	if ready == nil || !strings.HasPrefix(ready.Kernel, c.Kernel) || ready.MemKB < 100<<10 {
 		t.Errorf("ready: %+v", ready)
 	}
 	want := strings.Repeat("x", 300000) + "\xff\x00tool\ncat: missing: No such file or directory\n"
