@@ -37,6 +37,8 @@
 // Lock order: no two locks of this package are held together, and none while
 // the FS is called or the socket is used.
 //
-// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS, and, so far, a
-// duplicate request cache: a call that the client repeats is carried out again.
+// A call that a client sends again is answered with the reply to the first (drc.go);
+// replies are kept for the next server, too.
+//
+// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS.
 package nfsserver
