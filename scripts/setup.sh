@@ -31,7 +31,10 @@ vm)
 	exit 2
 	;;
 esac
-if [ "$1" = test ]; then # for -race
+if [ "$1" = test ]; then
+	need mkfs.ext4 e2fsprogs
+	need losetup util-linux
+	# For -race.
 	need gcc gcc
 	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 fi
@@ -71,4 +74,8 @@ if [[ $1 = test || $1 = drill ]] && [ ! -e /dev/fuse ]; then
 		echo "setup: there is no /dev/fuse: load the kernel module fuse, or give this container the device" >&2
 		exit 1
 	fi
+fi
+
+if [[ $1 = test ]] && [ ! -e /dev/loop-control ]; then
+	"${sudo[@]}" modprobe loop 2>/dev/null || true # the test that needs it is skipped without
 fi

@@ -174,6 +174,9 @@ func TestCrash(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root: run make test")
 	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		t.Skipf("it needs loop devices: %v; modprobe loop", err)
+	}
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
