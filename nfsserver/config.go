@@ -59,6 +59,10 @@ type Config struct {
 	// kept for the next server; "" keeps them in memory only. It must be there,
 	// and no other server may use it.
 	StateDir string
+	// AsyncMetadata has calls that change names or attributes answered before the
+	// change is on stable storage, against RFC 1813 §4.8: after a crash it may
+	// not have happened. WRITE and COMMIT keep what they promise.
+	AsyncMetadata bool
 	// PoolID names the pool of workers in Graph. Servers that share a graph
 	// need different ones.
 	PoolID uint64

@@ -303,7 +303,7 @@ func TestDamagedJournal(t *testing.T) {
 		if err := os.WriteFile(name, file, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		j, err := openJournal(dir, nil)
+		j, err := openJournal(dir, false, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -328,7 +328,7 @@ func TestDamagedJournal(t *testing.T) {
 	if err := os.Remove(name); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openJournal(filepath.Join(dir, "nowhere"), nil); err == nil {
+	if _, err := openJournal(filepath.Join(dir, "nowhere"), false, nil); err == nil {
 		t.Error("a journal in a directory that is not there")
 	}
 }

@@ -450,3 +450,23 @@ func TestJukebox(t *testing.T) {
 	}
 	wantPost(t, "WRITE", &res.WCC)
 }
+
+// With asynchronous metadata nothing is synced but what WRITE and COMMIT ask for.
+func TestAsyncMetadata(t *testing.T) {
+	dir := t.TempDir()
+	f := serve(t, func(c *Config) { c.AsyncMetadata, c.StateDir = true, dir })
+	c := dial(t, f.addr)
+	root := c.root()
+	where := nfs3.DirOpArgs{Dir: root, Name: []byte("file")}
+	var made nfs3.CreateResult
+	c.call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: where}, &made)
+	var renamed nfs3.RenameResult
+	c.call(nfs3.ProcRename, &nfs3.RenameArgs{From: where, To: nfs3.DirOpArgs{Dir: root, Name: []byte("other")}}, &renamed)
+	if made.Status != nfs3.StatusOK || renamed.Status != nfs3.StatusOK {
+		t.Fatal(made.Status, renamed.Status)
+	}
+	f.wantSynced("CREATE and RENAME")
+	if res := c.write(nfs3.WriteArgs{Handle: made.Handle.Handle, Count: 3, Stable: vfs.FileSync}, []byte("abc")); res.Committed != vfs.FileSync {
+		t.Errorf("WRITE: %v", res.Committed)
+	}
+}

@@ -34,6 +34,8 @@ const (
 type replyJournal struct {
 	f     *os.File
 	noise *throttledLog
+	// async leaves it to the kernel when a reply is on the disk.
+	async bool
 
 	bufs sync.Pool // of *[journalRec]byte
 
@@ -47,13 +49,13 @@ type replyJournal struct {
 
 // openJournal opens the journal in dir, for this server alone, and makes it if it is
 // not there.
-func openJournal(dir string, noise *throttledLog) (*replyJournal, error) {
+func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, error) {
 	name := dir + "/" + journalName
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
-	j := &replyJournal{f: f, noise: noise}
+	j := &replyJournal{f: f, async: async, noise: noise}
 	j.cond.L = &j.mu
 	j.bufs.New = func() any { return new([journalRec]byte) }
 	if err := j.prepare(); err != nil {
@@ -111,14 +113,14 @@ func (j *replyJournal) load() ([]journaled, error) {
 	return found, nil
 }
 
-// write puts a reply on stable storage. One that cannot be written is lost at the
+// write puts a reply on stable storage, unless j is async. One that cannot be written is lost at the
 // next start, which the operator is told; the call was carried out all the same.
 func (j *replyJournal) write(r *journaled) {
 	b := j.bufs.Get().(*[journalRec]byte)
 	defer j.bufs.Put(b)
 	r.encode(b)
 	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
-	if err == nil {
+	if err == nil && !j.async {
 		err = j.sync()
 	}
 	if err != nil {

@@ -83,7 +83,7 @@ func (s *Server) openDRC() (*drc, error) {
 	if s.cfg.StateDir == "" {
 		return newDRC(s.cfg.Slots, nil)
 	}
-	journal, err := openJournal(s.cfg.StateDir, s.noise)
+	journal, err := openJournal(s.cfg.StateDir, s.cfg.AsyncMetadata, s.noise)
 	if err != nil {
 		return nil, err
 	}

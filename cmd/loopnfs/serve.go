@@ -33,6 +33,7 @@ type serveOptions struct {
 	state   string
 	threads int
 	metrics string
+	async   bool // metadata
 	require bool // everything that the guard wants
 	without without
 	verbose bool
@@ -84,6 +85,7 @@ file again, which is like this, all but dir being optional:
 	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
+	f.BoolVar(&opts.async, "async-metadata", false, "answer before changes of names and attributes are on the disk: faster, and a crash may undo them")
 	f.BoolVar(&opts.require, "require-guard", false, "do not start if the process cannot be guarded against want of memory in every way")
 	f.StringSliceVar((*[]string)(&opts.without), "without", nil, "switch `mechanisms` off, to see what happens")
 	_ = f.MarkHidden("without")
@@ -100,7 +102,8 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 		return cfg, usagef("--require-guard and --without %s: give one of them", hostGuard)
 	}
 	cfg = stack.ServerConfig{
-		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, Buffered: !o.without.has(directIO),
+		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async,
+		Buffered: !o.without.has(directIO),
 	}
 	if cfg.Exports, err = o.allExports(); err != nil {
 		return cfg, err

@@ -50,6 +50,8 @@ type ServerConfig struct {
 	Workers int
 	// Slots is how many requests can be known at once; 0 for the default.
 	Slots int
+	// AsyncMetadata: see nfsserver.Config.
+	AsyncMetadata bool
 	// Flushers is the number of workers per export that write back; 0 for the
 	// default.
 	Flushers int
@@ -259,7 +261,7 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 	}
 	s.NFS, err = nfsserver.New(nfsserver.Config{
 		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir,
-		Workers: cfg.Workers, Slots: cfg.Slots,
+		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	})
 	if err != nil {
