@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/portmap"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
 	"loopnfs/nfsserver"
@@ -33,6 +35,7 @@ type serveOptions struct {
 	state   string
 	threads int
 	metrics string
+	portmap bool
 	async   bool // metadata
 	require bool // everything that the guard wants
 	without without
@@ -85,6 +88,7 @@ file again, which is like this, all but dir being optional:
 	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
+	f.BoolVar(&opts.portmap, "portmap", false, "tell the portmapper of this host (rpcbind) about the port, for clients that ask it")
 	f.BoolVar(&opts.async, "async-metadata", false, "answer before changes of names and attributes are on the disk: faster, and a crash may undo them")
 	f.BoolVar(&opts.require, "require-guard", false, "do not start if the process cannot be guarded against want of memory in every way")
 	f.StringSliceVar((*[]string)(&opts.without), "without", nil, "switch `mechanisms` off, to see what happens")
@@ -172,6 +176,11 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
+	registration, err := opts.register(server)
+	if err != nil {
+		return errors.Join(err, stopServer(server))
+	}
+	defer registration.Close()
 	guard.Check()
 	guard.Log(cfg.Logger)
 	if err := opts.checkGuard(guard); err != nil {
@@ -196,6 +205,14 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		}
 		return errors.Join(err, stopServer(server))
 	}
+}
+
+// register tells the portmapper where the server is, if it is to know.
+func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, error) {
+	if !o.portmap {
+		return nil, nil
+	}
+	return portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port)
 }
 
 // reload reads the exports again.

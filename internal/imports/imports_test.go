@@ -43,6 +43,7 @@ var table = []struct {
 	{"alloc", []string{"alloc/gfp"}},
 	{"internal/sunrpc", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nfs3", []string{"alloc/gfp", "internal/vfs"}},
+	{"internal/portmap", []string{"internal/sunrpc", "internal/nfs3"}},
 	{"reclaim/writeback", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
 	{"reclaim", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback", "internal/pagecache"}},
@@ -53,7 +54,7 @@ var table = []struct {
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor"})},
+		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap"})},
 }
 
 // foreign lists packages of others that only one of ours may import.
