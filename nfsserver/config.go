@@ -72,8 +72,8 @@ type Config struct {
 	// Slots is how many requests can be known at once: those queued, carried
 	// out, and with a reply that is not sent. At least Workers.
 	Slots int
-	// MaxConns is how many connections there can be; further ones are closed
-	// at once.
+	// MaxConns is how many connections there can be. A further one takes the place
+	// of the one that has been idle for longest; if all are in use, it is closed.
 	MaxConns int
 
 	// SendTimeout is how long a reply may wait for a client that does not

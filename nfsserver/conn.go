@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type conn struct {
 	done      chan struct{} // closed when nobody waits for replies any more
 	abortOnce sync.Once
 	inflight  sync.WaitGroup // requests that have a slot
+	lastCall  atomic.Int64   // or its start, in ns since the server's
 
 	usage usage // guarded by admission.mu
 
@@ -74,6 +76,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 		folios: make([]*alloc.Folio, s.ioPages),
 		out:    sendQueue{wake: make(chan struct{}, 1)},
 	}
+	c.lastCall.Store(s.uptime())
 	reserveVec(&c.data, s.ioPages+1)
 	c.iov = touched[[]byte](cap(c.data.Bufs) + 2)[:0]
 	return c, c.setOptions()
@@ -148,10 +151,20 @@ func (c *conn) receiveAll() error {
 		if err := c.stream.BeginRecord(c.srv.recordLimit); err != nil {
 			return c.drained(err)
 		}
+		c.lastCall.Store(c.srv.uptime())
 		if err := c.receive(); err != nil {
 			return c.drained(err)
 		}
 	}
+}
+
+// minIdle is how long a connection must have had nothing to do before it is closed for
+// another one.
+const minIdle = time.Second
+
+// idleTime returns how long ago a call began to arrive.
+func (c *conn) idleTime() time.Duration {
+	return time.Duration(c.srv.uptime() - c.lastCall.Load())
 }
 
 // drained turns the error of a reader that Close has interrupted into errDrain.

@@ -481,6 +481,36 @@ func TestTooManyConnections(t *testing.T) {
 	dial(t, f.addr).root()
 }
 
+// Idle connections, however many, keep nobody out, and nobody who works is closed.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	f := serve(t, func(c *Config) { c.MaxConns = 8 })
+	f.fs.put(t, rootNode, "file", pattern(10))
+	busy := dial(t, f.addr)
+	h := busy.file("file")
+	g := newGate(t)
+	f.fs.onRead.set(g.wait)
+	read := busy.startRead(h, 10)
+	<-g.entered
+	for range 7 {
+		dialFrom(t, "127.0.0.1", f.addr).Write([]byte{0x80})
+	}
+	eventually(t, "all are there", func() bool { return f.srv.Stats().Conns == 8 })
+	time.Sleep(minIdle)
+	for range 20 {
+		c := dial(t, f.addr)
+		c.getattr(h)
+		c.close()
+	}
+	g.release()
+	busy.must(read)
+	if st := f.srv.Stats(); st.Refused != 0 {
+		t.Errorf("%+v", st)
+	}
+	if !strings.Contains(f.logs.String(), "to make room") {
+		t.Error("nothing in the log")
+	}
+}
+
 // A panic costs one call.
 func TestPanic(t *testing.T) {
 	f := serve(t, func(c *Config) { c.Workers = 1 })

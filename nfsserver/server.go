@@ -34,6 +34,7 @@ type Server struct {
 	queue   chan *request
 	workers sync.WaitGroup
 
+	started time.Time
 	closing atomic.Bool
 	serving sync.WaitGroup // connections, and those who accept them
 
@@ -54,7 +55,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, noise: newThrottledLog(cfg.Logger),
+		cfg: cfg, started: time.Now(), noise: newThrottledLog(cfg.Logger),
 		ioMax: exports.ioMax, ioPages: alloc.Pages(exports.ioMax),
 		// Room for a WRITE of twice the limit: it is cut short, not refused.
 		recordLimit: headLimit + 2*exports.ioMax,
@@ -171,7 +172,7 @@ func (s *Server) welcome(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	if s.connCount() >= s.cfg.MaxConns {
+	if s.connCount() >= s.cfg.MaxConns && !s.closeIdle() {
 		s.count.refused.Add(1)
 		s.noise.warn("connection refused: too many", "peer", peer, "limit", s.cfg.MaxConns)
 		nc.Close()
@@ -186,10 +187,33 @@ func (s *Server) welcome(nc net.Conn) {
 	s.start(c)
 }
 
+// uptime returns for how long the server has been there, in ns.
+func (s *Server) uptime() int64 { return int64(time.Since(s.started)) }
+
 func (s *Server) connCount() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
+}
+
+// closeIdle closes the connection that has had nothing to do for longest, and reports
+// whether there was one (svc_check_conn_limits). Clients connect again when they need to.
+func (s *Server) closeIdle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var oldest *conn
+	for c := range s.conns {
+		if s.adm.idle(c) && (oldest == nil || c.lastCall.Load() < oldest.lastCall.Load()) {
+			oldest = c
+		}
+	}
+	if oldest == nil || oldest.idleTime() < minIdle {
+		return false
+	}
+	delete(s.conns, oldest)
+	s.noise.warn("an idle connection is closed to make room", "peer", oldest.peer.String(), "idle", oldest.idleTime(), "limit", s.cfg.MaxConns)
+	oldest.abort(nil)
+	return true
 }
 
 // start makes c known and its goroutines run.
