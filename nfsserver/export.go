@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -147,7 +148,8 @@ func (x *export) allowsAddr(a netip.Addr) bool {
 }
 
 // SetExports replaces the exports. Calls in progress end as they began. Handles of an
-// export that is gone are bad, and good again when it comes back under the same ID.
+// export that is gone are stale, and good again when it comes back under the same ID.
+// It is not called twice at once.
 func (s *Server) SetExports(exports []Export) error {
 	cfg := s.cfg
 	cfg.Exports = slices.Clone(exports) // Validate fills in defaults
@@ -161,6 +163,11 @@ func (s *Server) SetExports(exports []Export) error {
 	for _, x := range t.list {
 		x.ioMax = min(x.ioMax, uint32(s.ioMax))
 	}
+	old := s.exports.Load()
+	t.gone = maps.Clone(old.gone)
+	for id := range old.byID {
+		t.gone[id] = true
+	}
 	s.exports.Store(t)
 	return nil
 }
@@ -169,6 +176,7 @@ func (s *Server) SetExports(exports []Export) error {
 type exportTable struct {
 	list []*export
 	byID map[uint32]*export
+	gone map[uint32]bool // IDs of exports that there were
 	// ioMax is the largest of all exports.
 	ioMax int
 }
@@ -176,7 +184,7 @@ type exportTable struct {
 // newExportTable checks that every file system has a root that file handles can
 // be made for.
 func newExportTable(cfg *Config) (*exportTable, error) {
-	t := &exportTable{byID: map[uint32]*export{}}
+	t := &exportTable{byID: map[uint32]*export{}, gone: map[uint32]bool{}}
 	for i := range cfg.Exports {
 		x := &export{Export: cfg.Exports[i]}
 		x.ioMax = cfg.ioMax(x.FS.MaxIO())
@@ -196,6 +204,19 @@ func newExportTable(cfg *Config) (*exportTable, error) {
 		t.ioMax = max(t.ioMax, int(x.ioMax))
 	}
 	return t, nil
+}
+
+// ofHandle returns the export that a handle with this first word belongs to.
+func (t *exportTable) ofHandle(word uint32) (*export, error) {
+	id := word & MaxExportID
+	x := t.byID[id]
+	switch {
+	case word>>24 != handleVersion || x == nil && !t.gone[id]:
+		return nil, vfs.ErrBadHandle
+	case x == nil:
+		return nil, vfs.ErrStale
+	}
+	return x, nil
 }
 
 // find returns the export that holds the directory called dir, the one with the

@@ -404,3 +404,45 @@ func TestListExports(t *testing.T) {
 		t.Errorf("EXPORT: %v, %q, %d groups", d.Err(), names, groups)
 	}
 }
+
+// Exports come, go and change while clients are there.
+func TestSetExports(t *testing.T) {
+	f := serve(t, nil)
+	c := dial(t, f.addr)
+	root := c.root()
+	data, other := Export{Name: "/data", FS: f.fs, Squash: SquashNone}, Export{Name: "/other", FS: f.fs}
+	set := func(list ...Export) {
+		t.Helper()
+		if err := f.srv.SetExports(list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(other)
+	if res := c.getattr(root); res.Status != nfs3.StatusStale {
+		t.Errorf("of an export that went: %v", res.Status)
+	}
+	if _, st := c.mount("/data"); st != nfs3.MountStatus(nfs3.StatusNoEnt) {
+		t.Errorf("its mount: %v", st)
+	}
+	if _, st := c.mount("/other"); st != nfs3.MountOK {
+		t.Errorf("another one: %v", st)
+	}
+	data.ReadOnly = true
+	set(other, data)
+	if res := c.getattr(root); res.Status != nfs3.StatusOK {
+		t.Errorf("back again: %v", res.Status)
+	}
+	var made nfs3.CreateResult
+	c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: nfs3.DirOpArgs{Dir: root, Name: []byte("d")}}, &made)
+	if made.Status != nfs3.StatusROFS {
+		t.Errorf("and read-only: %v", made.Status)
+	}
+	for what, list := range map[string][]Export{"none": nil, "twice": {data, data}, "nothing in it": {{Name: "/x"}}} {
+		if f.srv.SetExports(list) == nil {
+			t.Errorf("%s is no error", what)
+		}
+	}
+	if res := c.getattr(root); res.Status != nfs3.StatusOK {
+		t.Errorf("what could not be used changed something: %v", res.Status)
+	}
+}

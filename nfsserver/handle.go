@@ -30,10 +30,9 @@ func (r *request) node(decodeErr error, fh *nfs3.FileHandle) (vfs.NodeID, error)
 	if len(h) < handlePrefix {
 		return 0, vfs.ErrBadHandle
 	}
-	word := binary.BigEndian.Uint32(h)
-	x := r.srv.exports.Load().byID[word&MaxExportID]
-	if word>>24 != handleVersion || x == nil {
-		return 0, vfs.ErrBadHandle
+	x, err := r.srv.exports.Load().ofHandle(binary.BigEndian.Uint32(h))
+	if err != nil {
+		return 0, err
 	}
 	if err := r.enter(x); err != nil {
 		return 0, err
