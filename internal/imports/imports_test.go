@@ -43,6 +43,7 @@ var table = []struct {
 	{"alloc", []string{"alloc/gfp"}},
 	{"internal/sunrpc", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nfs3", []string{"alloc/gfp", "internal/vfs"}},
+	{"internal/nlm4", nil},
 	{"internal/portmap", []string{"internal/sunrpc", "internal/nfs3"}},
 	{"reclaim/writeback", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
