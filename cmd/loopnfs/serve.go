@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/nfs3"
 	"loopnfs/internal/portmap"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
@@ -212,7 +213,9 @@ func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, er
 	if !o.portmap {
 		return nil, nil
 	}
-	return portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port)
+	return portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port, []portmap.Program{
+		{Number: nfs3.Program, Version: nfs3.Version}, {Number: nfs3.MountProgram, Version: nfs3.MountVersion},
+	})
 }
 
 // reload reads the exports again.

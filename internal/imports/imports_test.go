@@ -44,7 +44,7 @@ var table = []struct {
 	{"internal/sunrpc", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nfs3", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nlm4", nil},
-	{"internal/portmap", []string{"internal/sunrpc", "internal/nfs3"}},
+	{"internal/portmap", []string{"internal/sunrpc"}},
 	{"reclaim/writeback", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
 	{"reclaim", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback", "internal/pagecache"}},

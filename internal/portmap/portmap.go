@@ -1,17 +1,20 @@
-// Package portmap tells the portmapper of this host (rpcbind) which programs are served
-// on which port (RFC 1833 §3), for clients that ask it.
+// Package portmap speaks to portmappers (rpcbind, RFC 1833): it tells that of this host
+// which programs are served on which port, for clients that ask it, and asks those of
+// other hosts.
 package portmap
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
-	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
 )
@@ -24,34 +27,59 @@ const (
 	procUnset = 2
 	procPort  = 3 // GETPORT
 
+	version3    = 3
+	procAddress = 3 // RPCBPROC_GETADDR
+
 	protoTCP = 6
+	protoUDP = 17
 
 	callTime = 5 * time.Second
 	maxReply = 1 << 10 // bytes
 )
 
-// DefaultAddr is where the portmapper of this host listens.
-const DefaultAddr = "127.0.0.1:111"
+// DefaultPort is where portmappers listen, DefaultAddr where that of this host does.
+const (
+	DefaultPort = 111
+	DefaultAddr = "127.0.0.1:111"
+)
+
+// ErrNotRegistered is returned by Port for a program that the portmapper does not know.
+var ErrNotRegistered = errors.New("portmap: the program is not registered")
+
+// Program is one that is served over TCP, or over UDP.
+type Program struct {
+	Number, Version uint32
+	UDP             bool
+}
+
+func (p Program) proto() uint32 {
+	if p.UDP {
+		return protoUDP
+	}
+	return protoTCP
+}
 
 // Registration is what the portmapper at an address was told.
-type Registration struct{ addr string }
+type Registration struct {
+	addr  string
+	progs []Program
+}
 
-// Register tells the portmapper at addr that NFS and MOUNT version 3 are served over TCP
-// on port. What is registered there already is an error, unless it is that port.
-func Register(addr string, port int) (*Registration, error) {
+// Register tells the portmapper at addr that progs are served on port. What is
+// registered there already is an error, unless it is that port.
+func Register(addr string, port int, progs []Program) (*Registration, error) {
 	r := &Registration{addr: addr}
-	for i, prog := range programs {
-		if err := r.register(prog, uint32(port)); err != nil {
-			return nil, errors.Join(err, r.unset(programs[:i]))
+	for _, p := range progs {
+		if err := r.register(p, uint32(port)); err != nil {
+			return nil, errors.Join(err, r.Close())
 		}
+		r.progs = append(r.progs, p)
 	}
 	return r, nil
 }
 
-var programs = []uint32{nfs3.Program, nfs3.MountProgram}
-
-func (r *Registration) register(prog, port uint32) error {
-	done, err := r.call(procSet, prog, port)
+func (r *Registration) register(p Program, port uint32) error {
+	done, err := r.call(procSet, p, port)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("there is no portmapper at %s: start rpcbind, or serve without --portmap, since mounts with port= and mountport= need none", r.addr)
@@ -60,11 +88,11 @@ func (r *Registration) register(prog, port uint32) error {
 	case done == 1:
 		return nil
 	}
-	switch there, err := r.call(procPort, prog, 0); {
+	switch there, err := r.call(procPort, p, 0); {
 	case err != nil:
 		return fmt.Errorf("portmapper at %s: %w", r.addr, err)
 	case there != port:
-		return fmt.Errorf("the portmapper at %s has program %d on port %d: stop that server first, or remove the entry with rpcinfo -d %d 3", r.addr, prog, there, prog)
+		return fmt.Errorf("the portmapper at %s has program %d on port %d: stop that server first, or remove the entry with rpcinfo -d %d %d", r.addr, p.Number, there, p.Number, p.Version)
 	}
 	return nil
 }
@@ -74,63 +102,96 @@ func (r *Registration) Close() error {
 	if r == nil {
 		return nil
 	}
-	return r.unset(programs)
-}
-
-func (r *Registration) unset(progs []uint32) error {
 	var errs []error
-	for _, prog := range progs {
-		if _, err := r.call(procUnset, prog, 0); err != nil {
+	for _, p := range r.progs {
+		if _, err := r.call(procUnset, p, 0); err != nil {
 			errs = append(errs, fmt.Errorf("portmapper at %s: %w", r.addr, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// call makes one call about version 3 of prog over a connection of its own.
-func (r *Registration) call(proc, prog, port uint32) (result uint32, err error) {
-	nc, err := net.DialTimeout("tcp", r.addr, callTime)
+func (r *Registration) call(proc uint32, p Program, port uint32) (result uint32, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	return call(ctx, &net.Dialer{}, r.addr, proc, p, port, make([]byte, maxReply))
+}
+
+func call(ctx context.Context, dialer *net.Dialer, addr string, proc uint32, p Program, port uint32, buf []byte) (uint32, error) {
+	c := sunrpc.Call{XID: rand.Uint32(), Prog: program, Vers: version, Proc: proc}
+	d, err := sunrpc.Once(ctx, dialer, addr, &c, func(e *xdr.Encoder) {
+		for _, v := range [...]uint32{p.Number, p.Version, p.proto(), port} {
+			e.Uint32(v)
+		}
+	}, buf)
 	if err != nil {
 		return 0, err
 	}
-	defer nc.Close()
-	if err := nc.SetDeadline(time.Now().Add(callTime)); err != nil {
-		return 0, err
-	}
-	xid := rand.Uint32()
-	var e xdr.Encoder
-	mark := sunrpc.BeginRecord(&e)
-	sunrpc.EncodeCall(&e, &sunrpc.Call{XID: xid, Prog: program, Vers: version, Proc: proc})
-	for _, v := range []uint32{prog, nfs3.Version, protoTCP, port} {
-		e.Uint32(v)
-	}
-	sunrpc.EndRecord(&e, mark, 0)
-	if _, err := nc.Write(e.Buf); err != nil {
-		return 0, err
-	}
-	return readResult(nc, xid)
+	return d.Uint32(), d.Err()
 }
 
-func readResult(r io.Reader, xid uint32) (uint32, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+// Port asks the portmapper at addr for the port of a program; ErrNotRegistered if it has
+// none. d makes the connection, ctx bounds the time, and buf, of 1 KiB or more, holds
+// both messages. Portmappers answer version 2 over IPv4 only.
+func Port(ctx context.Context, d *net.Dialer, addr netip.AddrPort, p Program, buf []byte) (uint16, error) {
+	ask := port4
+	if addr.Addr().Is6() && !addr.Addr().Is4In6() {
+		ask = port6
+	}
+	port, err := ask(ctx, d, addr.String(), p, buf)
+	if err == nil && port == 0 {
+		err = ErrNotRegistered
+	}
+	return port, err
+}
+
+func port4(ctx context.Context, d *net.Dialer, addr string, p Program, buf []byte) (uint16, error) {
+	port, err := call(ctx, d, addr, procPort, p, 0, buf)
+	if port > 1<<16-1 {
+		return 0, sunrpc.ErrReply
+	}
+	return uint16(port), err
+}
+
+func port6(ctx context.Context, d *net.Dialer, addr string, p Program, buf []byte) (uint16, error) {
+	c := sunrpc.Call{XID: rand.Uint32(), Prog: program, Vers: version3, Proc: procAddress}
+	netid := "tcp6"
+	if p.UDP {
+		netid = "udp6"
+	}
+	res, err := sunrpc.Once(ctx, d, addr, &c, func(e *xdr.Encoder) {
+		e.Uint32(p.Number)
+		e.Uint32(p.Version)
+		for _, s := range [...]string{netid, "", ""} {
+			e.String(s)
+		}
+	}, buf)
+	if err != nil {
 		return 0, err
 	}
-	d := xdr.NewDecoder(head[:])
-	n := d.Uint32()
-	if n>>31 == 0 || n&^(1<<31) > maxReply {
-		return 0, errors.New("its reply is no reply of a portmapper")
+	universal := string(res.String(maxReply))
+	if res.Err() != nil || universal == "" {
+		return 0, res.Err()
 	}
-	b := make([]byte, n&^(1<<31))
-	if _, err := io.ReadFull(r, b); err != nil {
-		return 0, err
+	return portOf(universal)
+}
+
+// portOf returns the port of a universal address, "ADDRESS.HIGH.LOW" (RFC 5665 §5.2.3.4).
+func portOf(universal string) (uint16, error) {
+	rest, low, ok := cutLast(universal)
+	_, high, ok2 := cutLast(rest)
+	h, err1 := strconv.ParseUint(high, 10, 8)
+	l, err2 := strconv.ParseUint(low, 10, 8)
+	if !ok || !ok2 || err1 != nil || err2 != nil {
+		return 0, sunrpc.ErrReply
 	}
-	d = xdr.NewDecoder(b)
-	switch rep, err := sunrpc.DecodeReply(&d); {
-	case err != nil:
-		return 0, err
-	case rep.XID != xid:
-		return 0, errors.New("its reply is to another call")
+	return uint16(h<<8 | l), nil
+}
+
+func cutLast(s string) (before, after string, found bool) {
+	i := strings.LastIndexByte(s, '.')
+	if i < 0 {
+		return "", s, false
 	}
-	return d.Uint32(), d.Err()
+	return s[:i], s[i+1:], true
 }

@@ -1,9 +1,11 @@
 package portmap
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -12,6 +14,8 @@ import (
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
 )
+
+var programs = []Program{{Number: nfs3.Program, Version: 3}, {Number: nfs3.MountProgram, Version: 3}}
 
 // mapper is a portmapper.
 type mapper struct {
@@ -87,16 +91,16 @@ func (m *mapper) has(t *testing.T, want map[uint32]uint32) {
 
 func TestRegister(t *testing.T) {
 	m, addr := startMapper(t)
-	r, err := Register(addr, 2049)
+	r, err := Register(addr, 2049, programs)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := map[uint32]uint32{nfs3.Program: 2049, nfs3.MountProgram: 2049}
 	m.has(t, all)
-	if _, err := Register(addr, 2049); err != nil {
+	if _, err := Register(addr, 2049, programs); err != nil {
 		t.Errorf("once more, after a crash: %v", err)
 	}
-	if _, err := Register(addr, 2050); err == nil || !strings.Contains(err.Error(), "port 2049") || !strings.Contains(err.Error(), "rpcinfo -d 100003 3") {
+	if _, err := Register(addr, 2050, programs); err == nil || !strings.Contains(err.Error(), "port 2049") || !strings.Contains(err.Error(), "rpcinfo -d 100003 3") {
 		t.Errorf("another port: %v", err)
 	}
 	m.has(t, all)
@@ -113,7 +117,7 @@ func TestRegister(t *testing.T) {
 func TestRegisterTakesBack(t *testing.T) {
 	m, addr := startMapper(t)
 	m.ports[nfs3.MountProgram] = 20048
-	if _, err := Register(addr, 2049); err == nil || !strings.Contains(err.Error(), "20048") {
+	if _, err := Register(addr, 2049, programs); err == nil || !strings.Contains(err.Error(), "20048") {
 		t.Errorf("got %v", err)
 	}
 	m.has(t, map[uint32]uint32{nfs3.MountProgram: 20048})
@@ -125,7 +129,7 @@ func TestNoPortmapper(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if _, err := Register(l.Addr().String(), 2049); err == nil || !strings.Contains(err.Error(), "start rpcbind") {
+	if _, err := Register(l.Addr().String(), 2049, programs); err == nil || !strings.Contains(err.Error(), "start rpcbind") {
 		t.Errorf("got %v", err)
 	}
 	m, addr := startMapper(t)
@@ -133,8 +137,41 @@ func TestNoPortmapper(t *testing.T) {
 		m.mu.Lock()
 		m.say = say
 		m.mu.Unlock()
-		if _, err := Register(addr, 2049); err == nil {
+		if _, err := Register(addr, 2049, programs); err == nil {
 			t.Errorf("%q is a reply", say)
+		}
+	}
+}
+
+func TestPort(t *testing.T) {
+	m, addr := startMapper(t)
+	m.ports[100021] = 4045
+	at, buf := netip.MustParseAddrPort(addr), make([]byte, maxReply)
+	if port, err := Port(t.Context(), &net.Dialer{}, at, Program{Number: 100021, Version: 3}, buf); port != 4045 || err != nil {
+		t.Errorf("%d, %v", port, err)
+	}
+	if _, err := Port(t.Context(), &net.Dialer{}, at, Program{Number: 100024, Version: 3}, buf); !errors.Is(err, ErrNotRegistered) {
+		t.Errorf("what is not there: %v", err)
+	}
+	m.mu.Lock()
+	m.ports[100021] = 1 << 16
+	m.mu.Unlock()
+	if port, err := Port(t.Context(), &net.Dialer{}, at, Program{Number: 100021, Version: 3}, buf); err == nil {
+		t.Errorf("port %d", port)
+	}
+}
+
+func TestUniversalAddress(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		port uint16
+		ok   bool
+	}{
+		{"::1.8.1", 2049, true}, {"fe80::1.0.111", 111, true}, {"127.0.0.1.15.205", 4045, true},
+		{"", 0, false}, {"8.1", 0, false}, {"::1.256.1", 0, false}, {"::1.8.-1", 0, false}, {"::1..", 0, false},
+	} {
+		if port, err := portOf(tt.in); port != tt.port || (err == nil) != tt.ok {
+			t.Errorf("%q: %d, %v", tt.in, port, err)
 		}
 	}
 }

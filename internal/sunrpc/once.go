@@ -1,0 +1,59 @@
+package sunrpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"loopnfs/internal/xdr"
+)
+
+// ErrReply is returned by Once for something that is no reply to its call, or is too long.
+var ErrReply = errors.New("sunrpc: that is not the reply to this call")
+
+// Once makes one call over a connection of its own, made by d to addr over TCP, within
+// the time of ctx. args appends the arguments; the results, borrowed from buf, are
+// what is left in the decoder. buf bounds the size of the reply. An error of connecting
+// is a *net.OpError with the Op "dial": nobody has seen the call then.
+func Once(ctx context.Context, d *net.Dialer, addr string, c *Call, args func(*xdr.Encoder), buf []byte) (xdr.Decoder, error) {
+	nc, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return xdr.Decoder{}, err
+	}
+	defer nc.Close()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	e := xdr.Encoder{Buf: buf[:0]}
+	mark := BeginRecord(&e)
+	EncodeCall(&e, c)
+	args(&e)
+	EndRecord(&e, mark, 0)
+	if _, err := nc.Write(e.Buf); err != nil {
+		return xdr.Decoder{}, err
+	}
+	return readReply(nc, c.XID, buf)
+}
+
+func readReply(r io.Reader, xid uint32, buf []byte) (xdr.Decoder, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return xdr.Decoder{}, err
+	}
+	d := xdr.NewDecoder(head[:])
+	n := d.Uint32()
+	last, size := n>>31 != 0, int(n&^(1<<31))
+	if !last || size > cap(buf) {
+		return xdr.Decoder{}, ErrReply
+	}
+	buf = buf[:size]
+	if _, err := io.ReadFull(r, buf); err != nil {
+		return xdr.Decoder{}, err
+	}
+	d = xdr.NewDecoder(buf)
+	rep, err := DecodeReply(&d)
+	if err == nil && rep.XID != xid {
+		err = ErrReply
+	}
+	return d, err
+}
