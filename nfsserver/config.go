@@ -9,6 +9,7 @@ import (
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/hostaddr"
+	"loopnfs/internal/nlm"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/waitfor"
 )
@@ -63,6 +64,9 @@ type Config struct {
 	// change is on stable storage, against RFC 1813 §4.8: after a crash it may
 	// not have happened. WRITE and COMMIT keep what they promise.
 	AsyncMetadata bool
+	// Locks is the lock manager (NLM, NSM) that is served, too; nil for none. It stays
+	// the caller's, who closes it after the server.
+	Locks *nlm.Manager
 	// PoolID names the pool of workers in Graph. Servers that share a graph
 	// need different ones.
 	PoolID uint64

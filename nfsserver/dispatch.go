@@ -2,6 +2,7 @@ package nfsserver
 
 import (
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/nlm4"
 	"loopnfs/internal/sunrpc"
 )
 
@@ -46,6 +47,32 @@ var mountProcs = [...]procedure{
 	nfs3.MountProcExport:  listExports,
 }
 
+// lockProcs are the procedures of the lock manager, by number; those that a server has
+// no use for are nil.
+var lockProcs = [nlm4.NumProcs]procedure{
+	nlm4.ProcNull:       null,
+	nlm4.ProcTest:       lockTest,
+	nlm4.ProcLock:       lockLock,
+	nlm4.ProcCancel:     lockCancel,
+	nlm4.ProcUnlock:     lockUnlock,
+	nlm4.ProcTestMsg:    later(nlm4.ProcTestRes, lockTest),
+	nlm4.ProcLockMsg:    later(nlm4.ProcLockRes, lockLock),
+	nlm4.ProcCancelMsg:  later(nlm4.ProcCancelRes, lockCancel),
+	nlm4.ProcUnlockMsg:  later(nlm4.ProcUnlockRes, lockUnlock),
+	nlm4.ProcGrantedRes: null, // GRANTED_MSG is never called
+	nlm4.ProcShare:      lockShare,
+	nlm4.ProcUnshare:    lockUnshare,
+	nlm4.ProcNMLock:     lockUnmonitored,
+	nlm4.ProcFreeAll:    lockFreeAll,
+}
+
+// statusProcs are the procedures of the status monitor, by number.
+var statusProcs = [...]procedure{
+	nlm4.StatusProcNull:   status,
+	nlm4.StatusProcStat:   status,
+	nlm4.StatusProcNotify: status,
+}
+
 // null answers NULL (RFC 1813 §3.3.0): no arguments, no results.
 func null(*request) {}
 
@@ -56,7 +83,7 @@ func (r *request) dispatch() {
 		sunrpc.ReplyDecodeError(&r.enc, r.call.XID, r.headerErr)
 		return
 	}
-	proc, stat := findProcedure(&r.call)
+	proc, stat := r.srv.findProcedure(&r.call)
 	if proc == nil {
 		r.accept = stat
 		return
@@ -65,29 +92,39 @@ func (r *request) dispatch() {
 	proc(r)
 }
 
-func findProcedure(c *sunrpc.Call) (procedure, sunrpc.AcceptStat) {
-	var procs []procedure
-	switch c.Prog {
-	case nfs3.Program:
-		procs = nfsProcs[:]
-	case nfs3.MountProgram:
-		procs = mountProcs[:]
-	default:
-		return nil, sunrpc.ProgUnavail
-	}
+// program is one that is served here, in one version.
+type program struct {
+	version uint32
+	procs   []procedure
+	name    func(proc uint32) string
+	// locks is set for what is served only if there is a lock manager.
+	locks bool
+}
+
+var programs = map[uint32]program{
+	nfs3.Program:       {nfs3.Version, nfsProcs[:], nfs3.ProcName, false},
+	nfs3.MountProgram:  {nfs3.MountVersion, mountProcs[:], nfs3.MountProcName, false},
+	nlm4.Program:       {nlm4.Version, lockProcs[:], nlm4.ProcName, true},
+	nlm4.StatusProgram: {nlm4.StatusVersion, statusProcs[:], nlm4.StatusProcName, true},
+}
+
+func (s *Server) findProcedure(c *sunrpc.Call) (procedure, sunrpc.AcceptStat) {
+	p, ok := programs[c.Prog]
 	switch {
-	case c.Vers != nfs3.Version: // MOUNT has the same
+	case !ok || p.locks && s.cfg.Locks == nil:
+		return nil, sunrpc.ProgUnavail
+	case c.Vers != p.version:
 		return nil, sunrpc.ProgMismatch
-	case c.Proc >= uint32(len(procs)):
+	case c.Proc >= uint32(len(p.procs)) || p.procs[c.Proc] == nil:
 		return nil, sunrpc.ProcUnavail
 	}
-	return procs[c.Proc], sunrpc.Success
+	return p.procs[c.Proc], sunrpc.Success
 }
 
 // procName returns the name of the procedure that c calls, for people.
 func procName(c *sunrpc.Call) string {
-	if c.Prog == nfs3.MountProgram {
-		return nfs3.MountProcName(c.Proc)
+	if p, ok := programs[c.Prog]; ok {
+		return p.name(c.Proc)
 	}
 	return nfs3.ProcName(c.Proc)
 }

@@ -40,5 +40,8 @@
 // A call that a client sends again is answered with the reply to the first (drc.go);
 // replies are kept for the next server, too.
 //
-// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS.
+// With a lock manager (Config.Locks) NLM and NSM are served on the same port. A LOCK that
+// has to wait is answered at once, so that it keeps no worker.
+//
+// Deliberately not here: UDP, portmap, NFSACL, RPCSEC_GSS.
 package nfsserver

@@ -27,22 +27,27 @@ func (r *request) node(decodeErr error, fh *nfs3.FileHandle) (vfs.NodeID, error)
 		return 0, r.undecodable(decodeErr)
 	}
 	h := r.handle[:copy(r.handle[:], fh.Bytes())]
-	if len(h) < handlePrefix {
-		return 0, vfs.ErrBadHandle
-	}
-	x, err := r.srv.exports.Load().ofHandle(binary.BigEndian.Uint32(h))
-	if err != nil {
+	if err := r.enterByHandle(h); err != nil {
 		return 0, err
 	}
-	if err := r.enter(x); err != nil {
-		return 0, err
-	}
-	node, err := x.FS.ByHandle(&r.op, h[handlePrefix:])
+	node, err := r.exp.FS.ByHandle(&r.op, h[handlePrefix:])
 	if err != nil {
 		return 0, err
 	}
 	r.hold(node)
 	return node, nil
+}
+
+// enterByHandle enters the export that the handle h belongs to.
+func (r *request) enterByHandle(h []byte) error {
+	if len(h) < handlePrefix {
+		return vfs.ErrBadHandle
+	}
+	x, err := r.srv.exports.Load().ofHandle(binary.BigEndian.Uint32(h))
+	if err != nil {
+		return err
+	}
+	return r.enter(x)
 }
 
 // nodeToChange is node for a procedure that changes something.

@@ -178,7 +178,8 @@ func (r *request) refuse(stat sunrpc.AcceptStat) {
 	case sunrpc.ProgUnavail:
 		sunrpc.ReplyProgUnavail(&r.enc, r.call.XID)
 	case sunrpc.ProgMismatch:
-		sunrpc.ReplyProgMismatch(&r.enc, r.call.XID, nfs3.Version, nfs3.Version)
+		v := programs[r.call.Prog].version
+		sunrpc.ReplyProgMismatch(&r.enc, r.call.XID, v, v)
 	case sunrpc.ProcUnavail:
 		sunrpc.ReplyProcUnavail(&r.enc, r.call.XID)
 	case sunrpc.GarbageArgs:

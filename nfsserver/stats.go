@@ -17,6 +17,7 @@ type Stats struct {
 
 	Calls      [nfs3.NumProcs]uint64 // by NFS procedure number
 	MountCalls uint64
+	LockCalls  uint64 // of the lock manager and the status monitor
 	// StableReplies are WRITEs made more durable than their clients asked for
 	// (StabilityPolicy).
 	StableReplies uint64
@@ -32,17 +33,20 @@ type Stats struct {
 type counters struct {
 	accepted, refused, badRecords, timeouts, panics atomic.Uint64
 	calls                                           [nfs3.NumProcs]atomic.Uint64
-	mountCalls, stable, duplicates                  atomic.Uint64
+	mountCalls, lockCalls, stable, duplicates       atomic.Uint64
 	busy                                            atomic.Int64
 }
 
 // call counts c, whose procedure exists.
 func (n *counters) call(c *sunrpc.Call) {
-	if c.Prog == nfs3.Program {
+	switch c.Prog {
+	case nfs3.Program:
 		n.calls[c.Proc].Add(1)
-		return
+	case nfs3.MountProgram:
+		n.mountCalls.Add(1)
+	default:
+		n.lockCalls.Add(1)
 	}
-	n.mountCalls.Add(1)
 }
 
 // Stats returns the counters.
@@ -51,7 +55,7 @@ func (s *Server) Stats() Stats {
 	st := Stats{
 		Accepted: s.count.accepted.Load(), Refused: s.count.refused.Load(),
 		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
-		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(),
+		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(), LockCalls: s.count.lockCalls.Load(),
 		StableReplies: s.count.stable.Load(), Duplicates: s.count.duplicates.Load(),
 		Busy: int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
 	}

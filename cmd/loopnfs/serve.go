@@ -16,6 +16,7 @@ import (
 
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/nlm4"
 	"loopnfs/internal/portmap"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
@@ -37,6 +38,7 @@ type serveOptions struct {
 	threads int
 	metrics string
 	portmap bool
+	locks   bool
 	async   bool // metadata
 	require bool // everything that the guard wants
 	without without
@@ -90,6 +92,7 @@ file again, which is like this, all but dir being optional:
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
 	f.BoolVar(&opts.portmap, "portmap", false, "tell the portmapper of this host (rpcbind) about the port, for clients that ask it")
+	f.BoolVar(&opts.locks, "locks", false, "serve locks (NLM) to clients on other hosts that mount without nolock; they ask the portmapper for it (--portmap)")
 	f.BoolVar(&opts.async, "async-metadata", false, "answer before changes of names and attributes are on the disk: faster, and a crash may undo them")
 	f.BoolVar(&opts.require, "require-guard", false, "do not start if the process cannot be guarded against want of memory in every way")
 	f.StringSliceVar((*[]string)(&opts.without), "without", nil, "switch `mechanisms` off, to see what happens")
@@ -107,7 +110,7 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 		return cfg, usagef("--require-guard and --without %s: give one of them", hostGuard)
 	}
 	cfg = stack.ServerConfig{
-		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async,
+		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async, Locks: o.locks,
 		Buffered: !o.without.has(directIO),
 	}
 	if cfg.Exports, err = o.allExports(); err != nil {
@@ -177,11 +180,14 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
-	registration, err := opts.register(server)
+	registration, err := opts.register(server, cfg.Logger)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
 	defer registration.Close()
+	if server.Locks != nil {
+		server.Locks.Notify()
+	}
 	guard.Check()
 	guard.Log(cfg.Logger)
 	if err := opts.checkGuard(guard); err != nil {
@@ -208,14 +214,30 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	}
 }
 
-// register tells the portmapper where the server is, if it is to know.
-func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, error) {
+// register tells the portmapper where the server is, if it is to know. A status monitor
+// that this host has already (rpc.statd) keeps its place: the lock manager of the
+// kernel's client needs it.
+func (o *serveOptions) register(server *stack.Server, log *slog.Logger) (*portmap.Registration, error) {
 	if !o.portmap {
 		return nil, nil
 	}
-	return portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port, []portmap.Program{
+	port := server.Addr().(*net.TCPAddr).Port
+	progs := []portmap.Program{
 		{Number: nfs3.Program, Version: nfs3.Version}, {Number: nfs3.MountProgram, Version: nfs3.MountVersion},
-	})
+	}
+	if o.locks {
+		progs = append(progs, portmap.Program{Number: nlm4.Program, Version: nlm4.Version})
+		monitor := portmap.Program{Number: nlm4.StatusProgram, Version: nlm4.StatusVersion}
+		switch there, err := portmap.LocalPort(portmap.DefaultAddr, monitor); {
+		case errors.Is(err, portmap.ErrNotRegistered) || err == nil && there == port:
+			progs = append(progs, monitor, portmap.Program{Number: monitor.Number, Version: monitor.Version, UDP: true})
+		case err == nil:
+			log.Warn("this host has a status monitor (rpc.statd), which keeps its place", "port", there,
+				"costs", "clients that start again tell it, not this server: what they had locked stays locked until this server starts again",
+				"remedy", "stop rpc.statd, if this host needs no locks of other servers, and start this server again")
+		}
+	}
+	return portmap.Register(portmap.DefaultAddr, port, progs)
 }
 
 // reload reads the exports again.

@@ -45,17 +45,18 @@ var table = []struct {
 	{"internal/nfs3", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nlm4", nil},
 	{"internal/portmap", []string{"internal/sunrpc"}},
+	{"internal/nlm", []string{"internal/nlm4", "internal/sunrpc", "internal/portmap"}},
 	{"reclaim/writeback", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
 	{"reclaim", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback", "internal/pagecache"}},
 	{"nfsclient", filesystems},
-	{"nfsserver", slices.Concat(filesystems, []string{"internal/hostaddr"})},
+	{"nfsserver", slices.Concat(filesystems, []string{"internal/hostaddr", "internal/nlm4", "internal/nlm"})},
 	{"fusefs", filesystems},
-	{"internal/stack", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs"})},
+	{"internal/stack", slices.Concat(filesystems, []string{"internal/nlm", "nfsclient", "nfsserver", "fusefs"})},
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap"})},
+		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm4"})},
 }
 
 // foreign lists packages of others that only one of ours may import.
@@ -146,6 +147,7 @@ func TestForbiddenEdges(t *testing.T) {
 		{"nfsserver", "nfsclient"}, {"nfsclient", "nfsserver"}, {"nfsserver", "fusefs"},
 		{"fusefs", "nfsserver"}, {"fusefs", "nfsclient"}, {"nfsclient", "fusefs"},
 		{"harness", "harness/report"},
+		{"internal/nlm", "nfsserver"}, {"internal/nlm", "alloc"},
 		{"reclaim/writeback", "alloc"}, {"internal/waitfor", "alloc"},
 	} {
 		if allowed(e[0], e[1]) {

@@ -130,6 +130,17 @@ func call(ctx context.Context, dialer *net.Dialer, addr string, proc uint32, p P
 	return d.Uint32(), d.Err()
 }
 
+// LocalPort asks the portmapper of this host, at addr, for the port of a program;
+// ErrNotRegistered if it has none.
+func LocalPort(addr string, p Program) (port int, err error) {
+	r := &Registration{addr: addr}
+	n, err := r.call(procPort, p, 0)
+	if err == nil && n == 0 {
+		err = ErrNotRegistered
+	}
+	return int(n), err
+}
+
 // Port asks the portmapper at addr for the port of a program; ErrNotRegistered if it has
 // none. d makes the connection, ctx bounds the time, and buf, of 1 KiB or more, holds
 // both messages. Portmappers answer version 2 over IPv4 only.

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/nlm"
 	"loopnfs/nfsserver"
 	"loopnfs/reclaim/writeback"
 )
@@ -52,6 +53,8 @@ type ServerConfig struct {
 	Slots int
 	// AsyncMetadata: see nfsserver.Config.
 	AsyncMetadata bool
+	// Locks has NLM and NSM served, too, with the list of clients in StateDir.
+	Locks bool
 	// Flushers is the number of workers per export that write back; 0 for the
 	// default.
 	Flushers int
@@ -143,13 +146,19 @@ const doorInflight = fusefs.DefaultMaxInflightBytes / 2
 type Server struct {
 	NFS  *nfsserver.Server
 	Door *fusefs.Door // nil without ServerConfig.Fuse
+	// Locks is the lock manager, nil without ServerConfig.Locks. Its Notify is to be
+	// called when clients can find the server.
+	Locks *nlm.Manager
 	// Listener is where clients connect; Stop closes it.
 	Listener net.Listener
 
 	cfg    ServerConfig
 	mem    *Memory
 	addr   net.Addr
+	status *net.UDPConn // of the status monitor; nil without Locks
 	served chan error // one result of NFS.Serve
+
+	serving sync.WaitGroup // status
 
 	mu     sync.Mutex
 	stores []exportStore // also of exports that are no more
@@ -259,8 +268,12 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 	if err != nil {
 		return err
 	}
+	if err := s.startLocks(l.Addr()); err != nil {
+		l.Close()
+		return err
+	}
 	s.NFS, err = nfsserver.New(nfsserver.Config{
-		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir,
+		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir, Locks: s.Locks,
 		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	})
@@ -271,6 +284,38 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 	s.Listener, s.addr = l, l.Addr()
 	go func() { s.served <- s.NFS.Serve(l) }()
 	return nil
+}
+
+// startLocks starts the lock manager, if there is to be one, and its status monitor at
+// the address of the server: clients that start again say so over UDP.
+func (s *Server) startLocks(addr net.Addr) (err error) {
+	if !s.cfg.Locks {
+		return nil
+	}
+	s.Locks, err = nlm.New(nlm.Config{Dir: filepath.Join(s.cfg.StateDir, "locks"), Logger: s.cfg.Logger})
+	if err != nil {
+		return err
+	}
+	s.status, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr.(*net.TCPAddr).AddrPort()))
+	if err != nil {
+		s.cfg.Logger.Warn("clients that start again cannot say so", "error", err,
+			"costs", "what they had locked stays locked until this server starts again", "remedy", "free this port for UDP")
+		return nil
+	}
+	s.serving.Go(func() { s.Locks.ServeStatus(s.status) })
+	return nil
+}
+
+// stopLocks ends the lock manager. Who has locks is told by the next.
+func (s *Server) stopLocks() error {
+	if s.Locks == nil {
+		return nil
+	}
+	if s.status != nil {
+		s.status.Close()
+		s.serving.Wait()
+	}
+	return s.Locks.Close()
 }
 
 func (c *ServerConfig) listen() (net.Listener, error) {
@@ -326,6 +371,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	if s.NFS != nil {
 		errs = append(errs, s.NFS.Close())
 	}
+	errs = append(errs, s.stopLocks())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, st := range s.stores {
