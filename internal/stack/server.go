@@ -156,7 +156,7 @@ type Server struct {
 	mem    *Memory
 	addr   net.Addr
 	status *net.UDPConn // of the status monitor; nil without Locks
-	served chan error // one result of NFS.Serve
+	served chan error   // one result of NFS.Serve
 
 	serving sync.WaitGroup // status
 
