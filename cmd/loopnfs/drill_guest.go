@@ -35,7 +35,7 @@ func newDrillGuestCommand() *cobra.Command {
 		Long: `Boots a guest with a stock Debian kernel, runs a command in it as root, in the
 directory /job, where loopnfs and the files named by --file are, and passes on
 its output and exit code. Of the guest nothing stays. An empty disk is mounted
-at /srv; the modules for NFS, FUSE, nbd and XFS are loaded.`,
+at /srv; the modules for NFS, FUSE, nbd, XFS and veth are loaded.`,
 		Example: `  loopnfs drill guest --kernel 6.12.43 --memory 192MiB -- uname -a
   loopnfs drill guest --file test.sh -- sh ./test.sh
   loopnfs drill guest -- sh -c './loopnfs serve --export /srv & sleep 2; mount -o vers=3,nolock 127.0.0.1:/srv /mnt; df /mnt'`,
@@ -65,7 +65,7 @@ func runGuest(ctx context.Context, opts *guestOptions, argv []string, out, progr
 	}
 	cfg := vm.Config{
 		Kernel: opts.kernel, MemoryMiB: int(opts.memory >> 20), DiskMiB: int(opts.disk >> 20), CPUs: opts.cpus,
-		Job:   job.Job{Modules: vm.AllModules(), Disk: opts.fs, Command: argv},
+		Job:   job.Job{Modules: append(vm.AllModules(), "veth"), Disk: opts.fs, Command: argv},
 		Files: tools.Files(), Init: tools.Guest, Limit: opts.limit,
 		Say: func(format string, args ...any) { fmt.Fprintf(progress, format+"\n", args...) },
 	}

@@ -28,3 +28,18 @@ func TestKernelMount(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestKernelLocks runs testdata/guest/locks.sh in a guest, like TestKernelMount: mounts
+// without nolock, with the lock manager of the kernel's client on the other side.
+func TestKernelLocks(t *testing.T) {
+	kernel, exe := os.Getenv("LOOPNFS_GUEST"), os.Getenv("LOOPNFS")
+	if kernel == "" || exe == "" {
+		t.Skip("it boots a guest: set LOOPNFS_GUEST=6.12 and LOOPNFS=.../bin/loopnfs")
+	}
+	out, err := exec.Command(exe, "drill", "guest", "--kernel", kernel, "--memory", "256MiB",
+		"--file", "testdata/guest/locks.sh", "--file", "testdata/guest/locks.py", "--", "sh", "./locks.sh").CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -78,9 +78,10 @@ type waiter struct {
 	file    *file
 	id      uint64
 	granted bool
-	before  []held // what the owner had there before the grant
-	// unsure is set once the client may have heard of the grant.
-	unsure bool
+	before  []held // what the owner has there if the grant is undone
+	// unsure is set once the client may have heard of the grant, final once the owner
+	// was granted something on top of it: it cannot be taken back alone.
+	unsure, final bool
 }
 
 // file is one that has locks.
@@ -367,31 +368,38 @@ func (t *table) wake(f *file) (granted []*waiter) {
 // grant gives a waiter its lock. Its record stays until the client has been told.
 func (t *table) grant(w *waiter) (weaker, ok bool) {
 	f := w.file
-	before := f.of(w.owner, w.start, w.last)
+	before := f.of(w)
 	if weaker, ok = t.set(f, w.owner, modeOf(w.exclusive), w.start, w.last); !ok {
 		return false, false
 	}
 	f.waiting = slices.DeleteFunc(f.waiting, func(x *waiter) bool { return x == w })
 	t.waitsNoMore(w)
+	for _, g := range t.granted {
+		g.final = g.final || g.file == f && g.owner == w.owner && g.overlaps(w.start, w.last)
+	}
 	w.granted, w.before = true, before
 	t.granted[w.id] = w
 	return weaker, true
 }
 
-// of returns the parts of the locks of o that are in the range.
-func (f *file) of(o *owner, start, last uint64) (parts []held) {
+// of returns the parts of the locks of a waiter that are in its range, no stronger than
+// what it gets: others may have the rest by the time that it is undone.
+func (f *file) of(w *waiter) (parts []held) {
 	for _, h := range f.held {
-		if h.owner == o && h.overlaps(start, last) {
-			parts = append(parts, held{o, h.exclusive, max(h.start, start), min(h.last, last)})
+		if h.owner == w.owner && h.overlaps(w.start, w.last) {
+			parts = append(parts, held{h.owner, h.exclusive && w.exclusive, max(h.start, w.start), min(h.last, w.last)})
 		}
 	}
 	return parts
 }
 
-// undo takes a grant back: the owner has what it had before.
+// undo takes a grant back, unless it is final: the owner has what it had before, or less.
 func (t *table) undo(w *waiter) []*waiter {
 	f := w.file
 	t.told(w)
+	if w.final {
+		return nil
+	}
 	after, _ := f.change(w.owner, unlocked, w.start, w.last)
 	t.replace(f, w.owner, after)
 	for _, h := range w.before {

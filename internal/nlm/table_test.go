@@ -168,9 +168,11 @@ func (m *model) step(t *rapid.T) {
 		for _, w := range m.jobs {
 			if m.t.granted[w.id] == w {
 				wk, wf := ownerKey{w.owner.host, w.owner.id}, slices.Index(fileNames, w.file.handle)
-				m.set(wk, wf, unlocked, w.start, w.last)
-				for _, h := range w.before {
-					m.set(wk, wf, modeOf(h.exclusive), h.start, h.last)
+				if !w.final {
+					m.set(wk, wf, unlocked, w.start, w.last)
+					for _, h := range w.before {
+						m.set(wk, wf, modeOf(h.exclusive), h.start, h.last)
+					}
 				}
 				m.granted(m.t.undo(w))
 				m.t.keep(w.file)
