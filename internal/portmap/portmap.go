@@ -62,15 +62,16 @@ func (p Program) proto() uint32 {
 // Registration is what the portmapper at an address was told.
 type Registration struct {
 	addr  string
+	port  uint32
 	progs []Program
 }
 
 // Register tells the portmapper at addr that progs are served on port. What is
 // registered there already is an error, unless it is that port.
 func Register(addr string, port int, progs []Program) (*Registration, error) {
-	r := &Registration{addr: addr}
+	r := &Registration{addr: addr, port: uint32(port)}
 	for _, p := range progs {
-		if err := r.register(p, uint32(port)); err != nil {
+		if err := r.register(p, r.port); err != nil {
 			return nil, errors.Join(err, r.Close())
 		}
 		r.progs = append(r.progs, p)
@@ -97,14 +98,19 @@ func (r *Registration) register(p Program, port uint32) error {
 	return nil
 }
 
-// Close takes everything back. A nil r has nothing to take back.
+// Close takes back what is still there: the lock manager of the kernel replaces whatever
+// there was of its program. A nil r has nothing to take back.
 func (r *Registration) Close() error {
 	if r == nil {
 		return nil
 	}
 	var errs []error
 	for _, p := range r.progs {
-		if _, err := r.call(procUnset, p, 0); err != nil {
+		there, err := r.call(procPort, p, 0)
+		if err == nil && there == r.port {
+			_, err = r.call(procUnset, p, 0)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("portmapper at %s: %w", r.addr, err))
 		}
 	}

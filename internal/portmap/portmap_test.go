@@ -104,10 +104,13 @@ func TestRegister(t *testing.T) {
 		t.Errorf("another port: %v", err)
 	}
 	m.has(t, all)
+	m.mu.Lock()
+	m.ports[nfs3.MountProgram] = 20048 // by somebody else, meanwhile
+	m.mu.Unlock()
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	m.has(t, nil)
+	m.has(t, map[uint32]uint32{nfs3.MountProgram: 20048})
 	if err := (*Registration)(nil).Close(); err != nil {
 		t.Error(err)
 	}
