@@ -1,7 +1,7 @@
 package nlm
 
 import (
-	"fmt"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -60,7 +60,7 @@ func (c *Config) validate() error {
 	}
 	l := c.Limits
 	if min(l.Clients, l.Locks, l.PerClient, l.Waiting, c.Workers, c.Tries) < 0 || min(c.Grace, c.CallTime, c.RetryFirst, c.RetryMost) < 0 {
-		return fmt.Errorf("nlm: a limit or a time is negative")
+		return errors.New("nlm: a limit or a time is negative")
 	}
 	return nil
 }

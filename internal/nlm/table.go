@@ -11,7 +11,7 @@ import (
 type Limits struct {
 	Clients   int // hosts with locks
 	Locks     int // in all: held, waited for, and share reservations
-	PerClient int // of these
+	PerClient int // of these, of one address
 	Waiting   int // of these
 }
 
@@ -22,6 +22,8 @@ const (
 	// maxPerFile and maxWaitingPerFile bound the work that one call can be: their product.
 	maxPerFile        = 4096
 	maxWaitingPerFile = 256
+	// maxNames is how many hosts there can be at one address.
+	maxNames = 64
 	// maxName bounds the name of a caller and of an owner, in bytes. Those of Linux have
 	// 75 at most.
 	maxName = 255
@@ -38,6 +40,7 @@ type host struct {
 	Client
 	here      netip.Addr // where it calls
 	owners    map[ownerID]*owner
+	usage     *usage
 	records   int
 	monitored bool   // on the list on disk
 	state     uint32 // of its status monitor, when it locked last
@@ -100,12 +103,18 @@ type table struct {
 	files   map[string]*file
 	granted map[uint64]*waiter // by id: those whose clients are to be told
 	records int
+	byAddr  map[netip.Addr]*usage
 	waiting int // waiters, and calls to clients about those granted
 	lastID  uint64
 }
 
+// usage is what the hosts at one address have.
+type usage struct{ hosts, records int }
+
 func newTable(limits Limits) *table {
-	return &table{limits: limits, hosts: map[Client]*host{}, files: map[string]*file{}, granted: map[uint64]*waiter{}}
+	return &table{
+		limits: limits, hosts: map[Client]*host{}, files: map[string]*file{}, granted: map[uint64]*waiter{}, byAddr: map[netip.Addr]*usage{},
+	}
 }
 
 // host finds or makes the host of c; nil if there are too many.
@@ -113,21 +122,33 @@ func (t *table) host(c Client) *host {
 	if h := t.hosts[c]; h != nil {
 		return h
 	}
-	if len(t.hosts) >= t.limits.Clients && !t.evict() {
+	u := t.byAddr[c.Addr]
+	full := u != nil && u.hosts >= maxNames && !t.evict(func(h *host) bool { return h.Addr == c.Addr }) ||
+		len(t.hosts) >= t.limits.Clients && !t.evict(func(*host) bool { return true })
+	if full {
 		return nil
 	}
-	h := &host{Client: c, owners: map[ownerID]*owner{}}
+	if u = t.byAddr[c.Addr]; u == nil {
+		u = &usage{}
+		t.byAddr[c.Addr] = u
+	}
+	u.hosts++
+	h := &host{Client: c, owners: map[ownerID]*owner{}, usage: u}
 	t.hosts[c] = h
 	return h
 }
 
-// evict forgets a host that has nothing.
-func (t *table) evict() bool {
+// evict forgets a host that matches and has nothing.
+func (t *table) evict(match func(*host) bool) bool {
 	for c, h := range t.hosts {
-		if h.records == 0 && h.pins == 0 {
-			delete(t.hosts, c)
-			return true
+		if h.records > 0 || h.pins > 0 || !match(h) {
+			continue
 		}
+		delete(t.hosts, c)
+		if h.usage.hosts--; h.usage.hosts == 0 {
+			delete(t.byAddr, c.Addr)
+		}
+		return true
 	}
 	return false
 }
@@ -161,6 +182,7 @@ func (t *table) keep(f *file) {
 func (t *table) count(o *owner, n int) {
 	o.records += n
 	o.host.records += n
+	o.host.usage.records += n
 	t.records += n
 	if o.records == 0 {
 		delete(o.host.owners, o.id)
@@ -170,7 +192,7 @@ func (t *table) count(o *owner, n int) {
 }
 
 func (t *table) room(o *owner, f *file, n int) bool {
-	return n <= 0 || t.records+n <= t.limits.Locks && o.host.records+n <= t.limits.PerClient && len(f.held)+n <= maxPerFile
+	return n <= 0 || t.records+n <= t.limits.Locks && o.host.usage.records+n <= t.limits.PerClient && len(f.held)+n <= maxPerFile
 }
 
 // conflict returns a lock that keeps o from having the range.

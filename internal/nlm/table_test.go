@@ -341,7 +341,8 @@ func TestWaitersComeInOrder(t *testing.T) {
 func TestLimitsHold(t *testing.T) {
 	tb := newTable(Limits{Clients: 2, Locks: 10, PerClient: 6, Waiting: 2})
 	f := tb.file([]byte("f"))
-	a, b := tb.host(Client{Name: "a"}), tb.host(Client{Name: "b"})
+	here, there := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	a, b := tb.host(Client{here, "a"}), tb.host(Client{there, "b"})
 	oa, ob := a.owner(ownerID{1, ""}), b.owner(ownerID{1, ""})
 	for i := range uint64(6) {
 		if st, _ := tb.lock(f, oa, true, false, 10*i, 10*i); st != nlm4.Granted {
@@ -368,12 +369,40 @@ func TestLimitsHold(t *testing.T) {
 			t.Errorf("lock %d of the second client: %v, want %v", i, st, want)
 		}
 	}
-	if tb.keep(f); tb.host(Client{Name: "c"}) != nil {
+	if tb.keep(f); tb.host(Client{here, "c"}) != nil {
 		t.Error("a third client")
 	}
 	tb.free(a)
-	if tb.host(Client{Name: "c"}) == nil {
+	if tb.host(Client{there, "c"}) == nil {
 		t.Error("no client takes the place of one that has nothing")
+	}
+}
+
+// One address does not get more by many names.
+func TestNamesOfOneAddress(t *testing.T) {
+	tb := newTable(Limits{Clients: 1000, Locks: 1000, PerClient: 10, Waiting: 1})
+	here, there := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	f, got := tb.file([]byte("f")), 0
+	for i := range 20 {
+		h := tb.host(Client{here, fmt.Sprint(i)})
+		if st, _ := tb.lock(f, h.owner(ownerID{}), false, false, 0, 0); st == nlm4.Granted {
+			got++
+		}
+		h.pins++
+	}
+	if got != 10 {
+		t.Errorf("%d locks", got)
+	}
+	for i := range maxNames {
+		if h := tb.host(Client{here, fmt.Sprint("x", i)}); h != nil {
+			h.pins++
+		}
+	}
+	if n := len(tb.hosts); n != maxNames {
+		t.Errorf("%d hosts", n)
+	}
+	if tb.host(Client{there, "c"}) == nil {
+		t.Error("no host elsewhere")
 	}
 }
 
