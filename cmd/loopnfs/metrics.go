@@ -64,6 +64,7 @@ var (
 	descDirty   = desc("dirty_bytes", "Memory that is not clean.", "export", "state")
 	descWait    = desc("throttled_writers", "Writers that wait for the dirty limit now.")
 	descCalls   = desc("nfs_calls_total", "NFS calls served.", "procedure")
+	descLocks   = desc("lock_calls_total", "Calls of the lock manager and the status monitor served.")
 	descStable  = desc("stable_replies_total", "WRITEs made more durable than asked for, because memory was short.")
 	descDups    = desc("nfs_duplicates_total", "Calls sent again and answered with the reply to the first.")
 	descShort   = desc("host_memory_short", "1 while the host is short of memory.")
@@ -103,6 +104,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descDirty, b.Nr(writeback.Writeback)<<alloc.PageShift, b.Name(), "writeback")
 	}
 	s := c.server.NFS.Stats()
+	count(descLocks, s.LockCalls)
 	count(descStable, s.StableReplies)
 	count(descDups, s.Duplicates)
 	gauge(descConns, s.Conns)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"go.uber.org/goleak"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/sunrpc"
+	"loopnfs/internal/xdr"
 	"loopnfs/nfsclient"
 	"loopnfs/nfsserver"
 )
@@ -92,6 +95,53 @@ func TestLoopback(t *testing.T) {
 		rm -r $M/d`)
 	if n := l.client.BDI().Pages(); n != 0 {
 		t.Errorf("%d pages are not clean after the last close", n)
+	}
+}
+
+// With Locks the status monitor answers over UDP on the port of the server, and the list
+// of clients is in the state directory; after Stop nothing is left.
+func TestLocks(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the store needs root: run make test")
+	}
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
+	mem, err := NewMemory(DefaultMemory(8 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem.Start()
+	t.Cleanup(mem.Stop)
+	state := t.TempDir()
+	s, err := StartServer(mem, ServerConfig{Exports: []ExportConfig{{Dir: t.TempDir(), Name: "/e"}}, StateDir: state, Listen: "127.0.0.1:0", Locks: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(t, s.Stop) })
+	if b, err := os.ReadFile(filepath.Join(state, "locks", "state")); err != nil || strings.TrimSpace(string(b)) != fmt.Sprint(s.Locks.State()) {
+		t.Errorf("%q, %v; the state is %d", b, err, s.Locks.State())
+	}
+	u, err := net.Dial("udp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	var e xdr.Encoder
+	sunrpc.EncodeCall(&e, &sunrpc.Call{XID: 7, Prog: 100024, Vers: 1})
+	b := make([]byte, 100)
+	if _, err := u.Write(e.Buf); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := u.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := xdr.NewDecoder(b[:n])
+	if r, err := sunrpc.DecodeReply(&d); err != nil || r.XID != 7 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
