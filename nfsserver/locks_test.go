@@ -273,9 +273,13 @@ func FuzzLockArgs(f *testing.F) {
 	for proc := range uint32(nlm4.NumProcs) {
 		f.Add(true, proc, e.Buf)
 	}
+	m, err := nlm.New(nlm.Config{PortmapPort: 1, RetryFirst: time.Hour, RetryMost: time.Hour})
+	check(f, err)
+	f.Cleanup(func() { m.Close() })
+	arena := newArena(f, 32<<20)
+	_, addr := start(f, Config{Exports: []Export{{Name: "/data", FS: newMemFS(arena), Squash: SquashNone}}, Arena: arena, Locks: m})
 	f.Fuzz(func(t *testing.T, locks bool, proc uint32, args []byte) {
-		fix := serveLocks(t, nil)
-		c := dial(t, fix.addr)
+		c := dial(t, addr)
 		prog, vers := uint32(nlm4.StatusProgram), uint32(nlm4.StatusVersion)
 		if locks {
 			prog, vers = nlm4.Program, nlm4.Version
