@@ -35,7 +35,8 @@
 // or for room for its payload, waits for all calls that have some.
 //
 // Lock order: no two locks of this package are held together, and none while
-// the FS is called or the socket is used.
+// the FS is called or the socket is used (that of the duplicate request cache while
+// a socket is asked for its state).
 //
 // Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS, and, so far, a
 // duplicate request cache: a call that the client repeats is carried out again.

@@ -3,9 +3,12 @@ package nfsserver
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"net"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
@@ -44,13 +47,11 @@ func (k *dupKey) hash() uint32 {
 // dupEntry is a call that is being carried out, or was.
 type dupEntry struct {
 	key dupKey
-	// port is that of the client, conn its connection. A client that has to connect
-	// again may get another port, so it is compared only if delivered is set: the
-	// client closed the connection when it had all its replies. Whoever calls from
-	// another port then is somebody else.
-	port      uint16
-	delivered bool
-	conn      uint64
+	// from is where the client sent the call last. A client that has to connect
+	// again may get another port, so the port is compared only if the client closed
+	// that connection when it had all its replies. Whoever calls from another port
+	// then is somebody else.
+	from *client
 	// next and prev link the entries of a bucket.
 	next, prev *dupEntry
 	// owner carries the call out; nil once reply is there.
@@ -59,6 +60,38 @@ type dupEntry struct {
 	waiting *request
 	n       int
 	reply   [maxKept]byte // from the XID on
+}
+
+// client is what is known of the client at the other end of a connection; guarded
+// by drc.mu. It outlives the connection, so it is small.
+type client struct {
+	id        uint64 // in the order of connecting
+	port      uint16
+	nc        *net.TCPConn // nil once it is closed
+	delivered bool         // the client closed it, and has all its replies
+}
+
+// hasAll reports whether the client has closed the connection and has all replies
+// that were sent. The reader may not have noticed yet.
+func (c *client) hasAll() bool {
+	return c.delivered || c.nc != nil && closedByPeer(c.nc)
+}
+
+// closedByPeer reports whether the peer of nc has closed it in order, and has
+// acknowledged all that was sent. What comes to one that has closed is not.
+func closedByPeer(nc *net.TCPConn) bool {
+	const closeWait = 8 // TCP_CLOSE_WAIT
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	closed := false
+	err = raw.Control(func(fd uintptr) {
+		info, infoErr := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		unheard, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		closed = infoErr == nil && err == nil && info.State == closeWait && unheard == 0
+	})
+	return err == nil && closed
 }
 
 // drc is the duplicate request cache (RFC 1813 §4.3, nfsd_cache_lookup): a call
@@ -102,7 +135,7 @@ func (d *drc) restore(r *journaled) {
 		d.forget(old)
 	}
 	e := d.insert(&r.key)
-	e.n, e.port = copy(e.reply[:], r.reply), r.port
+	e.n, e.from = copy(e.reply[:], r.reply), &client{port: r.port}
 	d.keep(e, r.seq)
 	d.seq = r.seq + 1
 }
@@ -132,6 +165,14 @@ const (
 	parked                  // somebody else will answer it; r is not the caller's any more
 )
 
+// cameFrom says that c has sent the call, too. What is read late may have come on
+// a connection that the client gave up.
+func (e *dupEntry) cameFrom(c *client) {
+	if e.from == nil || c.id > e.from.id {
+		e.from = c
+	}
+}
+
 // begin looks for a call like r.
 func (d *drc) begin(r *request) verdict {
 	if atOnce, _ := r.duplicable(); !atOnce {
@@ -141,20 +182,23 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.delivered && e.port != r.conn.peer.Port() {
+	if e != nil && e.owner == nil && e.from.port != r.conn.client.port && e.from.hasAll() {
 		d.forget(e)
 		e = nil
 	}
 	switch {
 	case e == nil:
 		r.dup = d.insert(&key)
-		r.dup.owner, r.dup.conn, r.dup.port = r, r.conn.id, r.conn.peer.Port()
+		r.dup.owner = r
+		r.dup.cameFrom(r.conn.client)
 		return carryOut
 	case e.owner == nil:
+		e.cameFrom(r.conn.client)
 		r.answerWith(e.reply[:e.n])
 		r.srv.count.duplicates.Add(1)
 		return answered
 	}
+	e.cameFrom(r.conn.client)
 	r.task.Wait("", "the reply to the same call, sent before", 0, e.owner.replyResource())
 	r.next, e.waiting = e.waiting, r
 	return parked
@@ -203,11 +247,11 @@ func (d *drc) end(r *request) {
 // record puts a reply on disk, if there is a journal, and returns its number.
 func (d *drc) record(e *dupEntry, reply []byte) uint64 {
 	d.mu.Lock()
-	seq := d.seq
+	seq, port := d.seq, e.from.port
 	d.seq++
 	d.mu.Unlock()
 	if d.journal != nil {
-		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: e.port, reply: reply})
+		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
 	}
 	return seq
 }
@@ -227,16 +271,12 @@ func (d *drc) forget(e *dupEntry) {
 	d.remove(e)
 }
 
-// delivered is called when a client has closed a connection in order, with no call
-// in progress.
-func (d *drc) delivered(c *conn) {
+// ends is called when all replies on a connection were sent, and it is about to be
+// closed.
+func (d *drc) ends(c *client) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, e := range d.kept {
-		if e != nil && e.conn == c.id {
-			e.delivered = true
-		}
-	}
+	c.delivered, c.nc = c.hasAll(), nil
 }
 
 func (d *drc) bucket(k *dupKey) **dupEntry {
@@ -279,7 +319,7 @@ func (d *drc) remove(e *dupEntry) {
 }
 
 func (d *drc) release(e *dupEntry) {
-	e.n, e.conn, e.delivered, e.prev, e.next = 0, 0, false, nil, d.free
+	e.n, e.from, e.prev, e.next = 0, nil, nil, d.free
 	d.free = e
 }
 

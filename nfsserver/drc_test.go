@@ -200,18 +200,44 @@ func TestDuplicateXIDOfAnotherClient(t *testing.T) {
 	f := serve(t, nil)
 	root := dial(t, f.addr).root()
 	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
-	for range 3 {
+	for range 300 {
 		f.fs.put(t, rootNode, "a", nil)
-		conns := f.srv.Stats().Conns
 		nc := f.connect()
 		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
 			t.Fatal(st)
 		}
 		nc.Close()
-		eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == conns })
 		if _, err := f.fs.Lookup(&vfs.Op{}, rootNode, "a"); err != syscall.ENOENT {
 			t.Fatalf("not carried out: %v", err)
 		}
+	}
+}
+
+// It is the same client, if it closed a connection without having all it asked for:
+// before a reply, or with one that it heard on another connection.
+func TestDuplicateXIDOfTheSameClient(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	g := newGate(t)
+	f.fs.onGetAttr.set(g.wait)
+	conns := f.srv.Stats().Conns
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	nc := f.connect()
+	nc.Write(rec)
+	<-g.entered // for the attributes in its reply
+	nc.Close()
+	g.release()
+	gone := func() bool { return f.srv.Stats().Conns == conns }
+	eventually(t, "the connection is gone", gone)
+	f.fs.put(t, rootNode, "a", nil)
+	nc = f.connect()
+	if _, st := f.ask(nc, rec); st != nfs3.StatusNoEnt {
+		t.Errorf("the reply that was not heard: %v", st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", gone)
+	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+		t.Errorf("after it was: %v", st)
 	}
 }
 
