@@ -163,6 +163,7 @@ const (
 	carryOut verdict = iota // and then call end
 	answered                // the reply is there
 	parked                  // somebody else will answer it; r is not the caller's any more
+	dropped                 // the reply to the first is for this one, too
 )
 
 // cameFrom says that c has sent the call, too. What is read late may have come on
@@ -197,11 +198,25 @@ func (d *drc) begin(r *request) verdict {
 		r.answerWith(e.reply[:e.n])
 		r.srv.count.duplicates.Add(1)
 		return answered
+	case e.willReplyOn(r.conn):
+		r.srv.count.duplicates.Add(1)
+		return dropped
 	}
 	e.cameFrom(r.conn.client)
-	r.task.Wait("", "the reply to the same call, sent before", 0, e.owner.replyResource())
+	r.waitFor(e.owner)
 	r.next, e.waiting = e.waiting, r
 	return parked
+}
+
+// willReplyOn reports whether a reply to the call will be sent on c. One is enough,
+// and there is never more than one slot of c for a call.
+func (e *dupEntry) willReplyOn(c *conn) bool {
+	for w := e.waiting; w != nil; w = w.next {
+		if w.conn == c {
+			return true
+		}
+	}
+	return e.owner.conn == c
 }
 
 // end keeps the reply of r, which has carried out its call, and answers who waits
@@ -233,7 +248,7 @@ func (d *drc) end(r *request) {
 	for waiting != nil {
 		w := waiting
 		waiting, w.next = w.next, nil
-		w.task.Done()
+		w.waitedFor(r)
 		if !done {
 			w.enqueue()
 			continue
@@ -353,6 +368,24 @@ const successHeader = 6 * 4
 func (r *request) answerWith(reply []byte) {
 	r.startReply()
 	r.enc.FixedOpaque(reply)
+}
+
+// waitFor says that r waits for the reply to owner. If both are of one port, to the
+// wait-for graph their replies are the same, and r would wait for itself.
+func (r *request) waitFor(owner *request) {
+	res := owner.replyResource()
+	if res == r.replyResource() {
+		r.task.Release(res)
+	}
+	r.task.Wait("", "the reply to the same call, sent before", 0, res)
+}
+
+// waitedFor takes back waitFor.
+func (r *request) waitedFor(owner *request) {
+	r.task.Done()
+	if res := owner.replyResource(); res == r.replyResource() {
+		r.task.Hold(res)
+	}
 }
 
 // replyResource is what somebody waits for who waits for the reply of r.

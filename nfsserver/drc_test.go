@@ -16,6 +16,7 @@ import (
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
 	"loopnfs/internal/xdr"
 )
 
@@ -159,6 +160,79 @@ func TestDuplicateWaits(t *testing.T) {
 	}
 	if _, st := f.ask(conns[0], rec); st != nfs3.StatusOK || writes.Load() != 2 {
 		t.Errorf("a WRITE that is over: %v, written %d times", st, writes.Load())
+	}
+}
+
+// What is sent again on the same connection takes nothing: the reply to the first
+// may depend on what comes behind it.
+func TestDuplicateOnTheSameConnection(t *testing.T) {
+	f := serve(t, func(c *Config) { c.Slots, c.Workers = 8, 8 })
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	g := newGate(t)
+	f.fs.onWrite.set(g.wait)
+	data := pattern(2 * 4096)
+	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	nc := f.connect()
+	for i := range 20 {
+		nc.Write(rec)
+		if i == 0 {
+			<-g.entered
+		}
+	}
+	if _, st := f.ask(nc, sameCall(10, nfs3.ProcCommit, &nfs3.CommitArgs{Handle: h}, nil)); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	eventually(t, "only the first is there", func() bool {
+		st := f.srv.Stats()
+		return st.InFlight == 1 && st.PayloadBytes == int64(len(data))
+	})
+	g.release()
+	if _, st := f.hear(nc); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	if _, st := f.ask(nc, sameCall(11, nfs3.ProcCommit, &nfs3.CommitArgs{Handle: h}, nil)); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	if n := f.srv.Stats().Duplicates; n != 19 {
+		t.Errorf("%d duplicates", n)
+	}
+}
+
+// A client that connects again from its port waits for the call it sent before,
+// not for itself.
+func TestDuplicateFromTheSamePort(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	disk := waitfor.Resource{Kind: waitfor.Writeback, ID: 7}
+	g := newGate(t)
+	f.fs.onWrite.set(func(op *vfs.Op) error {
+		op.Scope.Task().Wait("", "the disk", 0, disk)
+		defer op.Scope.Task().Done()
+		return g.wait(op)
+	})
+	data := pattern(100)
+	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	old := dialFrom(t, "127.0.0.78", f.addr) // nobody else has ports there
+	old.Write(rec)
+	<-g.entered
+	reset(old)
+	d := net.Dialer{LocalAddr: old.LocalAddr()}
+	nc, err := d.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.Write(rec)
+	eventually(t, "both calls are there", func() bool { return f.srv.Stats().InFlight == 2 })
+	eventually(t, "the second one waits", func() bool { return strings.Contains(fmt.Sprint(f.graph.Waits()), "sent before") })
+	if c := f.graph.FindCycle(); c != nil {
+		t.Errorf("a circle: %q", c.Edges)
+	}
+	g.release()
+	if _, st := f.hear(nc); st != nfs3.StatusOK {
+		t.Error(st)
 	}
 }
 
