@@ -220,17 +220,17 @@ func (e *dupEntry) willReplyOn(c *conn) bool {
 }
 
 // end keeps the reply of r, which has carried out its call, and answers who waits
-// for it. A call that was given up, or is to be sent again, leaves nothing behind:
-// one of those who wait carries it out.
+// for it. A call that was given up leaves nothing behind: one of those who wait
+// carries it out.
 func (d *drc) end(r *request) {
 	e := r.dup
 	if e == nil {
 		return
 	}
 	r.dup = nil
-	reply, done := r.finalReply()
+	reply, final := r.finalReply()
 	_, keep := r.duplicable()
-	keep = keep && done
+	keep = keep && final && r.accept == sunrpc.Success
 	var seq uint64
 	if keep {
 		seq = d.record(e, reply)
@@ -249,7 +249,7 @@ func (d *drc) end(r *request) {
 		w := waiting
 		waiting, w.next = w.next, nil
 		w.waitedFor(r)
-		if !done {
+		if !final {
 			w.enqueue()
 			continue
 		}
@@ -338,20 +338,12 @@ func (d *drc) release(e *dupEntry) {
 	d.free = e
 }
 
-// finalReply returns the reply of r from its XID on, and whether it says what came
-// of the call: not if the call failed since the client is gone, or is to be sent
-// again (NFS3ERR_JUKEBOX).
-func (r *request) finalReply() (reply []byte, done bool) {
-	if r.accept != sunrpc.Success {
-		return nil, false
-	}
+// finalReply returns the reply of r from its XID on, and whether it is the answer to
+// whoever sent the call: not if the call failed since its client is gone.
+func (r *request) finalReply() (reply []byte, final bool) {
 	reply = r.enc.Buf[r.mark+4:]
-	status := nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
-	switch {
-	case status == nfs3.StatusOK:
+	if r.accept != sunrpc.Success || nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:])) == nfs3.StatusOK {
 		return reply, true
-	case status == nfs3.StatusJukebox:
-		return reply, false
 	}
 	select {
 	case <-r.conn.done:

@@ -268,6 +268,38 @@ func TestDuplicateOfACallThatIsGivenUp(t *testing.T) {
 	}
 }
 
+// Whoever is told to try later does so with another XID: the call must not be
+// carried out after that. Nor must one that panics do so again.
+func TestDuplicateOfACallThatFails(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 100}, pattern(100))
+	a, b := f.connect(), f.connect()
+	for what, fail := range map[string]func() error{
+		"try later": func() error { return vfs.ErrJukebox },
+		"panic":     func() error { panic("oh no") },
+	} {
+		g := newGate(t)
+		var writes atomic.Int32
+		f.fs.onWrite.set(func(op *vfs.Op) error {
+			writes.Add(1)
+			g.wait(op)
+			return fail()
+		})
+		a.Write(rec)
+		<-g.entered
+		b.Write(rec)
+		eventually(t, "both calls are there", func() bool { return f.srv.Stats().InFlight == 2 })
+		g.release()
+		first, _ := readRecord(a)
+		if second, _ := readRecord(b); !bytes.Equal(first, second) || len(first) == 0 || writes.Load() != 1 {
+			t.Errorf("%s: carried out %d times: %x, %x", what, writes.Load(), first, second)
+		}
+		eventually(t, "both calls are over", func() bool { return f.srv.Stats().InFlight == 0 })
+	}
+}
+
 // A client that begins with the same XID each time it runs is another one, if the
 // one before had all it asked for.
 func TestDuplicateXIDOfAnotherClient(t *testing.T) {
