@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +15,9 @@ import (
 )
 
 const (
-	// keptReplies is how many replies the duplicate request cache keeps.
-	keptReplies = 2048
+	// keptReplies is how many replies the duplicate request cache keeps, keptWrites
+	// how many of WRITE besides: they would leave no room for the others.
+	keptReplies, keptWrites = 2048, 1024
 	// maxKept is the size in bytes of the largest reply that is kept: CREATE.
 	maxKept = 320
 )
@@ -27,14 +27,22 @@ type dupKey struct {
 	addr      [16]byte
 	xid, proc uint32
 	uid       uint32
-	args, sum uint32 // length and checksum of the arguments, without WRITE's data
+	args, sum uint32 // length and checksum of the arguments, with the first of WRITE's data
 }
+
+// sumData is how much of the data is in the checksum (RC_CSUMLEN).
+const sumData = 256
 
 func keyOf(r *request) dupKey {
 	args := r.dec.Rest()
+	sum := crc32.Checksum(args, castagnoli)
+	if r.carries {
+		first := r.data.Bufs[0]
+		sum = crc32.Update(sum, castagnoli, first[:min(sumData, len(first))])
+	}
 	return dupKey{
 		addr: r.conn.peer.Addr().As16(), xid: r.call.XID, proc: r.call.Proc, uid: r.call.Cred.Sys.UID,
-		args: uint32(len(args)), sum: crc32.Checksum(args, castagnoli),
+		args: uint32(len(args)), sum: sum,
 	}
 }
 
@@ -54,6 +62,8 @@ type dupEntry struct {
 	from *client
 	// next and prev link the entries of a bucket.
 	next, prev *dupEntry
+	// at is where it is kept.
+	at **dupEntry
 	// owner carries the call out; nil once reply is there.
 	owner *request
 	// waiting are calls like it, linked by request.next, that get the same reply.
@@ -96,9 +106,8 @@ func closedByPeer(nc *net.TCPConn) bool {
 
 // drc is the duplicate request cache (RFC 1813 §4.3, nfsd_cache_lookup): a call
 // that is sent again, because its client heard nothing, is not carried out again.
-// It gets the reply of the first one, which it waits for without a worker. Of WRITE
-// only that is remembered which is being carried out, so that a late one does not
-// overwrite what came after: once it is done, it may be done again.
+// It gets the reply of the first one, which it waits for without a worker. So does a
+// WRITE: one that is carried out again may be late, and overwrite what came after.
 type drc struct {
 	journal *replyJournal // nil: the replies are gone with the process
 
@@ -107,12 +116,14 @@ type drc struct {
 	free    *dupEntry // by next
 	kept    [keptReplies]*dupEntry
 	seq     uint64 // replies kept so far; the oldest is at seq % keptReplies
+	wrote   [keptWrites]*dupEntry
+	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
 // newDRC returns a cache with the replies of the server before this one.
 func newDRC(slots int, journal *replyJournal) (*drc, error) {
-	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * keptReplies)}
-	all := touched[dupEntry](keptReplies + slots)
+	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
+	all := touched[dupEntry](keptReplies + keptWrites + slots)
 	for i := range all {
 		d.release(&all[i])
 	}
@@ -136,24 +147,21 @@ func (d *drc) restore(r *journaled) {
 	}
 	e := d.insert(&r.key)
 	e.n, e.from = copy(e.reply[:], r.reply), &client{port: r.port}
-	d.keep(e, r.seq)
+	d.keep(e, &d.kept[r.seq%keptReplies])
 	d.seq = r.seq + 1
 }
 
-// duplicable reports whether the call must not be carried out twice at once, and
-// whether not twice at all.
-func (r *request) duplicable() (atOnce, atAll bool) {
+// duplicable reports whether the call must not be carried out twice.
+func (r *request) duplicable() bool {
 	if r.headerErr != nil || r.call.Prog != nfs3.Program || r.call.Vers != nfs3.Version {
-		return false, false
+		return false
 	}
 	switch r.call.Proc {
-	case nfs3.ProcWrite:
-		return true, false
-	case nfs3.ProcSetAttr, nfs3.ProcCreate, nfs3.ProcMkdir, nfs3.ProcSymlink, nfs3.ProcMknod,
+	case nfs3.ProcWrite, nfs3.ProcSetAttr, nfs3.ProcCreate, nfs3.ProcMkdir, nfs3.ProcSymlink, nfs3.ProcMknod,
 		nfs3.ProcRemove, nfs3.ProcRmdir, nfs3.ProcRename, nfs3.ProcLink:
-		return true, true
+		return true
 	}
-	return false, false
+	return false
 }
 
 // verdict is what is to be done with a call.
@@ -176,7 +184,7 @@ func (e *dupEntry) cameFrom(c *client) {
 
 // begin looks for a call like r.
 func (d *drc) begin(r *request) verdict {
-	if atOnce, _ := r.duplicable(); !atOnce {
+	if !r.duplicable() {
 		return carryOut
 	}
 	key := keyOf(r)
@@ -229,18 +237,17 @@ func (d *drc) end(r *request) {
 	}
 	r.dup = nil
 	reply, final := r.finalReply()
-	_, keep := r.duplicable()
-	keep = keep && final && r.accept == sunrpc.Success
-	var seq uint64
+	keep := final && r.accept == sunrpc.Success
+	var at **dupEntry
 	if keep {
-		seq = d.record(e, reply)
+		at = d.record(e, reply)
 	}
 	d.mu.Lock()
 	waiting := e.waiting
 	e.waiting, e.owner = nil, nil
 	if keep {
 		e.n = copy(e.reply[:], reply)
-		d.keep(e, seq)
+		d.keep(e, at)
 	} else {
 		d.remove(e)
 	}
@@ -259,30 +266,35 @@ func (d *drc) end(r *request) {
 	}
 }
 
-// record puts a reply on disk, if there is a journal, and returns its number.
-func (d *drc) record(e *dupEntry, reply []byte) uint64 {
+// record puts a reply on disk, if there is a journal and it belongs there, and
+// returns where e is to be kept.
+func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	d.mu.Lock()
+	if e.key.proc == nfs3.ProcWrite {
+		defer d.mu.Unlock()
+		d.writes++
+		return &d.wrote[d.writes%keptWrites]
+	}
 	seq, port := d.seq, e.from.port
 	d.seq++
 	d.mu.Unlock()
 	if d.journal != nil {
 		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
 	}
-	return seq
+	return &d.kept[seq%keptReplies]
 }
 
-// keep puts e among those that are kept, and drops the oldest. mu is held.
-func (d *drc) keep(e *dupEntry, seq uint64) {
-	at := &d.kept[seq%keptReplies]
+// keep keeps e at a place, and drops what was there, the oldest. mu is held.
+func (d *drc) keep(e *dupEntry, at **dupEntry) {
 	if *at != nil {
 		d.remove(*at)
 	}
-	*at = e
+	*at, e.at = e, at
 }
 
 // forget drops a reply that is kept. mu is held.
 func (d *drc) forget(e *dupEntry) {
-	d.kept[slices.Index(d.kept[:], e)] = nil
+	*e.at = nil
 	d.remove(e)
 }
 
@@ -334,7 +346,7 @@ func (d *drc) remove(e *dupEntry) {
 }
 
 func (d *drc) release(e *dupEntry) {
-	e.n, e.from, e.prev, e.next = 0, nil, nil, d.free
+	e.n, e.from, e.at, e.prev, e.next = 0, nil, nil, nil, d.free
 	d.free = e
 }
 

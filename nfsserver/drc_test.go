@@ -158,8 +158,72 @@ func TestDuplicateWaits(t *testing.T) {
 	if n := writes.Load(); n != 1 {
 		t.Errorf("written %d times", n)
 	}
-	if _, st := f.ask(conns[0], rec); st != nfs3.StatusOK || writes.Load() != 2 {
-		t.Errorf("a WRITE that is over: %v, written %d times", st, writes.Load())
+}
+
+// A WRITE that is read late, for its connection had no slot for it, does not land on
+// what its client wrote since, on another connection.
+func TestLateWrite(t *testing.T) {
+	f := serve(t, func(c *Config) { c.Workers, c.Slots = 8, 8 })
+	f.fs.put(t, rootNode, "file", make([]byte, 100))
+	c := dial(t, f.addr)
+	h := c.file("file")
+	write := func(xid uint32, data []byte) []byte {
+		return sameCall(xid, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	}
+	g := newGate(t)
+	f.fs.onRead.set(g.wait)
+	old := f.connect()
+	for i := range uint32(4) { // its share of the slots
+		old.Write(sameCall(100+i, nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: 10}, nil))
+		<-g.entered
+	}
+	late, after := write(9, pattern(100)), bytes.Repeat([]byte("new"), 30)
+	old.Write(late)
+	old.Close()
+	nc := f.connect()
+	for _, rec := range [][]byte{late, write(10, after)} {
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Fatal(st)
+		}
+	}
+	g.release()
+	eventually(t, "all is over", func() bool {
+		st := f.srv.Stats()
+		return st.InFlight == 0 && st.Conns == 2
+	})
+	if _, got := c.read(h, 0, 100); !bytes.Equal(got[:90], after) {
+		t.Errorf("the file has %q", got)
+	}
+	if n := f.srv.Stats().Duplicates; n != 1 {
+		t.Errorf("%d duplicates", n)
+	}
+}
+
+// What has other data is another WRITE, while the first is being carried out and
+// after that.
+func TestDuplicateOfOtherData(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	g := newGate(t)
+	var writes atomic.Int32
+	f.fs.onWrite.set(func(op *vfs.Op) error { writes.Add(1); return g.wait(op) })
+	write := func(data string) net.Conn {
+		nc := f.connect()
+		nc.Write(sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 4}, []byte(data)))
+		return nc
+	}
+	conns := []net.Conn{write("once"), write("then")}
+	eventually(t, "both are carried out", func() bool { return writes.Load() == 2 })
+	g.release()
+	conns = append(conns, write("last"))
+	for _, nc := range conns {
+		if _, st := f.hear(nc); st != nfs3.StatusOK {
+			t.Error(st)
+		}
+	}
+	if n := writes.Load(); n != 3 {
+		t.Errorf("written %d times", n)
 	}
 }
 
@@ -274,8 +338,7 @@ func TestDuplicateOfACallThatFails(t *testing.T) {
 	f := serve(t, nil)
 	f.fs.put(t, rootNode, "file", nil)
 	h := dial(t, f.addr).file("file")
-	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 100}, pattern(100))
-	a, b := f.connect(), f.connect()
+	a, b, xid := f.connect(), f.connect(), uint32(9)
 	for what, fail := range map[string]func() error{
 		"try later": func() error { return vfs.ErrJukebox },
 		"panic":     func() error { panic("oh no") },
@@ -287,6 +350,8 @@ func TestDuplicateOfACallThatFails(t *testing.T) {
 			g.wait(op)
 			return fail()
 		})
+		xid++
+		rec := sameCall(xid, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 100}, pattern(100))
 		a.Write(rec)
 		<-g.entered
 		b.Write(rec)
@@ -353,14 +418,25 @@ func TestDuplicatesAreForgotten(t *testing.T) {
 	root := dial(t, f.addr).root()
 	nc := f.connect()
 	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
 	for round := range 2 {
 		f.fs.put(t, rootNode, "a", nil)
 		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
 			t.Fatalf("round %d: %v", round, st)
 		}
-		for i := range uint32(keptReplies) {
-			f.ask(nc, sameCall(1000+i, nfs3.ProcRemove, removeArgs(root, "b"), nil))
+		for i := range uint32(keptWrites + 1) {
+			f.ask(nc, sameCall(2+i, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 1}, []byte{1}))
 		}
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Errorf("round %d: forgotten for WRITEs: %v", round, st)
+		}
+		for i := range uint32(keptReplies) {
+			f.ask(nc, sameCall(9000+i, nfs3.ProcRemove, removeArgs(root, "b"), nil))
+		}
+	}
+	if n := f.srv.Stats().Duplicates; n != 2 {
+		t.Errorf("%d duplicates", n)
 	}
 }
 
