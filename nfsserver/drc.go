@@ -266,8 +266,8 @@ func (d *drc) end(r *request) {
 	}
 }
 
-// record puts a reply on disk, if there is a journal and it belongs there, and
-// returns where e is to be kept.
+// record puts a reply on disk, if there is a journal and something was changed, and
+// returns where e is to be kept. What failed may fail again with the next server.
 func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	d.mu.Lock()
 	if e.key.proc == nfs3.ProcWrite {
@@ -278,7 +278,7 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	seq, port := d.seq, e.from.port
 	d.seq++
 	d.mu.Unlock()
-	if d.journal != nil {
+	if d.journal != nil && statusIn(reply) == nfs3.StatusOK {
 		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
 	}
 	return &d.kept[seq%keptReplies]
@@ -354,7 +354,7 @@ func (d *drc) release(e *dupEntry) {
 // whoever sent the call: not if the call failed since its client is gone.
 func (r *request) finalReply() (reply []byte, final bool) {
 	reply = r.enc.Buf[r.mark+4:]
-	if r.accept != sunrpc.Success || nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:])) == nfs3.StatusOK {
+	if r.accept != sunrpc.Success || statusIn(reply) == nfs3.StatusOK {
 		return reply, true
 	}
 	select {
@@ -367,6 +367,11 @@ func (r *request) finalReply() (reply []byte, final bool) {
 
 // successHeader is the size in bytes of the header of a successful reply.
 const successHeader = 6 * 4
+
+// statusIn returns the status in a successful reply.
+func statusIn(reply []byte) nfs3.Status {
+	return nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
+}
 
 // answerWith makes reply, from its XID on, that of r.
 func (r *request) answerWith(reply []byte) {

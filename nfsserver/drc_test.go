@@ -2,7 +2,6 @@ package nfsserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -50,7 +49,7 @@ func (f *fixture) hear(nc net.Conn) ([]byte, nfs3.Status) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	return reply, nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
+	return reply, statusIn(reply)
 }
 
 func removeArgs(root nfs3.FileHandle, name string) encoder {
@@ -459,7 +458,7 @@ func TestDuplicateStress(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if st := nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:])); st != nfs3.StatusOK {
+					if st := statusIn(reply); st != nfs3.StatusOK {
 						t.Errorf("%s: %v", name, st)
 					}
 				}
@@ -480,12 +479,18 @@ func TestRepliesOutliveTheServer(t *testing.T) {
 	if st != nfs3.StatusOK {
 		t.Fatal(st)
 	}
+	if _, st := f.ask(f.connect(), sameCall(8, nfs3.ProcRemove, removeArgs(root, "a"), nil)); st != nfs3.StatusNoEnt {
+		t.Error(st)
+	}
 	if _, err := New(f.srv.cfg); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("a second server on the same state: %v", err)
 	}
 	cfg := f.srv.cfg
 	if err := f.srv.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if n := f.srv.dups.journal.ended; n != 1 {
+		t.Errorf("%d syncs for a call that changed something and one that did not", n)
 	}
 	f.srv, f.addr = start(t, cfg)
 	if again, _ := f.ask(f.connect(), rec); !bytes.Equal(again, first) {
