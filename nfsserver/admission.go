@@ -179,6 +179,13 @@ func (a *admission) putBytes(c *conn, n int64) {
 	a.wq.Wake()
 }
 
+// idle reports whether no request of c is in progress.
+func (a *admission) idle(c *conn) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return c.usage.idle()
+}
+
 // now returns what is in use.
 func (a *admission) now() usage {
 	a.mu.Lock()
