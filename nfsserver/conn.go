@@ -103,7 +103,7 @@ func (c *conn) setOptions() error {
 func (c *conn) run() {
 	err := c.receiveAll()
 	switch {
-	case err == io.EOF && c.srv.adm.idle(c):
+	case err == io.EOF && c.srv.adm.idle(c) && c.acknowledged():
 		c.srv.dups.delivered(c)
 	case err != io.EOF && err != errDrain:
 		c.abort(err)
@@ -111,6 +111,20 @@ func (c *conn) run() {
 	c.inflight.Wait()
 	c.abort(nil)
 	close(c.out.wake)
+}
+
+// acknowledged reports whether a client that has closed the connection had all replies
+// before: who closes it earlier answers the next one with a reset.
+func (c *conn) acknowledged() bool {
+	raw, err := c.nc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	ctlErr := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	})
+	return ctlErr == nil && err == nil && info.State == unix.BPF_TCP_CLOSE_WAIT && info.Unacked == 0 && info.Notsent_bytes == 0
 }
 
 // abort ends the connection at once: nobody waits for replies any more. err is

@@ -47,7 +47,8 @@ type dupEntry struct {
 	// port is that of the client, conn its connection. A client that has to connect
 	// again may get another port, so it is compared only if delivered is set: the
 	// client closed the connection when it had all its replies. Whoever calls from
-	// another port then is somebody else.
+	// another port then is somebody else, unless the connection is older: the client
+	// gave that up before, and what is left in it is read late.
 	port      uint16
 	delivered bool
 	conn      uint64
@@ -141,7 +142,7 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.delivered && e.port != r.conn.peer.Port() {
+	if e != nil && e.delivered && e.port != r.conn.peer.Port() && e.conn < r.conn.id {
 		d.forget(e)
 		e = nil
 	}

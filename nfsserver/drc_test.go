@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
@@ -212,6 +214,81 @@ func TestDuplicateXIDOfAnotherClient(t *testing.T) {
 		if _, err := f.fs.Lookup(&vfs.Op{}, rootNode, "a"); err != syscall.ENOENT {
 			t.Fatalf("not carried out: %v", err)
 		}
+	}
+}
+
+// Who hangs up before the reply comes has not had it, and who sends the call again is not
+// somebody else.
+func TestDuplicateOfACallThatWasHungUpOn(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	for i := range uint32(500) {
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(i, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+		first := f.connect()
+		first.Write(rec)
+		time.Sleep(time.Duration(i%100) * time.Microsecond)
+		first.Close()
+		nc := f.connect()
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Fatalf("call %d: %v", i, st)
+		}
+		nc.Close()
+	}
+}
+
+// A client that closes a connection has had the replies that it has acknowledged.
+func TestAcknowledged(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		check(t, err)
+		defer l.Close()
+		client, err := net.Dial("tcp", l.Addr().String())
+		check(t, err)
+		nc, err := l.Accept()
+		check(t, err)
+		defer nc.Close()
+		c := &conn{nc: nc.(*net.TCPConn)}
+		if early {
+			client.Close()
+		}
+		if _, err := nc.Write([]byte("reply")); err != nil {
+			t.Fatal(err)
+		}
+		if !early {
+			io.ReadFull(client, make([]byte, 5))
+			client.Close()
+		}
+		if _, err := nc.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatal(err)
+		}
+		if c.acknowledged() == early {
+			t.Errorf("closed before the reply: %t; acknowledged: %t", early, !early)
+		}
+	}
+}
+
+// A call that is read late from a connection that was given up is not carried out again,
+// even if the client has had its reply on another one and closed that.
+func TestDuplicateThatIsLate(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	f.fs.put(t, rootNode, "a", nil)
+	rec := sameCall(7, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	conns := f.srv.Stats().Conns
+	old := f.connect()
+	old.Write(rec[:20])
+	eventually(t, "it is accepted", func() bool { return f.srv.Stats().Conns == conns+1 })
+	nc := f.connect()
+	first, st := f.ask(nc, rec)
+	if st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == conns+1 })
+	old.Write(rec[20:])
+	if late, st := f.hear(old); !bytes.Equal(late, first) {
+		t.Errorf("got %v", st)
 	}
 }
 
