@@ -115,6 +115,20 @@ func (c *conn) run() {
 	close(c.out.wake)
 }
 
+// acknowledged reports whether a client that has closed the connection had all replies
+// before: who closes it earlier answers the next one with a reset.
+func (c *conn) acknowledged() bool {
+	raw, err := c.nc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	ctlErr := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	})
+	return ctlErr == nil && err == nil && info.State == unix.BPF_TCP_CLOSE_WAIT && info.Unacked == 0 && info.Notsent_bytes == 0
+}
+
 // abort ends the connection at once: nobody waits for replies any more. err is
 // the reason, nil if there is nothing to say.
 func (c *conn) abort(err error) {
@@ -328,6 +342,7 @@ func (c *conn) handOver(r *request, args, n int) {
 	r.charge, c.charge = c.charge, 0
 	r.dec.Reset(r.args[min(args, n):n])
 	c.inflight.Add(1)
+	c.client.inflight.Add(1)
 	r.task.Begin(procName(&r.call))
 	r.task.Hold(c.reply())
 	r.task.Hold(c.srv.adm.slotResource())

@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,36 +73,54 @@ type dupEntry struct {
 	reply   [maxKept]byte // from the XID on
 }
 
-// client is what is known of the client at the other end of a connection; guarded
-// by drc.mu. It outlives the connection, so it is small.
+// client is what is known of the client at the other end of a connection. It outlives
+// the connection, so it is small.
 type client struct {
-	id        uint64 // in the order of connecting
-	port      uint16
+	id   uint64 // in the order of connecting
+	port uint16
+
+	// inflight counts calls whose replies have not begun to be sent, begun the bytes
+	// of those that have: more than the socket has taken, perhaps.
+	inflight atomic.Int32
+	begun    atomic.Uint64
+
+	// Guarded by drc.mu.
 	nc        *net.TCPConn // nil once it is closed
 	delivered bool         // the client closed it, and has all its replies
 }
 
-// hasAll reports whether the client has closed the connection and has all replies
-// that were sent. The reader may not have noticed yet.
-func (c *client) hasAll() bool {
-	return c.delivered || c.nc != nil && closedByPeer(c.nc)
+// sending says that a reply of n bytes is about to be sent.
+func (c *client) sending(n int) {
+	c.begun.Add(uint64(n))
+	c.inflight.Add(-1)
 }
 
-// closedByPeer reports whether the peer of nc has closed it in order, and has
-// acknowledged all that was sent. What comes to one that has closed is not.
-func closedByPeer(nc *net.TCPConn) bool {
+// hasAll reports whether the client has closed the connection and has all replies
+// to its calls. The reader may not have noticed yet. mu is held.
+func (c *client) hasAll() bool {
+	return c.delivered || c.nc != nil && c.inflight.Load() == 0 && closedAfter(c.nc, c.begun.Load())
+}
+
+// isAnother reports whether c is not the client of an earlier call: that had all its
+// replies, and c has another port and connected later. What is read from an older
+// connection is late, and was left in it. mu is held.
+func (c *client) isAnother(earlier *client) bool {
+	return c.port != earlier.port && c.id > earlier.id && earlier.hasAll()
+}
+
+// closedAfter reports whether the peer of nc has closed it in order, and has
+// acknowledged n bytes before that. What comes to one that has closed is not.
+func closedAfter(nc *net.TCPConn, n uint64) bool {
 	const closeWait = 8 // TCP_CLOSE_WAIT
 	raw, err := nc.SyscallConn()
 	if err != nil {
 		return false
 	}
-	closed := false
-	err = raw.Control(func(fd uintptr) {
-		info, infoErr := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		unheard, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-		closed = infoErr == nil && err == nil && info.State == closeWait && unheard == 0
+	var info *unix.TCPInfo
+	ctlErr := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	})
-	return err == nil && closed
+	return ctlErr == nil && err == nil && info.State == closeWait && info.Bytes_acked >= n
 }
 
 // drc is the duplicate request cache (RFC 1813 §4.3, nfsd_cache_lookup): a call
@@ -191,7 +210,7 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.owner == nil && e.from.port != r.conn.client.port && e.from.hasAll() {
+	if e != nil && e.owner == nil && r.conn.client.isAnother(e.from) {
 		d.forget(e)
 		e = nil
 	}

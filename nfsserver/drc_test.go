@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
@@ -408,6 +409,50 @@ func TestDuplicateXIDOfTheSameClient(t *testing.T) {
 	eventually(t, "the connection is gone", gone)
 	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
 		t.Errorf("after it was: %v", st)
+	}
+}
+
+// Who hangs up before the reply comes has not had it, and who sends the call again is not
+// somebody else.
+func TestDuplicateOfACallThatWasHungUpOn(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	for i := range uint32(500) {
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(i, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+		first := f.connect()
+		first.Write(rec)
+		time.Sleep(time.Duration(i%100) * time.Microsecond)
+		first.Close()
+		nc := f.connect()
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Fatalf("call %d: %v", i, st)
+		}
+		nc.Close()
+	}
+}
+
+// A call that is read late from a connection that was given up is not carried out again,
+// even if the client has had its reply on another one and closed that.
+func TestDuplicateThatIsLate(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	f.fs.put(t, rootNode, "a", nil)
+	rec := sameCall(7, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	conns := f.srv.Stats().Conns
+	old := f.connect()
+	old.Write(rec[:20])
+	eventually(t, "it is accepted", func() bool { return f.srv.Stats().Conns == conns+1 })
+	nc := f.connect()
+	first, st := f.ask(nc, rec)
+	if st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == conns+1 })
+	old.Write(rec[20:])
+	if late, st := f.hear(old); !bytes.Equal(late, first) {
+		t.Errorf("got %v", st)
 	}
 }
 

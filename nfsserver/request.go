@@ -106,6 +106,7 @@ func (r *request) work() {
 	case parked:
 		return
 	case dropped:
+		r.conn.client.inflight.Add(-1)
 		r.leave()
 		r.end()
 		return

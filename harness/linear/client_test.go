@@ -1,0 +1,296 @@
+package linear
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"loopnfs/harness/rawnfs"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// group is what the clients of a few directories know and have seen.
+type group struct {
+	start time.Time
+
+	mu      sync.Mutex
+	ids     map[nfs3.FileHandle]id
+	objects []seen // by id
+	calls   []call
+}
+
+type seen struct {
+	handle nfs3.FileHandle
+	typ    vfs.FileType
+}
+
+// call is one call with its reply, and when they were, in nanoseconds from the start.
+type call struct {
+	client     int
+	in         input
+	out        output
+	sent, done int64
+}
+
+func newGroup(dirs [roots]nfs3.FileHandle) *group {
+	g := &group{start: time.Now(), ids: map[nfs3.FileHandle]id{}}
+	for _, h := range dirs {
+		g.number(h, vfs.TypeDirectory)
+	}
+	return g
+}
+
+// number returns the number of an object.
+func (g *group) number(h nfs3.FileHandle, typ vfs.FileType) id {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, known := g.ids[h]
+	if !known {
+		n = id(len(g.objects))
+		g.ids[h] = n
+		g.objects = append(g.objects, seen{h, typ})
+	}
+	return n
+}
+
+func (g *group) handle(n id) nfs3.FileHandle {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.objects[n].handle
+}
+
+// pick returns one of the objects seen last, a directory or anything else.
+func (g *group) pick(r *rand.Rand, dir bool) (id, bool) {
+	const last = 5
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var found []id
+	for n, o := range slices.Backward(g.objects) {
+		if (o.typ == vfs.TypeDirectory) == dir && n >= roots && len(found) < last {
+			found = append(found, id(n))
+		}
+	}
+	if len(found) == 0 {
+		return 0, false
+	}
+	return found[r.IntN(len(found))], true
+}
+
+func (g *group) record(c call) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls = append(g.calls, c)
+}
+
+func (g *group) now() int64 { return int64(time.Since(g.start)) }
+
+// client makes calls, each when the one before is answered.
+type client struct {
+	*group
+	number int
+	addr   string
+	r      *rand.Rand
+	xid    uint32
+	// resend has it send a call again if the connection ends, cut has it end the
+	// connection itself now and then.
+	resend, cut bool
+
+	nc, old net.Conn // old is one that was given up, but not closed
+}
+
+func newClient(g *group, number int, addr string, r *rand.Rand) *client {
+	// All clients have the same address: their XIDs have to differ.
+	return &client{group: g, number: number, addr: addr, r: r, xid: uint32(number)<<24 | r.Uint32N(1<<16)}
+}
+
+func (c *client) close() {
+	for _, nc := range []net.Conn{c.nc, c.old} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
+}
+
+// step makes one call and takes down what came of it. After NFS3ERR_JUKEBOX it makes
+// another: Linux says that memory is short if a handle is opened of a file that is gone
+// while another one is made with its inode number (iget_locked).
+func (c *client) step() error {
+	in := c.choose()
+	sent := c.now()
+	out, err := c.do(&in)
+	for limit := time.Now().Add(rawnfs.CallLimit); err == nil && out.status == nfs3.StatusJukebox && time.Now().Before(limit); {
+		time.Sleep(time.Millisecond)
+		out, err = c.do(&in)
+	}
+	if err != nil {
+		return fmt.Errorf("client %d: %v: %w", c.number, &in, err)
+	}
+	c.record(call{client: c.number, in: in, out: out, sent: sent, done: c.now()})
+	return nil
+}
+
+// procs are the procedures, as often as they are called.
+var procs = slices.Concat(
+	slices.Repeat([]uint32{nfs3.ProcCreate}, 10), slices.Repeat([]uint32{nfs3.ProcLookup}, 8),
+	slices.Repeat([]uint32{nfs3.ProcRename}, 8), slices.Repeat([]uint32{nfs3.ProcRemove}, 7),
+	slices.Repeat([]uint32{nfs3.ProcGetAttr}, 5), slices.Repeat([]uint32{nfs3.ProcLink}, 5),
+	slices.Repeat([]uint32{nfs3.ProcMkdir}, 4), slices.Repeat([]uint32{nfs3.ProcRmdir}, 4),
+	slices.Repeat([]uint32{nfs3.ProcSymlink}, 2),
+)
+
+func (c *client) choose() input {
+	in := input{proc: procs[c.r.IntN(len(procs))], from: c.place(), at: c.place()}
+	switch in.proc {
+	case nfs3.ProcCreate:
+		in.how = vfs.CreateMode(c.r.IntN(3))
+		if in.how == vfs.Exclusive {
+			in.verf = byte(1 + c.r.IntN(2))
+		}
+	case nfs3.ProcLink, nfs3.ProcGetAttr:
+		var ok bool
+		if in.obj, ok = c.pick(c.r, in.proc == nfs3.ProcGetAttr && c.r.IntN(4) == 0); !ok {
+			in.proc = nfs3.ProcLookup
+		}
+	}
+	return in
+}
+
+func (c *client) place() place {
+	p := place{id(c.r.IntN(roots)), "abc"[c.r.IntN(3)]}
+	if c.r.IntN(5) == 0 {
+		if dir, ok := c.pick(c.r, true); ok {
+			p.dir = dir
+		}
+	}
+	return p
+}
+
+func (c *client) where(p place) nfs3.DirOpArgs {
+	return nfs3.DirOpArgs{Dir: c.handle(p.dir), Name: []byte{p.name}}
+}
+
+// do makes a call.
+func (c *client) do(in *input) (output, error) {
+	at := c.where(in.at)
+	switch in.proc {
+	case nfs3.ProcLookup:
+		var res nfs3.LookupResult
+		err := c.call(in.proc, &at, &res)
+		return c.found(res.Status, nfs3.PostOpFH{Has: true, Handle: res.Handle}, res.Attr), err
+	case nfs3.ProcGetAttr:
+		return c.getattr(in)
+	case nfs3.ProcCreate:
+		return c.make(in.proc, &nfs3.CreateArgs{Where: at, How: in.how, Verf: vfs.Verifier{3: in.verf, 7: in.verf}})
+	case nfs3.ProcMkdir:
+		return c.make(in.proc, &nfs3.MkdirArgs{Where: at})
+	case nfs3.ProcSymlink:
+		return c.make(in.proc, &nfs3.SymlinkArgs{Where: at, Target: []byte("target")})
+	case nfs3.ProcRename:
+		var res nfs3.RenameResult
+		err := c.call(in.proc, &nfs3.RenameArgs{From: c.where(in.from), To: at}, &res)
+		return output{status: res.Status}, err
+	case nfs3.ProcLink:
+		var res nfs3.LinkResult
+		err := c.call(in.proc, &nfs3.LinkArgs{Handle: c.handle(in.obj), To: at}, &res)
+		return output{status: res.Status}, err
+	}
+	var res nfs3.WCCResult
+	err := c.call(in.proc, &at, &res)
+	return output{status: res.Status}, err
+}
+
+func (c *client) getattr(in *input) (output, error) {
+	var res nfs3.GetAttrResult
+	if err := c.call(in.proc, &nfs3.GetAttrArgs{Handle: c.handle(in.obj)}, &res); err != nil || res.Status != nfs3.StatusOK {
+		return output{status: res.Status}, err
+	}
+	if res.Attr.Type == vfs.TypeDirectory {
+		return output{nlink: 1}, nil // the others are those of "." and ".."
+	}
+	return output{nlink: int(res.Attr.Nlink)}, nil
+}
+
+func (c *client) make(proc uint32, args rawnfs.Encoder) (output, error) {
+	var res nfs3.CreateResult
+	err := c.call(proc, args, &res)
+	return c.found(res.Status, res.Handle, res.Attr), err
+}
+
+func (c *client) found(status nfs3.Status, h nfs3.PostOpFH, a nfs3.PostOpAttr) output {
+	switch {
+	case status != nfs3.StatusOK:
+		return output{status: status}
+	case !h.Has || !a.Has:
+		return output{obj: noID}
+	}
+	return output{obj: c.group.number(h.Handle, a.Attr.Type)}
+}
+
+// call makes a call. It is sent again, with the same XID, until it is answered.
+func (c *client) call(proc uint32, args rawnfs.Encoder, res rawnfs.Decoder) error {
+	c.xid++
+	rec := rawnfs.Record(c.xid, nfs3.Program, proc, args, nil)
+	for limit := time.Now().Add(rawnfs.CallLimit); ; {
+		err := c.connect(limit)
+		if err == nil {
+			err = c.try(rec, res)
+		}
+		if err == nil || !c.resend || time.Now().After(limit) {
+			return err
+		}
+		c.giveUp()
+	}
+}
+
+func (c *client) connect(limit time.Time) (err error) {
+	if c.nc == nil {
+		if c.nc, err = net.Dial("tcp", c.addr); err != nil {
+			return err
+		}
+	}
+	return c.nc.SetDeadline(limit)
+}
+
+var errCut = errors.New("the client has cut the connection")
+
+func (c *client) try(rec []byte, res rawnfs.Decoder) error {
+	cut := c.cut && c.r.IntN(4) == 0
+	if cut && c.r.IntN(4) == 0 {
+		rec = rec[:c.r.IntN(len(rec))]
+	}
+	if _, err := c.nc.Write(rec); err != nil {
+		return err
+	}
+	if cut {
+		time.Sleep(time.Duration(c.r.Int64N(int64(3 * time.Millisecond))))
+		return errCut
+	}
+	_, err := rawnfs.ReadReply(c.nc, c.xid, res)
+	if err == nil && c.cut && c.r.IntN(20) == 0 {
+		c.giveUp() // which has all it asked for
+	}
+	return err
+}
+
+// giveUp ends the connection: in order, by a reset, or without the server knowing.
+func (c *client) giveUp() {
+	if c.nc == nil {
+		return
+	}
+	nc := c.nc
+	c.nc = nil
+	switch c.r.IntN(3) {
+	case 0:
+		nc, c.old = c.old, nc
+	case 1:
+		nc.(*net.TCPConn).SetLinger(0)
+	}
+	if nc != nil {
+		nc.Close()
+	}
+}
