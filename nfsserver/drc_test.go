@@ -498,6 +498,30 @@ func TestRepliesOutliveTheServer(t *testing.T) {
 	}
 }
 
+// A client that had all its replies from the last server is not that which calls the
+// next one from another port.
+func TestEndsOutliveTheServer(t *testing.T) {
+	f := serve(t, func(c *Config) { c.StateDir = t.TempDir() })
+	root := dial(t, f.addr).root()
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	f.fs.put(t, rootNode, "a", nil)
+	nc := f.connect()
+	if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == 1 })
+	if err := f.srv.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.srv, f.addr = start(t, f.srv.cfg)
+	f.fs.put(t, rootNode, "a", nil)
+	f.ask(f.connect(), rec)
+	if n := f.srv.Stats().Duplicates; n != 0 {
+		t.Error("not carried out")
+	}
+}
+
 // What is damaged is as if it had never been there.
 func TestDamagedJournal(t *testing.T) {
 	dir := t.TempDir()

@@ -19,8 +19,9 @@ import (
 //	CRC-32C of the rest | sequence number + 1 | time | key | port | length | reply from its XID on
 //	         4          |         8           |  8   | 36  |  4   |   4    |       maxKept
 //
-// all in big endian, time in seconds since 1970. A record that was not written whole is
-// as if it were not there.
+// all in big endian, time in seconds since 1970. A length of 0 says that the client of
+// that address and port has all its replies. A record that was not written whole is as if
+// it were not there.
 const (
 	journalName = "replies"
 	journalHead = 4 + 8 + 8 + 36 + 4 + 4
@@ -111,14 +112,14 @@ func (j *replyJournal) load() ([]journaled, error) {
 	return found, nil
 }
 
-// write puts a reply on stable storage. One that cannot be written is lost at the
+// write puts a reply on stable storage, sooner or later if it is empty. One that cannot be written is lost at the
 // next start, which the operator is told; the call was carried out all the same.
 func (j *replyJournal) write(r *journaled) {
 	b := j.bufs.Get().(*[journalRec]byte)
 	defer j.bufs.Put(b)
 	r.encode(b)
 	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
-	if err == nil {
+	if err == nil && len(r.reply) > 0 {
 		err = j.sync()
 	}
 	if err != nil {
@@ -175,7 +176,7 @@ func decodeJournaled(b []byte) (r journaled, ok bool) {
 	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum, &port, &n} {
 		*v, p = binary.BigEndian.Uint32(p), p[4:]
 	}
-	if n < successHeader+4 || n > maxKept {
+	if n > maxKept || n > 0 && n < successHeader+4 {
 		return r, false
 	}
 	r.port, r.reply = uint16(port), p[:n]
