@@ -570,6 +570,25 @@ func TestDamagedJournal(t *testing.T) {
 	}
 }
 
+// A link is not followed: what it points to would be overwritten.
+func TestJournalIsALink(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other")
+	check(t, os.WriteFile(other, []byte("precious"), 0o600))
+	check(t, os.Symlink(other, filepath.Join(dir, journalName)))
+	if _, err := openJournal(dir, nil); err == nil {
+		t.Error("opened")
+	}
+	if b, err := os.ReadFile(other); string(b) != "precious" {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	check(t, os.Remove(filepath.Join(dir, journalName)))
+	check(t, syscall.Mkfifo(filepath.Join(dir, journalName), 0o600))
+	if _, err := openJournal(dir, nil); err == nil {
+		t.Error("a FIFO was opened")
+	}
+}
+
 // The largest replies fit.
 func TestLargestReply(t *testing.T) {
 	var h nfs3.FileHandle

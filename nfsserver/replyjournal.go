@@ -50,7 +50,7 @@ type replyJournal struct {
 // not there.
 func openJournal(dir string, noise *throttledLog) (*replyJournal, error) {
 	name := dir + "/" + journalName
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
@@ -66,10 +66,17 @@ func openJournal(dir string, noise *throttledLog) (*replyJournal, error) {
 
 // prepare locks the file and gives it all its blocks.
 func (j *replyJournal) prepare() error {
-	if err := unix.Flock(int(j.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err := unix.Flock(int(j.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
 		return fmt.Errorf("another server uses it: give each its own directory for state (%w)", err)
 	}
+	if err != nil {
+		return fmt.Errorf("cannot lock it: %w", err)
+	}
 	st, err := j.f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = errors.New("not a file")
+	}
 	if err != nil || st.Size() == keptReplies*journalRec {
 		return err
 	}
@@ -140,6 +147,9 @@ func (j *replyJournal) sync() error {
 		j.started++
 		j.mu.Unlock()
 		err := unix.Fdatasync(int(j.f.Fd()))
+		for err == unix.EINTR { // by the runtime's signals, on FUSE
+			err = unix.Fdatasync(int(j.f.Fd()))
+		}
 		j.mu.Lock()
 		j.running, j.ended, j.err = false, j.started, err
 		j.cond.Broadcast()
