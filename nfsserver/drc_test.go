@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
@@ -567,6 +569,31 @@ func TestDamagedJournal(t *testing.T) {
 	}
 	if _, err := openJournal(filepath.Join(dir, "nowhere"), nil); err == nil {
 		t.Error("a journal in a directory that is not there")
+	}
+}
+
+// A disk that is full, or read-only since it had an error, is no reason not to serve.
+func TestNoRoomForJournal(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		flags  uintptr
+		option string
+	}{{0, "size=64k"}, {unix.MS_RDONLY, ""}} {
+		if err := unix.Mount("none", dir, "tmpfs", c.flags, c.option); err != nil {
+			t.Skip("cannot mount a tmpfs:", err)
+		}
+		f := serve(t, func(cfg *Config) { cfg.StateDir = dir })
+		check(t, unix.Unmount(dir, 0)) // nothing in it is open
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(1, nfs3.ProcRemove, removeArgs(dial(t, f.addr).root(), "a"), nil)
+		for range 2 {
+			if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+				t.Error(st)
+			}
+		}
+		if !strings.Contains(f.logs.String(), "next start") {
+			t.Errorf("the operator is not told: %s", f.logs)
+		}
 	}
 }
 
