@@ -89,6 +89,12 @@ func (c *client) hasAll() bool {
 	return c.delivered || c.nc != nil && closedByPeer(c.nc)
 }
 
+// isAfter reports whether c is somebody else, who came when old had all its replies.
+// What comes on an earlier connection was only read late.
+func (c *client) isAfter(old *client) bool {
+	return c.id > old.id && c.port != old.port && old.hasAll()
+}
+
 // closedByPeer reports whether the peer of nc has closed it in order, and has
 // acknowledged all that was sent. What comes to one that has closed is not.
 func closedByPeer(nc *net.TCPConn) bool {
@@ -206,7 +212,7 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.owner == nil && e.from.port != r.conn.client.port && e.from.hasAll() {
+	if e != nil && e.owner == nil && r.conn.client.isAfter(e.from) {
 		d.forget(e)
 		e = nil
 	}

@@ -187,10 +187,12 @@ func TestLateWrite(t *testing.T) {
 			t.Fatal(st)
 		}
 	}
+	nc.Close() // it has all it asked for
+	eventually(t, "that is noticed", func() bool { return f.srv.Stats().Conns == 2 })
 	g.release()
 	eventually(t, "all is over", func() bool {
 		st := f.srv.Stats()
-		return st.InFlight == 0 && st.Conns == 2
+		return st.InFlight == 0 && st.Conns == 1
 	})
 	if _, got := c.read(h, 0, 100); !bytes.Equal(got[:90], after) {
 		t.Errorf("the file has %q", got)
