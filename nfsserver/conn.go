@@ -69,7 +69,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	c := &conn{
 		srv: s, nc: nc, stream: stream, peer: peer,
-		client: &client{id: s.count.accepted.Add(1), port: peer.Port(), nc: nc},
+		client: &client{id: s.count.accepted.Add(1), addr: peer.Addr().As16(), port: peer.Port(), nc: nc},
 		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),

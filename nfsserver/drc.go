@@ -42,7 +42,7 @@ func keyOf(r *request) dupKey {
 		sum = crc32.Update(sum, castagnoli, first[:min(sumData, len(first))])
 	}
 	return dupKey{
-		addr: r.conn.peer.Addr().As16(), xid: r.call.XID, proc: r.call.Proc, uid: r.call.Cred.Sys.UID,
+		addr: r.conn.client.addr, xid: r.call.XID, proc: r.call.Proc, uid: r.call.Cred.Sys.UID,
 		args: uint32(len(args)), sum: sum,
 	}
 }
@@ -77,6 +77,7 @@ type dupEntry struct {
 // the connection, so it is small.
 type client struct {
 	id   uint64 // in the order of connecting
+	addr [16]byte
 	port uint16
 
 	// inflight counts calls whose replies have not begun to be sent, begun the bytes
@@ -87,6 +88,7 @@ type client struct {
 	// Guarded by drc.mu.
 	nc        *net.TCPConn // nil once it is closed
 	delivered bool         // the client closed it, and has all its replies
+	recorded  bool         // some of them are in the journal
 }
 
 // sending says that a reply of n bytes is about to be sent.
@@ -161,13 +163,26 @@ func newDRC(slots int, journal *replyJournal) (*drc, error) {
 
 // restore takes over a reply; each is newer than those before.
 func (d *drc) restore(r *journaled) {
+	d.seq = r.seq + 1
+	if len(r.reply) == 0 {
+		d.restoreEnd(r)
+		return
+	}
 	if old := d.find(&r.key); old != nil {
 		d.forget(old)
 	}
 	e := d.insert(&r.key)
 	e.n, e.from = copy(e.reply[:], r.reply), &client{port: r.port}
 	d.keep(e, &d.kept[r.seq%keptReplies])
-	d.seq = r.seq + 1
+}
+
+// restoreEnd takes over that a client has all its replies.
+func (d *drc) restoreEnd(r *journaled) {
+	for _, e := range d.kept {
+		if e != nil && e.key.addr == r.key.addr && e.from.port == r.port {
+			e.from.delivered = true
+		}
+	}
 }
 
 // duplicable reports whether the call must not be carried out twice.
@@ -296,8 +311,10 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	}
 	seq, port := d.seq, e.from.port
 	d.seq++
+	journal := d.journal != nil && statusIn(reply) == nfs3.StatusOK
+	e.from.recorded = e.from.recorded || journal
 	d.mu.Unlock()
-	if d.journal != nil && statusIn(reply) == nfs3.StatusOK {
+	if journal {
 		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
 	}
 	return &d.kept[seq%keptReplies]
@@ -318,11 +335,19 @@ func (d *drc) forget(e *dupEntry) {
 }
 
 // ends is called when all replies on a connection were sent, and it is about to be
-// closed.
+// closed. The next server must know, too, whether the client has them; that much is
+// not worth a sync.
 func (d *drc) ends(c *client) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	c.delivered, c.nc = c.hasAll(), nil
+	seq, tell := d.seq, c.delivered && c.recorded
+	if tell {
+		d.seq++
+	}
+	d.mu.Unlock()
+	if tell {
+		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: dupKey{addr: c.addr}, port: c.port})
+	}
 }
 
 func (d *drc) bucket(k *dupKey) **dupEntry {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
@@ -186,10 +188,12 @@ func TestLateWrite(t *testing.T) {
 			t.Fatal(st)
 		}
 	}
+	nc.Close() // it has all it asked for
+	eventually(t, "that is noticed", func() bool { return f.srv.Stats().Conns == 2 })
 	g.release()
 	eventually(t, "all is over", func() bool {
 		st := f.srv.Stats()
-		return st.InFlight == 0 && st.Conns == 2
+		return st.InFlight == 0 && st.Conns == 1
 	})
 	if _, got := c.read(h, 0, 100); !bytes.Equal(got[:90], after) {
 		t.Errorf("the file has %q", got)
@@ -543,6 +547,30 @@ func TestRepliesOutliveTheServer(t *testing.T) {
 	}
 }
 
+// A client that had all its replies from the last server is not that which calls the
+// next one from another port.
+func TestEndsOutliveTheServer(t *testing.T) {
+	f := serve(t, func(c *Config) { c.StateDir = t.TempDir() })
+	root := dial(t, f.addr).root()
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	f.fs.put(t, rootNode, "a", nil)
+	nc := f.connect()
+	if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == 1 })
+	if err := f.srv.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.srv, f.addr = start(t, f.srv.cfg)
+	f.fs.put(t, rootNode, "a", nil)
+	f.ask(f.connect(), rec)
+	if n := f.srv.Stats().Duplicates; n != 0 {
+		t.Error("not carried out")
+	}
+}
+
 // What is damaged is as if it had never been there.
 func TestDamagedJournal(t *testing.T) {
 	dir := t.TempDir()
@@ -588,6 +616,50 @@ func TestDamagedJournal(t *testing.T) {
 	}
 	if _, err := openJournal(filepath.Join(dir, "nowhere"), false, nil); err == nil {
 		t.Error("a journal in a directory that is not there")
+	}
+}
+
+// A disk that is full, or read-only since it had an error, is no reason not to serve.
+func TestNoRoomForJournal(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		flags  uintptr
+		option string
+	}{{0, "size=64k"}, {unix.MS_RDONLY, ""}} {
+		if err := unix.Mount("none", dir, "tmpfs", c.flags, c.option); err != nil {
+			t.Skip("cannot mount a tmpfs:", err)
+		}
+		f := serve(t, func(cfg *Config) { cfg.StateDir = dir })
+		check(t, unix.Unmount(dir, 0)) // nothing in it is open
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(1, nfs3.ProcRemove, removeArgs(dial(t, f.addr).root(), "a"), nil)
+		for range 2 {
+			if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+				t.Error(st)
+			}
+		}
+		if !strings.Contains(f.logs.String(), "next start") {
+			t.Errorf("the operator is not told: %s", f.logs)
+		}
+	}
+}
+
+// A link is not followed: what it points to would be overwritten.
+func TestJournalIsALink(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other")
+	check(t, os.WriteFile(other, []byte("precious"), 0o600))
+	check(t, os.Symlink(other, filepath.Join(dir, journalName)))
+	if _, err := openJournal(dir, false, nil); err == nil {
+		t.Error("opened")
+	}
+	if b, err := os.ReadFile(other); string(b) != "precious" {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	check(t, os.Remove(filepath.Join(dir, journalName)))
+	check(t, syscall.Mkfifo(filepath.Join(dir, journalName), 0o600))
+	if _, err := openJournal(dir, false, nil); err == nil {
+		t.Error("a FIFO was opened")
 	}
 }
 
