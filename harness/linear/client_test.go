@@ -14,8 +14,30 @@ import (
 	"loopnfs/internal/vfs"
 )
 
+// mix is what the clients of a group do.
+type mix struct {
+	procs []uint32 // as often as they are called
+	dirs  int      // that are always there; the clients use others if they make them
+	names string
+}
+
+// mixes are: all there is, and files that take the place of others in one directory.
+var mixes = []mix{
+	{slices.Concat(
+		often(10, nfs3.ProcCreate), often(8, nfs3.ProcLookup, nfs3.ProcRename), often(7, nfs3.ProcRemove),
+		often(5, nfs3.ProcGetAttr, nfs3.ProcLink), often(4, nfs3.ProcMkdir, nfs3.ProcRmdir), often(2, nfs3.ProcSymlink),
+	), roots, "abc"},
+	{slices.Concat(
+		often(10, nfs3.ProcLookup), often(5, nfs3.ProcRename), often(2, nfs3.ProcCreate),
+		often(1, nfs3.ProcLink, nfs3.ProcGetAttr, nfs3.ProcRemove),
+	), 1, "ab"},
+}
+
+func often(n int, procs ...uint32) []uint32 { return slices.Repeat(procs, n) }
+
 // group is what the clients of a few directories know and have seen.
 type group struct {
+	mix
 	start time.Time
 
 	mu      sync.Mutex
@@ -37,8 +59,8 @@ type call struct {
 	sent, done int64
 }
 
-func newGroup(dirs [roots]nfs3.FileHandle) *group {
-	g := &group{start: time.Now(), ids: map[nfs3.FileHandle]id{}}
+func newGroup(m mix, dirs [roots]nfs3.FileHandle) *group {
+	g := &group{mix: m, start: time.Now(), ids: map[nfs3.FileHandle]id{}}
 	for _, h := range dirs {
 		g.number(h, vfs.TypeDirectory)
 	}
@@ -134,17 +156,8 @@ func (c *client) step() error {
 	return nil
 }
 
-// procs are the procedures, as often as they are called.
-var procs = slices.Concat(
-	slices.Repeat([]uint32{nfs3.ProcCreate}, 10), slices.Repeat([]uint32{nfs3.ProcLookup}, 8),
-	slices.Repeat([]uint32{nfs3.ProcRename}, 8), slices.Repeat([]uint32{nfs3.ProcRemove}, 7),
-	slices.Repeat([]uint32{nfs3.ProcGetAttr}, 5), slices.Repeat([]uint32{nfs3.ProcLink}, 5),
-	slices.Repeat([]uint32{nfs3.ProcMkdir}, 4), slices.Repeat([]uint32{nfs3.ProcRmdir}, 4),
-	slices.Repeat([]uint32{nfs3.ProcSymlink}, 2),
-)
-
 func (c *client) choose() input {
-	in := input{proc: procs[c.r.IntN(len(procs))], from: c.place(), at: c.place()}
+	in := input{proc: c.procs[c.r.IntN(len(c.procs))], from: c.place(), at: c.place()}
 	switch in.proc {
 	case nfs3.ProcCreate:
 		in.how = vfs.CreateMode(c.r.IntN(3))
@@ -161,7 +174,7 @@ func (c *client) choose() input {
 }
 
 func (c *client) place() place {
-	p := place{id(c.r.IntN(roots)), "abc"[c.r.IntN(3)]}
+	p := place{id(c.r.IntN(c.dirs)), c.names[c.r.IntN(len(c.names))]}
 	if c.r.IntN(5) == 0 {
 		if dir, ok := c.pick(c.r, true); ok {
 			p.dir = dir

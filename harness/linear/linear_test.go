@@ -27,7 +27,7 @@ var (
 )
 
 const (
-	groups  = 3
+	groups  = 4
 	clients = 4 // of a group
 )
 
@@ -135,7 +135,7 @@ func (r *run) histories(t *testing.T) {
 		var all []*group
 		var wg sync.WaitGroup
 		for i := range groups {
-			g, err := r.newGroup(fmt.Sprintf("%d-%d", round, i))
+			g, err := r.newGroup(fmt.Sprintf("%d-%d", round, i), mixes[i%len(mixes)])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,8 +151,8 @@ func (r *run) histories(t *testing.T) {
 	}
 }
 
-// newGroup makes the directories of a group.
-func (r *run) newGroup(name string) (*group, error) {
+// newGroup makes the directories of a group, whose clients do m.
+func (r *run) newGroup(name string, m mix) (*group, error) {
 	var dirs [roots]nfs3.FileHandle
 	for i := range dirs {
 		h, err := mkdir(r.addr, fmt.Sprint(name, "-", i))
@@ -161,7 +161,7 @@ func (r *run) newGroup(name string) (*group, error) {
 		}
 		dirs[i] = h
 	}
-	return newGroup(dirs), nil
+	return newGroup(m, dirs), nil
 }
 
 // mkdir makes a directory in the root, also if the server is killed meanwhile.
