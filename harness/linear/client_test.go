@@ -1,6 +1,7 @@
 package linear
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,8 +15,30 @@ import (
 	"loopnfs/internal/vfs"
 )
 
+// mix is what the clients of a group do.
+type mix struct {
+	procs []uint32 // as often as they are called
+	dirs  int      // that are always there; the clients use others if they make them
+	names string
+}
+
+// mixes are: all there is, and files that take the place of others in one directory.
+var mixes = []mix{
+	{slices.Concat(
+		often(10, nfs3.ProcCreate), often(8, nfs3.ProcLookup, nfs3.ProcRename), often(7, nfs3.ProcRemove),
+		often(5, nfs3.ProcGetAttr, nfs3.ProcLink), often(4, nfs3.ProcMkdir, nfs3.ProcRmdir), often(2, nfs3.ProcSymlink),
+	), roots, "abc"},
+	{slices.Concat(
+		often(10, nfs3.ProcLookup), often(5, nfs3.ProcRename), often(2, nfs3.ProcCreate),
+		often(1, nfs3.ProcLink, nfs3.ProcGetAttr, nfs3.ProcRemove),
+	), 1, "ab"},
+}
+
+func often(n int, procs ...uint32) []uint32 { return slices.Repeat(procs, n) }
+
 // group is what the clients of a few directories know and have seen.
 type group struct {
+	mix
 	start time.Time
 
 	mu      sync.Mutex
@@ -37,8 +60,8 @@ type call struct {
 	sent, done int64
 }
 
-func newGroup(dirs [roots]nfs3.FileHandle) *group {
-	g := &group{start: time.Now(), ids: map[nfs3.FileHandle]id{}}
+func newGroup(m mix, dirs [roots]nfs3.FileHandle) *group {
+	g := &group{mix: m, start: time.Now(), ids: map[nfs3.FileHandle]id{}}
 	for _, h := range dirs {
 		g.number(h, vfs.TypeDirectory)
 	}
@@ -97,8 +120,10 @@ type client struct {
 	r      *rand.Rand
 	xid    uint32
 	// resend has it send a call again if the connection ends, cut has it end the
-	// connection itself now and then.
-	resend, cut bool
+	// connection itself now and then, repeat has it send answered calls again.
+	resend, cut, repeat bool
+	last                exchange
+	answered            []exchange // newest last
 
 	nc, old net.Conn // old is one that was given up, but not closed
 }
@@ -116,10 +141,31 @@ func (c *client) close() {
 	}
 }
 
+// exchange is a call and its reply, as they were sent.
+type exchange struct{ call, reply []byte }
+
+// maxAnswered is how many calls a client may send again: much less than the server keeps.
+const maxAnswered = 40
+
+// sendAgain sends an answered call again, and wants the same reply.
+func (c *client) sendAgain() error {
+	x := c.answered[c.r.IntN(len(c.answered))]
+	reply, err := c.exchange(x.call)
+	if err == nil && !bytes.Equal(reply, x.reply) {
+		err = fmt.Errorf("the same call was answered with\n%x, and then with\n%x", x.reply, reply)
+	}
+	return err
+}
+
 // step makes one call and takes down what came of it. After NFS3ERR_JUKEBOX it makes
 // another: Linux says that memory is short if a handle is opened of a file that is gone
 // while another one is made with its inode number (iget_locked).
 func (c *client) step() error {
+	if c.repeat && len(c.answered) > 0 && c.r.IntN(10) == 0 {
+		if err := c.sendAgain(); err != nil {
+			return fmt.Errorf("client %d: %w", c.number, err)
+		}
+	}
 	in := c.choose()
 	sent := c.now()
 	out, err := c.do(&in)
@@ -130,21 +176,16 @@ func (c *client) step() error {
 	if err != nil {
 		return fmt.Errorf("client %d: %v: %w", c.number, &in, err)
 	}
+	if in.changes() { // the server keeps no other replies
+		c.answered = append(c.answered, c.last)
+		c.answered = c.answered[max(0, len(c.answered)-maxAnswered):]
+	}
 	c.record(call{client: c.number, in: in, out: out, sent: sent, done: c.now()})
 	return nil
 }
 
-// procs are the procedures, as often as they are called.
-var procs = slices.Concat(
-	slices.Repeat([]uint32{nfs3.ProcCreate}, 10), slices.Repeat([]uint32{nfs3.ProcLookup}, 8),
-	slices.Repeat([]uint32{nfs3.ProcRename}, 8), slices.Repeat([]uint32{nfs3.ProcRemove}, 7),
-	slices.Repeat([]uint32{nfs3.ProcGetAttr}, 5), slices.Repeat([]uint32{nfs3.ProcLink}, 5),
-	slices.Repeat([]uint32{nfs3.ProcMkdir}, 4), slices.Repeat([]uint32{nfs3.ProcRmdir}, 4),
-	slices.Repeat([]uint32{nfs3.ProcSymlink}, 2),
-)
-
 func (c *client) choose() input {
-	in := input{proc: procs[c.r.IntN(len(procs))], from: c.place(), at: c.place()}
+	in := input{proc: c.procs[c.r.IntN(len(c.procs))], from: c.place(), at: c.place()}
 	switch in.proc {
 	case nfs3.ProcCreate:
 		in.how = vfs.CreateMode(c.r.IntN(3))
@@ -161,7 +202,7 @@ func (c *client) choose() input {
 }
 
 func (c *client) place() place {
-	p := place{id(c.r.IntN(roots)), "abc"[c.r.IntN(3)]}
+	p := place{id(c.r.IntN(c.dirs)), c.names[c.r.IntN(len(c.names))]}
 	if c.r.IntN(5) == 0 {
 		if dir, ok := c.pick(c.r, true); ok {
 			p.dir = dir
@@ -231,17 +272,29 @@ func (c *client) found(status nfs3.Status, h nfs3.PostOpFH, a nfs3.PostOpAttr) o
 	return output{obj: c.group.number(h.Handle, a.Attr.Type)}
 }
 
-// call makes a call. It is sent again, with the same XID, until it is answered.
+// call makes a call.
 func (c *client) call(proc uint32, args rawnfs.Encoder, res rawnfs.Decoder) error {
 	c.xid++
 	rec := rawnfs.Record(c.xid, nfs3.Program, proc, args, nil)
+	reply, err := c.exchange(rec)
+	if err != nil {
+		return err
+	}
+	c.last = exchange{rec, reply}
+	_, err = rawnfs.DecodeReply(reply, c.xid, res)
+	return err
+}
+
+// exchange sends a call, again and again until it is answered.
+func (c *client) exchange(rec []byte) ([]byte, error) {
 	for limit := time.Now().Add(rawnfs.CallLimit); ; {
+		var reply []byte
 		err := c.connect(limit)
 		if err == nil {
-			err = c.try(rec, res)
+			reply, err = c.try(rec)
 		}
 		if err == nil || !c.resend || time.Now().After(limit) {
-			return err
+			return reply, err
 		}
 		c.giveUp()
 	}
@@ -258,23 +311,23 @@ func (c *client) connect(limit time.Time) (err error) {
 
 var errCut = errors.New("the client has cut the connection")
 
-func (c *client) try(rec []byte, res rawnfs.Decoder) error {
+func (c *client) try(rec []byte) ([]byte, error) {
 	cut := c.cut && c.r.IntN(4) == 0
 	if cut && c.r.IntN(4) == 0 {
 		rec = rec[:c.r.IntN(len(rec))]
 	}
 	if _, err := c.nc.Write(rec); err != nil {
-		return err
+		return nil, err
 	}
 	if cut {
 		time.Sleep(time.Duration(c.r.Int64N(int64(3 * time.Millisecond))))
-		return errCut
+		return nil, errCut
 	}
-	_, err := rawnfs.ReadReply(c.nc, c.xid, res)
+	reply, err := rawnfs.ReadReply(c.nc)
 	if err == nil && c.cut && c.r.IntN(20) == 0 {
 		c.giveUp() // which has all it asked for
 	}
-	return err
+	return reply, err
 }
 
 // giveUp ends the connection: in order, by a reset, or without the server knowing.

@@ -17,6 +17,8 @@
 //
 //   - A call that is sent again with the same XID, on the same connection or another, is
 //     carried out once.
+//   - A call that was answered gets the same reply if it is sent again, also by the next
+//     server.
 //   - If the server is killed meanwhile, a call may have been carried out without its reply
 //     being on record. It is then carried out again by the next server, and is answered as a
 //     second try: CREATE with NFS3ERR_EXIST, REMOVE with NFS3ERR_NOENT. So there is up to

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+	"golang.org/x/sys/unix"
 
 	"loopnfs/harness/rawnfs"
 	"loopnfs/harness/testserver"
@@ -27,7 +28,7 @@ var (
 )
 
 const (
-	groups  = 3
+	groups  = 4
 	clients = 4 // of a group
 )
 
@@ -38,21 +39,41 @@ func TestMain(m *testing.M) {
 
 // run is one server, or one after the other, and what its clients do.
 type run struct {
-	cfg         testserver.Config
-	addr        string
-	server      *testserver.Server
-	resend, cut bool
-	r           *rand.Rand
-	clients     int // so far
+	cfg     testserver.Config
+	addr    string
+	server  *testserver.Server
+	r       *rand.Rand
+	clients int // so far
+
+	resend, cut, repeat bool // of clients
 
 	mu    sync.Mutex
 	kills []time.Time // when the server was gone
 }
 
-func newRun(t *testing.T) *run {
+func needRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("serving files of others needs root: run make test")
 	}
+}
+
+// tmpfs mounts one, where nothing waits for a disk.
+func tmpfs(t *testing.T) string {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("linear", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func newRun(t *testing.T, dir string) *run {
+	needRoot(t)
 	if *seed == 0 {
 		*seed = rand.Uint64()
 	}
@@ -61,7 +82,6 @@ func newRun(t *testing.T) *run {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "export"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -80,22 +100,23 @@ func newRun(t *testing.T) *run {
 
 // Concurrent changes of the name space are linearizable.
 func TestLinearizable(t *testing.T) {
-	newRun(t).histories(t)
+	t.Run("disk", func(t *testing.T) { newRun(t, t.TempDir()).histories(t) })
+	t.Run("tmpfs", func(t *testing.T) { newRun(t, tmpfs(t)).histories(t) })
 }
 
 // They are if connections end at any time and calls are sent again: none is carried out
 // twice.
 func TestConnectionsCut(t *testing.T) {
-	r := newRun(t)
+	r := newRun(t, t.TempDir())
 	r.resend, r.cut = true, true
 	r.histories(t)
 }
 
 // They are if the server is killed and started again, but for calls that it could not
-// answer: these may be carried out again.
+// answer: these may be carried out again. Calls that it has answered are not.
 func TestServerKilled(t *testing.T) {
-	r := newRun(t)
-	r.resend = true
+	r := newRun(t, t.TempDir())
+	r.resend, r.repeat = true, true
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -135,7 +156,7 @@ func (r *run) histories(t *testing.T) {
 		var all []*group
 		var wg sync.WaitGroup
 		for i := range groups {
-			g, err := r.newGroup(fmt.Sprintf("%d-%d", round, i))
+			g, err := r.newGroup(fmt.Sprintf("%d-%d", round, i), mixes[i%len(mixes)])
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -151,8 +172,8 @@ func (r *run) histories(t *testing.T) {
 	}
 }
 
-// newGroup makes the directories of a group.
-func (r *run) newGroup(name string) (*group, error) {
+// newGroup makes the directories of a group, whose clients do m.
+func (r *run) newGroup(name string, m mix) (*group, error) {
 	var dirs [roots]nfs3.FileHandle
 	for i := range dirs {
 		h, err := mkdir(r.addr, fmt.Sprint(name, "-", i))
@@ -161,7 +182,7 @@ func (r *run) newGroup(name string) (*group, error) {
 		}
 		dirs[i] = h
 	}
-	return newGroup(dirs), nil
+	return newGroup(m, dirs), nil
 }
 
 // mkdir makes a directory in the root, also if the server is killed meanwhile.
@@ -195,7 +216,7 @@ func (r *run) start(t *testing.T, g *group, wg *sync.WaitGroup) {
 	for range clients {
 		r.clients++
 		c := newClient(g, r.clients, r.addr, rand.New(rand.NewPCG(r.r.Uint64(), 2)))
-		c.resend, c.cut = r.resend, r.cut
+		c.resend, c.cut, c.repeat = r.resend, r.cut, r.repeat
 		wg.Go(func() {
 			defer c.close()
 			for range *ops {

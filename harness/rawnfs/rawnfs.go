@@ -37,13 +37,9 @@ func Record(xid, prog, proc uint32, args Encoder, payload []byte) []byte {
 	return e.Buf
 }
 
-// ReadReply reads the reply to the call xid, decodes it to res, and returns what follows:
-// the data of a READ.
-func ReadReply(r io.Reader, xid uint32, res Decoder) (*xdr.Decoder, error) {
-	rec, err := readRecord(r)
-	if err != nil {
-		return nil, err
-	}
+// DecodeReply decodes the reply to the call xid to res, and returns what follows: the data
+// of a READ.
+func DecodeReply(rec []byte, xid uint32, res Decoder) (*xdr.Decoder, error) {
 	d := xdr.NewDecoder(rec)
 	if rep, err := sunrpc.DecodeReply(&d); err != nil || rep.XID != xid {
 		return nil, fmt.Errorf("reply %+v: %w", rep, err)
@@ -51,7 +47,8 @@ func ReadReply(r io.Reader, xid uint32, res Decoder) (*xdr.Decoder, error) {
 	return &d, res.Decode(&d)
 }
 
-func readRecord(r io.Reader) ([]byte, error) {
+// ReadReply reads the record of a reply.
+func ReadReply(r io.Reader) ([]byte, error) {
 	var mark [4]byte
 	if _, err := io.ReadFull(r, mark[:]); err != nil {
 		return nil, err
@@ -91,7 +88,11 @@ func (c *Client) callTo(prog, proc uint32, args Encoder, payload []byte, res Dec
 	if _, err := c.nc.Write(Record(c.xid, prog, proc, args, payload)); err != nil {
 		return nil, err
 	}
-	return ReadReply(c.nc, c.xid, res)
+	rec, err := ReadReply(c.nc)
+	if err != nil {
+		return nil, err
+	}
+	return DecodeReply(rec, c.xid, res)
 }
 
 // Mount returns the root of an export.
