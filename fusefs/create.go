@@ -72,7 +72,7 @@ func (d *dirOp) as(do func() error) error {
 	}
 	defer id.restore()
 	err = do()
-	if err == unix.ENOENT && isGone(d.fd) {
+	if err != nil && isGone(d.fd) {
 		return vfs.ErrStale // removed since enter: that takes the lock of its parent
 	}
 	return err

@@ -83,7 +83,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 	t := b.lookAt(newName)
 	err = a.as(func() error {
 		err := unix.Renameat(a.fd, name, b.fd, newName)
-		if err == unix.ENOENT && isGone(b.fd) {
+		if err != nil && isGone(b.fd) {
 			return vfs.ErrStale
 		}
 		return err

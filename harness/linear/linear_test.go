@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	rounds     = flag.Int("linear.rounds", 5, "how many histories each group makes")
+	rounds     = flag.Int("linear.rounds", 3, "how many histories each group makes")
 	ops        = flag.Int("linear.ops", 200, "how many calls each client makes in a history")
 	checkLimit = flag.Duration("linear.check", time.Minute, "how long the check of a history may take")
 	seed       = flag.Uint64("linear.seed", 0, "of what clients do; 0 for a new one")
