@@ -176,7 +176,7 @@ func (c *client) step() error {
 	if err != nil {
 		return fmt.Errorf("client %d: %v: %w", c.number, &in, err)
 	}
-	if in.changes() { // the server keeps no other replies
+	if in.changes() && out.status == nfs3.StatusOK { // the next server knows no other replies
 		c.answered = append(c.answered, c.last)
 		c.answered = c.answered[max(0, len(c.answered)-maxAnswered):]
 	}
