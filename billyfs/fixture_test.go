@@ -25,7 +25,10 @@ import (
 	"loopnfs/internal/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, // of a client: it never ends
+		goleak.IgnoreAnyFunction("github.com/willscott/go-nfs-client/nfs.(*Target).cleanupCache"))
+}
 
 // changing is osfs with all that go-nfs can use, as programs have it.
 type changing struct {

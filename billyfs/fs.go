@@ -71,7 +71,7 @@ type source struct {
 	keeps    bool // modes and owners are ours to keep
 	timeless bool // files have no times: each look gives the time it is
 	syncDirs bool // directories can be opened and synced
-	moves    bool // see moveAside
+	copies   bool // see copyTree
 	derefs   bool // Remove and Rename follow symbolic links
 }
 
@@ -117,7 +117,7 @@ func (fs *fileSystem) attach(bfs billy.Filesystem, change billy.Change, statFS f
 	s.timeless = !s.host && isClock(bfs, root)
 	s.syncDirs = canSync(bfs, root)
 	s.maxFile = fileLimit(fs.cfg.MaxFileBytes, s.host)
-	s.moves, s.derefs = quirks(bfs)
+	s.copies, s.derefs = quirks(bfs)
 	fs.source = s
 	fs.root.own = ownID(fi)
 	if !s.syncDirs && !s.readOnly {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/memfs"
+	nfs "github.com/willscott/go-nfs"
 
 	"loopnfs/alloc"
 	"loopnfs/internal/vfs"
@@ -264,7 +265,7 @@ func TestRename(t *testing.T) {
 	})
 }
 
-// memfs takes what begins with the same letters to be below what is renamed.
+// Names that begin with the name of what is renamed stay.
 func TestRenameKeepsSiblings(t *testing.T) {
 	each(t, func(f *fixture) {
 		d := f.mkdir(vfs.RootID, "d")
@@ -734,4 +735,19 @@ func TestSyncThroughChroot(t *testing.T) {
 	if syncerOf(mem) != nil {
 		t.Error("a file of memfs can be synced")
 	}
+}
+
+// The handler tells how large the file system is.
+func TestStatFS(t *testing.T) {
+	f := newFixture(t, memfs.New(), nil)
+	if st, err := f.StatFS(f.op, vfs.RootID); err != nil || st.TotalBytes != 1<<62 || st.NameMax != 255 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	f.statFS = func(st *nfs.FSStat) error { st.TotalSize, st.AvailableFiles = 12345, 6; return nil }
+	if st, err := f.StatFS(f.op, vfs.RootID); err != nil || st.TotalBytes != 12345 || st.AvailFiles != 6 {
+		t.Errorf("%+v, %v", st, err)
+	}
+	f.statFS = func(*nfs.FSStat) error { return &nfs.NFSStatusError{NFSStatus: nfs.NFSStatusIO} }
+	_, err := f.StatFS(f.op, vfs.RootID)
+	f.want(err, syscall.EIO)
 }

@@ -2,15 +2,16 @@ package billyfs
 
 import (
 	"errors"
-	"fmt"
+	"io"
+	"os"
 	"reflect"
-	"slices"
-	"strings"
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/memfs"
 	"github.com/go-git/go-billy/v5/osfs"
 	gonfsmem "github.com/willscott/go-nfs/helpers/memfs"
+
+	"loopnfs/internal/vfs"
 )
 
 // maxWrappers is how many file systems around each other are looked through.
@@ -49,69 +50,72 @@ func wrapped(fs billy.Basic) billy.Basic {
 
 // quirks tells what must be done differently for file systems that are known to
 // lose files otherwise.
-func quirks(fs billy.Basic) (moves, derefs bool) {
+func quirks(fs billy.Basic) (copies, derefs bool) {
 	switch innermost(fs).(type) {
 	case *memfs.Memory, *gonfsmem.Memory:
-		moves = true
+		copies = true
 	case *osfs.BoundOS:
 		derefs = true
 	}
-	return moves, derefs
+	return copies, derefs
 }
 
-// moveAside runs f, which renames n, with all siblings of n out of the way whose
-// names begin with that of n: memfs takes "ab" to be below "a", and loses it.
-func (fs *fileSystem) moveAside(n *node, f func() error) (err error) {
-	dir, err := fs.path(n.parent)
+// copyTree renames by copying. The Rename of memfs takes "ab" to be below "a" and
+// loses it, loses what is two directories deep as the order of a map has it, and
+// leaves a nil map where a directory may be made later.
+func (fs *fileSystem) copyTree(from, to string) error {
+	fi, err := fs.fs.Lstat(from)
 	if err != nil {
 		return err
 	}
-	aside, err := fs.asides(dir, n.name)
+	switch typeOf(fi.Mode()) {
+	case vfs.TypeDirectory:
+		err = fs.copyDir(from, to, fi.Mode())
+	case vfs.TypeSymlink:
+		err = fs.copyLink(from, to)
+	default:
+		err = fs.copyFile(from, to, fi.Mode())
+	}
 	if err != nil {
 		return err
 	}
-	for i, a := range aside {
-		if err := fs.fs.Rename(a.path, a.aside); err != nil {
-			return errors.Join(err, fs.moveBack(aside[:i]))
-		}
-	}
-	err = f()
-	return errors.Join(err, fs.moveBack(aside))
+	return fs.fs.Remove(from)
 }
 
-type aside struct{ path, aside string }
-
-// asides lists what is in the way of a rename of name, longest name first, and
-// where it can be in the meantime.
-func (fs *fileSystem) asides(dir, name string) ([]aside, error) {
-	list, err := fs.fs.ReadDir(dir)
-	if err != nil {
-		return nil, err
+func (fs *fileSystem) copyDir(from, to string, mode os.FileMode) error {
+	if err := fs.fs.MkdirAll(to, mode&^os.ModeType); err != nil {
+		return err
 	}
-	var names []string
+	list, err := fs.fs.ReadDir(from)
+	if err != nil {
+		return err
+	}
 	for _, fi := range list {
-		if len(fi.Name()) > len(name) && strings.HasPrefix(fi.Name(), name) {
-			names = append(names, fi.Name())
+		if err := fs.copyTree(fs.fs.Join(from, fi.Name()), fs.fs.Join(to, fi.Name())); err != nil {
+			return err
 		}
 	}
-	slices.SortFunc(names, func(a, b string) int { return len(b) - len(a) })
-	first := "r"
-	if strings.HasPrefix(name, first) {
-		first = "s"
-	}
-	var all []aside
-	for i, s := range names {
-		tmp := fmt.Sprintf("%s-%016x-%08d", first, fs.life, i)
-		all = append(all, aside{fs.fs.Join(dir, s), fs.fs.Join(dir, tmp)})
-	}
-	return all, nil
+	return nil
 }
 
-// moveBack undoes what was moved aside, last first.
-func (fs *fileSystem) moveBack(all []aside) error {
-	var errs []error
-	for _, a := range slices.Backward(all) {
-		errs = append(errs, fs.fs.Rename(a.aside, a.path))
+func (fs *fileSystem) copyLink(from, to string) error {
+	target, err := fs.fs.Readlink(from)
+	if err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return fs.fs.Symlink(target, to)
+}
+
+func (fs *fileSystem) copyFile(from, to string, mode os.FileMode) error {
+	src, err := fs.fs.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := fs.fs.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
 }

@@ -145,7 +145,7 @@ func (fs *fileSystem) mayReplace(op *vfs.Op, src, dst *taking) error {
 // rename moves src to newName in the directory of dst. billy promises to replace
 // files, not directories.
 func (fs *fileSystem) rename(src, dst *taking, newName string) error {
-	if dst.n != nil && (dst.n.typ == vfs.TypeDirectory || fs.moves) {
+	if dst.n != nil && (dst.n.typ == vfs.TypeDirectory || fs.copies) {
 		if err := fs.erase(dst.n); err != nil {
 			return err
 		}
@@ -158,8 +158,8 @@ func (fs *fileSystem) rename(src, dst *taking, newName string) error {
 	if err != nil {
 		return err
 	}
-	if fs.moves {
-		err = fs.moveAside(src.n, func() error { return fs.fs.Rename(oldPath, newPath) })
+	if fs.copies {
+		err = fs.copyTree(oldPath, newPath)
 	} else {
 		err = fs.fs.Rename(oldPath, newPath)
 	}
