@@ -21,6 +21,7 @@ import (
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/memfs"
 	"github.com/go-git/go-billy/v5/osfs"
+	"github.com/go-git/go-billy/v5/util"
 	vmnfs "github.com/vmware/go-nfs-client/nfs"
 	vmrpc "github.com/vmware/go-nfs-client/nfs/rpc"
 	nfs "github.com/willscott/go-nfs"
@@ -68,9 +69,10 @@ func handlerOf(fs billy.Filesystem) nfs.Handler {
 	return nfshelper.NewCachingHandler(nfshelper.NewNullAuthHandler(fs), 4096)
 }
 
-// serving is a program that serves; it ends with the test.
+// serving is a program that serves, until stop or the end of the test.
 type serving struct {
 	addr, port string
+	stop       func()
 }
 
 func start(t testing.TB, host string, h nfs.Handler, serve func(net.Listener, nfs.Handler) error) serving {
@@ -81,14 +83,15 @@ func start(t testing.TB, host string, h nfs.Handler, serve func(net.Listener, nf
 	}
 	served := make(chan error, 1)
 	go func() { served <- serve(l, h) }()
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		l.Close()
 		if err := <-served; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return serving{l.Addr().String(), port}
+	return serving{l.Addr().String(), port, stop}
 }
 
 // libnfs runs one of the tools of libnfs-utils.
@@ -129,12 +132,8 @@ func TestLibnfs(t *testing.T) {
 			if got := libnfs(t, "nfs-cat", url("/mount/copy")); !bytes.Equal(got, want) {
 				t.Errorf("nfs-cat: %d bytes, not as they were written", len(got))
 			}
-			f, err := fs.Open("copy")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, want) {
+			s.stop()
+			if got, err := util.ReadFile(fs, "copy"); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("the program sees %d bytes, %v", len(got), err)
 			}
 		})
@@ -200,7 +199,14 @@ func TestOneLine(t *testing.T) {
 				fs := backends[fsName](t)
 				s := start(t, portmapAddr, handlerOf(fs), serve)
 				portmap(t, s)
-				clientRun(t, fs, perm) // go-nfs has no other mode on memfs
+				clientRun(t, perm) // go-nfs has no other mode on memfs
+				s.stop()
+				if got, err := util.ReadFile(fs, "left"); err != nil || string(got) != "for the program" {
+					t.Errorf("the program sees %q, %v", got, err)
+				}
+				if _, err := fs.Stat("dir"); !os.IsNotExist(err) {
+					t.Errorf("the program still sees the directory: %v", err)
+				}
 			})
 		}
 	}
@@ -208,7 +214,7 @@ func TestOneLine(t *testing.T) {
 
 // clientRun does what clients do, from MNT to UMNT, with a client that others
 // wrote.
-func clientRun(t *testing.T, fs billy.Filesystem, perm os.FileMode) {
+func clientRun(t *testing.T, perm os.FileMode) {
 	m, err := vmnfs.DialMount(portmapAddr)
 	if err != nil {
 		t.Fatal(err)
@@ -243,8 +249,8 @@ func clientRun(t *testing.T, fs billy.Filesystem, perm os.FileMode) {
 	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("READ: %d bytes, %v", len(got), err)
 	}
-	if info, err := fs.Stat("dir/file"); err != nil || info.Mode().Perm() != perm || info.Size() != int64(len(data)) {
-		t.Errorf("the program sees %v, %v", info, err)
+	if info, _, err := v.Lookup("/dir/file"); err != nil || info.Mode().Perm() != perm || info.Size() != int64(len(data)) {
+		t.Errorf("LOOKUP: %+v, %v", info, err)
 	}
 	for i := range 100 {
 		if _, err := v.Create(fmt.Sprintf("/dir/%s%d", strings.Repeat("n", i), i), perm); err != nil {
@@ -265,8 +271,14 @@ func clientRun(t *testing.T, fs billy.Filesystem, perm os.FileMode) {
 	if err := v.RemoveAll("/dir"); err != nil {
 		t.Errorf("REMOVE and RMDIR of all: %v", err)
 	}
-	if _, err := fs.Stat("dir"); !os.IsNotExist(err) {
-		t.Errorf("the program still sees the directory: %v", err)
+	if f, err = v.OpenFile("/left", perm); err != nil {
+		t.Fatal("CREATE:", err)
+	}
+	if _, err := f.Write([]byte("for the program")); err != nil {
+		t.Error("WRITE:", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error("COMMIT:", err)
 	}
 }
 
