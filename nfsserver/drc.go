@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,6 +82,7 @@ type client struct {
 	nc        *net.TCPConn // nil once it is closed
 	delivered bool         // the client closed it, and has all its replies
 	recorded  bool         // some of them are in the journal
+	sending   atomic.Int32 // replies that are kept, and on their way into the socket
 }
 
 // hasAll reports whether the client has closed the connection and has all replies
@@ -90,9 +92,12 @@ func (c *client) hasAll() bool {
 }
 
 // isAfter reports whether c is somebody else, who came when old had all its replies.
-// What comes on an earlier connection was only read late.
-func (c *client) isAfter(old *client) bool {
-	return c.id > old.id && c.port != old.port && old.hasAll()
+// What comes on an earlier connection was only read late. While replies to old are
+// about to be sent, that is not known yet.
+func (c *client) isAfter(old *client) (after, known bool) {
+	known = old.sending.Load() == 0 // first: then what was sent is in the socket
+	after = c.id > old.id && c.port != old.port && old.hasAll()
+	return after, known || !after
 }
 
 // closedByPeer reports whether the peer of nc has closed it in order, and has
@@ -193,6 +198,7 @@ const (
 	answered                // the reply is there
 	parked                  // somebody else will answer it; r is not the caller's any more
 	dropped                 // the reply to the first is for this one, too
+	later                   // it has to be asked again
 )
 
 // cameFrom says that c has sent the call, too. What is read late may have come on
@@ -212,9 +218,15 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.owner == nil && r.conn.client.isAfter(e.from) {
-		d.forget(e)
-		e = nil
+	if e != nil && e.owner == nil {
+		after, known := r.conn.client.isAfter(e.from)
+		if !known {
+			return later
+		}
+		if after {
+			d.forget(e)
+			e = nil
+		}
 	}
 	switch {
 	case e == nil:
@@ -224,6 +236,7 @@ func (d *drc) begin(r *request) verdict {
 		return carryOut
 	case e.owner == nil:
 		e.cameFrom(r.conn.client)
+		r.willSend()
 		r.answerWith(e.reply[:e.n])
 		r.srv.count.duplicates.Add(1)
 		return answered
@@ -269,6 +282,10 @@ func (d *drc) end(r *request) {
 	if keep {
 		e.n = copy(e.reply[:], reply)
 		d.keep(e, at)
+		r.willSend()
+		for w := waiting; w != nil; w = w.next {
+			w.willSend()
+		}
 	} else {
 		d.remove(e)
 	}
@@ -285,6 +302,12 @@ func (d *drc) end(r *request) {
 		r.srv.count.duplicates.Add(1)
 		w.reply()
 	}
+}
+
+// willSend says that a reply which is kept is about to be sent; end takes it back.
+func (r *request) willSend() {
+	r.sending = true
+	r.conn.client.sending.Add(1)
 }
 
 // record puts a reply on disk, if there is a journal and something was changed, and

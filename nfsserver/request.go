@@ -31,6 +31,8 @@ type request struct {
 	task *waitfor.Task
 	next *request  // in the send queue of conn, or among those that wait in dup
 	dup  *dupEntry // of this call in the duplicate request cache, while it is carried out
+	// sending says that the reply counts as one of client.sending.
+	sending bool
 
 	call   sunrpc.Call
 	args   []byte // holds head: header and arguments
@@ -108,6 +110,9 @@ func (r *request) work() {
 	case dropped:
 		r.leave()
 		r.end()
+		return
+	case later:
+		r.enqueue()
 		return
 	case carryOut:
 		worker := r.srv.workerResource()
@@ -237,6 +242,10 @@ func (r *request) finishReply() {
 // end makes the slot free once its reply is sent, or cannot be sent.
 func (r *request) end() {
 	c := r.conn
+	if r.sending {
+		c.client.sending.Add(-1)
+		r.sending = false
+	}
 	r.data.Release()
 	r.uncharge()
 	r.task.End()
