@@ -38,6 +38,8 @@
 // the FS is called or the socket is used (that of the duplicate request cache while
 // a socket is asked for its state).
 //
-// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS, and, so far, a
-// duplicate request cache: a call that the client repeats is carried out again.
+// A call that the client repeats is not carried out again: a worker looks for it in
+// the duplicate request cache (drc.go) before the procedure, and keeps the reply after.
+//
+// Deliberately not here: UDP, portmap, NLM, NFSACL, RPCSEC_GSS.
 package nfsserver
