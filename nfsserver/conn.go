@@ -115,20 +115,6 @@ func (c *conn) run() {
 	close(c.out.wake)
 }
 
-// acknowledged reports whether a client that has closed the connection had all replies
-// before: who closes it earlier answers the next one with a reset.
-func (c *conn) acknowledged() bool {
-	raw, err := c.nc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	var info *unix.TCPInfo
-	ctlErr := raw.Control(func(fd uintptr) {
-		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	})
-	return ctlErr == nil && err == nil && info.State == unix.BPF_TCP_CLOSE_WAIT && info.Unacked == 0 && info.Notsent_bytes == 0
-}
-
 // abort ends the connection at once: nobody waits for replies any more. err is
 // the reason, nil if there is nothing to say.
 func (c *conn) abort(err error) {

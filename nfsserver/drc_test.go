@@ -460,6 +460,32 @@ func TestDuplicateThatIsLate(t *testing.T) {
 	}
 }
 
+// Many clients that give up a connection, with or without having the reply.
+func TestDuplicateAfterGivingUp(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	var wg sync.WaitGroup
+	for client := range uint32(8) {
+		wg.Go(func() {
+			for i := range uint32(100) {
+				dir := nfs3.DirOpArgs{Dir: root, Name: fmt.Append(nil, client, "-", i)}
+				rec := sameCall(client<<16|i, nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: dir}, nil)
+				for range 2 {
+					nc := f.connect()
+					nc.Write(rec)
+					nc.Close()
+				}
+				nc := f.connect()
+				if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+					t.Errorf("%s: %v", dir.Name, st)
+				}
+				nc.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // The oldest replies make room for new ones.
 func TestDuplicatesAreForgotten(t *testing.T) {
 	f := serve(t, func(c *Config) { c.StateDir = t.TempDir() })
