@@ -3,6 +3,7 @@ package fusefs
 import (
 	"encoding/binary"
 	"errors"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -70,7 +71,17 @@ func (d *dirOp) as(do func() error) error {
 		return err
 	}
 	defer id.restore()
-	return do()
+	err = do()
+	if err != nil && isGone(d.fd) {
+		return vfs.ErrStale // removed since enter: that takes the lock of its parent
+	}
+	return err
+}
+
+// isGone reports whether the file open as fd has no name any more.
+func isGone(fd int) bool {
+	var st unix.Stat_t
+	return fstat(fd, &st) == nil && st.Nlink == 0
 }
 
 // child returns the entry for name, which was just made.
@@ -148,6 +159,12 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 	}
 	fd := -1
 	err = d.as(func() (err error) {
+		if how == vfs.Exclusive {
+			if fd, err = d.createWhole(name, set); err != unix.EOPNOTSUPP {
+				made = err == nil
+				return err
+			}
+		}
 		fd, err = unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, newMode(set))
 		if err != nil {
 			return err
@@ -181,6 +198,32 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		return vfs.Entry{}, false, err
 	}
 	return e, false, nil
+}
+
+// createWhole makes a file that has its attributes when it gets its name: a server that
+// dies in between leaves no file without a verifier. EOPNOTSUPP if the file system cannot.
+func (d *dirOp) createWhole(name string, set *vfs.SetAttr) (int, error) {
+	fd, err := unix.Openat(d.fd, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, newMode(set))
+	if err == unix.EPERM && isGone(d.fd) {
+		return -1, vfs.ErrStale // ext4 makes no inode there
+	}
+	if err != nil {
+		return -1, err
+	}
+	if err = setNew(d.op, vfs.TypeRegular, fd, set); err == nil {
+		err = linkFD(fd, d.fd, name)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// linkFD gives the file open as fd a name. A link from a descriptor needs a capability
+// that the caller does not have; /proc is the way that needs none.
+func linkFD(fd, dir int, name string) error {
+	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), dir, name, unix.AT_SYMLINK_FOLLOW)
 }
 
 // keep leaves the descriptor that a file was made with to its inode: most new

@@ -178,11 +178,12 @@ func syncDir(path string) error {
 	return d.Sync()
 }
 
-// Handle implements vfs.FS.
+// Handle implements vfs.FS. The file may be gone already: who has just made or found
+// it is told its handle all the same.
 func (s *Store) Handle(node vfs.NodeID, buf []byte) ([]byte, error) {
-	in, err := s.inode(node)
-	if err != nil {
-		return buf, err
+	in := s.nodes.get(node)
+	if in == nil {
+		return buf, vfs.ErrStale
 	}
 	return append(buf, in.key.bytes()...), nil
 }

@@ -36,10 +36,25 @@ func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, erro
 		return vfs.Entry{}, err
 	}
 	defer s.fds.release(in)
+	e, err := s.lookupIn(op, fd, name)
+	if err == vfs.ErrStale {
+		// It was removed, or replaced, when it was open already.
+		in.lock.RLock(op.Scope.Task())
+		defer in.lock.RUnlock(op.Scope.Task())
+		e, err = s.lookupIn(op, fd, name)
+	}
+	if err == unix.ENOENT && isGone(fd) {
+		err = vfs.ErrStale
+	}
+	return e, err
+}
+
+// lookupIn returns the entry for name in the directory open as dir.
+func (s *Store) lookupIn(op *vfs.Op, dir int, name string) (vfs.Entry, error) {
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	b.name.set(name)
-	child, err := s.openChild(op, fd, b)
+	child, err := s.openChild(op, dir, b)
 	if err != nil {
 		return vfs.Entry{}, err
 	}

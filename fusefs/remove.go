@@ -1,8 +1,6 @@
 package fusefs
 
 import (
-	"strconv"
-
 	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/vfs"
@@ -83,7 +81,13 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 		return from, to, err
 	}
 	t := b.lookAt(newName)
-	err = a.as(func() error { return unix.Renameat(a.fd, name, b.fd, newName) })
+	err = a.as(func() error {
+		err := unix.Renameat(a.fd, name, b.fd, newName)
+		if err != nil && isGone(b.fd) {
+			return vfs.ErrStale
+		}
+		return err
+	})
 	a.leave(err == nil)
 	b.leave(err == nil)
 	t.finish(s, op)
@@ -124,8 +128,7 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 	return d.wcc, err
 }
 
-// Link implements vfs.FS. A link from a descriptor needs a capability that the
-// caller does not have; /proc is the way that needs none.
+// Link implements vfs.FS.
 func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, vfs.WCC, error) {
 	in, err := s.inode(node)
 	if err != nil {
@@ -143,16 +146,20 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
-	path := "/proc/self/fd/" + strconv.Itoa(fd)
-	err = d.as(func() error { return unix.Linkat(unix.AT_FDCWD, path, d.fd, name, unix.AT_SYMLINK_FOLLOW) })
-	d.leave(err == nil)
-	if err == nil {
+	err = d.as(func() error {
+		err := linkFD(fd, d.fd, name)
+		if err != nil && isGone(fd) {
+			return vfs.ErrStale // also if the name exists: the kernel looks at that first
+		}
+		return err
+	})
+	made := err == nil
+	var a vfs.Attr
+	if made {
 		in.changes.Add(1)
 		in.bump()
+		err = s.attr(in, fd, &a) // before somebody can remove it
 	}
-	var a vfs.Attr
-	if e := s.attr(in, fd, &a); err == nil {
-		err = e
-	}
+	d.leave(made)
 	return a, d.wcc, err
 }

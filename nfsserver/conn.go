@@ -36,7 +36,7 @@ var (
 // sent by whoever has one, see send.go.
 type conn struct {
 	srv    *Server
-	id     uint64
+	client *client
 	nc     *net.TCPConn
 	stream *sunrpc.Stream
 	peer   netip.AddrPort
@@ -68,7 +68,8 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	}
 	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	c := &conn{
-		srv: s, id: s.count.accepted.Add(1), nc: nc, stream: stream, peer: peer,
+		srv: s, nc: nc, stream: stream, peer: peer,
+		client: &client{id: s.count.accepted.Add(1), addr: peer.Addr().As16(), port: peer.Port(), nc: nc},
 		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
@@ -105,13 +106,11 @@ func (c *conn) setOptions() error {
 // progress get their replies.
 func (c *conn) run() {
 	err := c.receiveAll()
-	switch {
-	case err == io.EOF && c.srv.adm.idle(c):
-		c.srv.dups.delivered(c)
-	case err != io.EOF && err != errDrain:
+	if err != io.EOF && err != errDrain {
 		c.abort(err)
 	}
 	c.inflight.Wait()
+	c.srv.dups.ends(c.client)
 	c.abort(nil)
 	close(c.out.wake)
 }
@@ -329,6 +328,7 @@ func (c *conn) handOver(r *request, args, n int) {
 	r.charge, c.charge = c.charge, 0
 	r.dec.Reset(r.args[min(args, n):n])
 	c.inflight.Add(1)
+	c.client.inflight.Add(1)
 	r.task.Begin(procName(&r.call))
 	r.task.Hold(c.reply())
 	r.task.Hold(c.srv.adm.slotResource())

@@ -34,8 +34,9 @@
 // receipt on, waits for a worker, and then holds it. One that waits for a slot,
 // or for room for its payload, waits for all calls that have some.
 //
-// Lock order: no two locks of this package are held together, and none while
-// the FS is called or the socket is used.
+// Lock order: no two locks of this package are held together, but for that of the
+// admission under that of the server, and none while the FS is called or the socket is
+// used (that of the duplicate request cache while a socket is asked for its state).
 //
 // A call that a client sends again is answered with the reply to the first (drc.go);
 // replies are kept for the next server, too.

@@ -3,9 +3,12 @@ package nfsserver
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"slices"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
@@ -13,8 +16,9 @@ import (
 )
 
 const (
-	// keptReplies is how many replies the duplicate request cache keeps.
-	keptReplies = 2048
+	// keptReplies is how many replies the duplicate request cache keeps, keptWrites
+	// how many of WRITE besides: they would leave no room for the others.
+	keptReplies, keptWrites = 2048, 1024
 	// maxKept is the size in bytes of the largest reply that is kept: CREATE.
 	maxKept = 320
 )
@@ -24,14 +28,22 @@ type dupKey struct {
 	addr      [16]byte
 	xid, proc uint32
 	uid       uint32
-	args, sum uint32 // length and checksum of the arguments, without WRITE's data
+	args, sum uint32 // length and checksum of the arguments, with the first of WRITE's data
 }
+
+// sumData is how much of the data is in the checksum (RC_CSUMLEN).
+const sumData = 256
 
 func keyOf(r *request) dupKey {
 	args := r.dec.Rest()
+	sum := crc32.Checksum(args, castagnoli)
+	if r.carries {
+		first := r.data.Bufs[0]
+		sum = crc32.Update(sum, castagnoli, first[:min(sumData, len(first))])
+	}
 	return dupKey{
-		addr: r.conn.peer.Addr().As16(), xid: r.call.XID, proc: r.call.Proc, uid: r.call.Cred.Sys.UID,
-		args: uint32(len(args)), sum: crc32.Checksum(args, castagnoli),
+		addr: r.conn.client.addr, xid: r.call.XID, proc: r.call.Proc, uid: r.call.Cred.Sys.UID,
+		args: uint32(len(args)), sum: sum,
 	}
 }
 
@@ -44,15 +56,15 @@ func (k *dupKey) hash() uint32 {
 // dupEntry is a call that is being carried out, or was.
 type dupEntry struct {
 	key dupKey
-	// port is that of the client, conn its connection. A client that has to connect
-	// again may get another port, so it is compared only if delivered is set: the
-	// client closed the connection when it had all its replies. Whoever calls from
-	// another port then is somebody else.
-	port      uint16
-	delivered bool
-	conn      uint64
+	// from is where the client sent the call last. A client that has to connect
+	// again may get another port, so the port is compared only if the client closed
+	// that connection when it had all its replies. Whoever calls from another port
+	// then is somebody else.
+	from *client
 	// next and prev link the entries of a bucket.
 	next, prev *dupEntry
+	// at is where it is kept.
+	at **dupEntry
 	// owner carries the call out; nil once reply is there.
 	owner *request
 	// waiting are calls like it, linked by request.next, that get the same reply.
@@ -61,11 +73,62 @@ type dupEntry struct {
 	reply   [maxKept]byte // from the XID on
 }
 
+// client is what is known of the client at the other end of a connection. It outlives
+// the connection, so it is small.
+type client struct {
+	id   uint64 // in the order of connecting
+	addr [16]byte
+	port uint16
+
+	// inflight counts calls whose replies have not begun to be sent, begun the bytes
+	// of those that have: more than the socket has taken, perhaps.
+	inflight atomic.Int32
+	begun    atomic.Uint64
+
+	// Guarded by drc.mu.
+	nc        *net.TCPConn // nil once it is closed
+	delivered bool         // the client closed it, and has all its replies
+	recorded  bool         // some of them are in the journal
+}
+
+// sending says that a reply of n bytes is about to be sent.
+func (c *client) sending(n int) {
+	c.begun.Add(uint64(n))
+	c.inflight.Add(-1)
+}
+
+// hasAll reports whether the client has closed the connection and has all replies
+// to its calls. The reader may not have noticed yet. mu is held.
+func (c *client) hasAll() bool {
+	return c.delivered || c.nc != nil && c.inflight.Load() == 0 && closedAfter(c.nc, c.begun.Load())
+}
+
+// isAnother reports whether c is not the client of an earlier call: that had all its
+// replies, and c has another port and connected later. What is read from an older
+// connection is late, and was left in it. mu is held.
+func (c *client) isAnother(earlier *client) bool {
+	return c.port != earlier.port && c.id > earlier.id && earlier.hasAll()
+}
+
+// closedAfter reports whether the peer of nc has closed it in order, and has
+// acknowledged n bytes before that. What comes to one that has closed is not.
+func closedAfter(nc *net.TCPConn, n uint64) bool {
+	const closeWait = 8 // TCP_CLOSE_WAIT
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var info *unix.TCPInfo
+	ctlErr := raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	})
+	return ctlErr == nil && err == nil && info.State == closeWait && info.Bytes_acked >= n
+}
+
 // drc is the duplicate request cache (RFC 1813 §4.3, nfsd_cache_lookup): a call
 // that is sent again, because its client heard nothing, is not carried out again.
-// It gets the reply of the first one, which it waits for without a worker. Of WRITE
-// only that is remembered which is being carried out, so that a late one does not
-// overwrite what came after: once it is done, it may be done again.
+// It gets the reply of the first one, which it waits for without a worker. So does a
+// WRITE: one that is carried out again may be late, and overwrite what came after.
 type drc struct {
 	journal *replyJournal // nil: the replies are gone with the process
 
@@ -74,12 +137,14 @@ type drc struct {
 	free    *dupEntry // by next
 	kept    [keptReplies]*dupEntry
 	seq     uint64 // replies kept so far; the oldest is at seq % keptReplies
+	wrote   [keptWrites]*dupEntry
+	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
 // newDRC returns a cache with the replies of the server before this one.
 func newDRC(slots int, journal *replyJournal) (*drc, error) {
-	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * keptReplies)}
-	all := touched[dupEntry](keptReplies + slots)
+	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
+	all := touched[dupEntry](keptReplies + keptWrites + slots)
 	for i := range all {
 		d.release(&all[i])
 	}
@@ -98,29 +163,39 @@ func newDRC(slots int, journal *replyJournal) (*drc, error) {
 
 // restore takes over a reply; each is newer than those before.
 func (d *drc) restore(r *journaled) {
+	d.seq = r.seq + 1
+	if len(r.reply) == 0 {
+		d.restoreEnd(r)
+		return
+	}
 	if old := d.find(&r.key); old != nil {
 		d.forget(old)
 	}
 	e := d.insert(&r.key)
-	e.n, e.port = copy(e.reply[:], r.reply), r.port
-	d.keep(e, r.seq)
-	d.seq = r.seq + 1
+	e.n, e.from = copy(e.reply[:], r.reply), &client{port: r.port}
+	d.keep(e, &d.kept[r.seq%keptReplies])
 }
 
-// duplicable reports whether the call must not be carried out twice at once, and
-// whether not twice at all.
-func (r *request) duplicable() (atOnce, atAll bool) {
+// restoreEnd takes over that a client has all its replies.
+func (d *drc) restoreEnd(r *journaled) {
+	for _, e := range d.kept {
+		if e != nil && e.key.addr == r.key.addr && e.from.port == r.port {
+			e.from.delivered = true
+		}
+	}
+}
+
+// duplicable reports whether the call must not be carried out twice.
+func (r *request) duplicable() bool {
 	if r.headerErr != nil || r.call.Prog != nfs3.Program || r.call.Vers != nfs3.Version {
-		return false, false
+		return false
 	}
 	switch r.call.Proc {
-	case nfs3.ProcWrite:
-		return true, false
-	case nfs3.ProcSetAttr, nfs3.ProcCreate, nfs3.ProcMkdir, nfs3.ProcSymlink, nfs3.ProcMknod,
+	case nfs3.ProcWrite, nfs3.ProcSetAttr, nfs3.ProcCreate, nfs3.ProcMkdir, nfs3.ProcSymlink, nfs3.ProcMknod,
 		nfs3.ProcRemove, nfs3.ProcRmdir, nfs3.ProcRename, nfs3.ProcLink:
-		return true, true
+		return true
 	}
-	return false, false
+	return false
 }
 
 // verdict is what is to be done with a call.
@@ -130,58 +205,83 @@ const (
 	carryOut verdict = iota // and then call end
 	answered                // the reply is there
 	parked                  // somebody else will answer it; r is not the caller's any more
+	dropped                 // the reply to the first is for this one, too
 )
+
+// cameFrom says that c has sent the call, too. What is read late may have come on
+// a connection that the client gave up.
+func (e *dupEntry) cameFrom(c *client) {
+	if e.from == nil || c.id > e.from.id {
+		e.from = c
+	}
+}
 
 // begin looks for a call like r.
 func (d *drc) begin(r *request) verdict {
-	if atOnce, _ := r.duplicable(); !atOnce {
+	if !r.duplicable() {
 		return carryOut
 	}
 	key := keyOf(r)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.delivered && e.port != r.conn.peer.Port() {
+	if e != nil && e.owner == nil && r.conn.client.isAnother(e.from) {
 		d.forget(e)
 		e = nil
 	}
 	switch {
 	case e == nil:
 		r.dup = d.insert(&key)
-		r.dup.owner, r.dup.conn, r.dup.port = r, r.conn.id, r.conn.peer.Port()
+		r.dup.owner = r
+		r.dup.cameFrom(r.conn.client)
 		return carryOut
 	case e.owner == nil:
+		e.cameFrom(r.conn.client)
 		r.answerWith(e.reply[:e.n])
 		r.srv.count.duplicates.Add(1)
 		return answered
+	case e.willReplyOn(r.conn):
+		r.srv.count.duplicates.Add(1)
+		return dropped
 	}
-	r.task.Wait("", "the reply to the same call, sent before", 0, e.owner.replyResource())
+	e.cameFrom(r.conn.client)
+	r.waitFor(e.owner)
 	r.next, e.waiting = e.waiting, r
 	return parked
 }
 
+// willReplyOn reports whether a reply to the call will be sent on c. One is enough,
+// and there is never more than one slot of c for a call.
+func (e *dupEntry) willReplyOn(c *conn) bool {
+	for w := e.waiting; w != nil; w = w.next {
+		if w.conn == c {
+			return true
+		}
+	}
+	return e.owner.conn == c
+}
+
 // end keeps the reply of r, which has carried out its call, and answers who waits
-// for it. A call that was given up, or is to be sent again, leaves nothing behind:
-// one of those who wait carries it out.
+// for it. A call that was given up leaves nothing behind: one of those who wait
+// carries it out.
 func (d *drc) end(r *request) {
 	e := r.dup
 	if e == nil {
 		return
 	}
 	r.dup = nil
-	reply, done := r.finalReply()
-	_, keep := r.duplicable()
-	keep = keep && done
-	var seq uint64
+	reply, final := r.finalReply()
+	keep := final && r.accept == sunrpc.Success
+	var at **dupEntry
 	if keep {
-		seq = d.record(e, reply)
+		at = d.record(e, reply)
 	}
 	d.mu.Lock()
 	waiting := e.waiting
 	e.waiting, e.owner = nil, nil
 	if keep {
 		e.n = copy(e.reply[:], reply)
-		d.keep(e, seq)
+		d.keep(e, at)
 	} else {
 		d.remove(e)
 	}
@@ -189,8 +289,8 @@ func (d *drc) end(r *request) {
 	for waiting != nil {
 		w := waiting
 		waiting, w.next = w.next, nil
-		w.task.Done()
-		if !done {
+		w.waitedFor(r)
+		if !final {
 			w.enqueue()
 			continue
 		}
@@ -200,42 +300,53 @@ func (d *drc) end(r *request) {
 	}
 }
 
-// record puts a reply on disk, if there is a journal, and returns its number.
-func (d *drc) record(e *dupEntry, reply []byte) uint64 {
+// record puts a reply on disk, if there is a journal and something was changed, and
+// returns where e is to be kept. What failed may fail again with the next server.
+func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	d.mu.Lock()
-	seq := d.seq
-	d.seq++
-	d.mu.Unlock()
-	if d.journal != nil {
-		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: e.port, reply: reply})
+	if e.key.proc == nfs3.ProcWrite {
+		defer d.mu.Unlock()
+		d.writes++
+		return &d.wrote[d.writes%keptWrites]
 	}
-	return seq
+	seq, port := d.seq, e.from.port
+	d.seq++
+	journal := d.journal != nil && statusIn(reply) == nfs3.StatusOK
+	e.from.recorded = e.from.recorded || journal
+	d.mu.Unlock()
+	if journal {
+		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
+	}
+	return &d.kept[seq%keptReplies]
 }
 
-// keep puts e among those that are kept, and drops the oldest. mu is held.
-func (d *drc) keep(e *dupEntry, seq uint64) {
-	at := &d.kept[seq%keptReplies]
+// keep keeps e at a place, and drops what was there, the oldest. mu is held.
+func (d *drc) keep(e *dupEntry, at **dupEntry) {
 	if *at != nil {
 		d.remove(*at)
 	}
-	*at = e
+	*at, e.at = e, at
 }
 
 // forget drops a reply that is kept. mu is held.
 func (d *drc) forget(e *dupEntry) {
-	d.kept[slices.Index(d.kept[:], e)] = nil
+	*e.at = nil
 	d.remove(e)
 }
 
-// delivered is called when a client has closed a connection in order, with no call
-// in progress.
-func (d *drc) delivered(c *conn) {
+// ends is called when all replies on a connection were sent, and it is about to be
+// closed. The next server must know, too, whether the client has them; that much is
+// not worth a sync.
+func (d *drc) ends(c *client) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, e := range d.kept {
-		if e != nil && e.conn == c.id {
-			e.delivered = true
-		}
+	c.delivered, c.nc = c.hasAll(), nil
+	seq, tell := d.seq, c.delivered && c.recorded
+	if tell {
+		d.seq++
+	}
+	d.mu.Unlock()
+	if tell {
+		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: dupKey{addr: c.addr}, port: c.port})
 	}
 }
 
@@ -279,24 +390,16 @@ func (d *drc) remove(e *dupEntry) {
 }
 
 func (d *drc) release(e *dupEntry) {
-	e.n, e.conn, e.delivered, e.prev, e.next = 0, 0, false, nil, d.free
+	e.n, e.from, e.at, e.prev, e.next = 0, nil, nil, nil, d.free
 	d.free = e
 }
 
-// finalReply returns the reply of r from its XID on, and whether it says what came
-// of the call: not if the call failed since the client is gone, or is to be sent
-// again (NFS3ERR_JUKEBOX).
-func (r *request) finalReply() (reply []byte, done bool) {
-	if r.accept != sunrpc.Success {
-		return nil, false
-	}
+// finalReply returns the reply of r from its XID on, and whether it is the answer to
+// whoever sent the call: not if the call failed since its client is gone.
+func (r *request) finalReply() (reply []byte, final bool) {
 	reply = r.enc.Buf[r.mark+4:]
-	status := nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
-	switch {
-	case status == nfs3.StatusOK:
+	if r.accept != sunrpc.Success || statusIn(reply) == nfs3.StatusOK {
 		return reply, true
-	case status == nfs3.StatusJukebox:
-		return reply, false
 	}
 	select {
 	case <-r.conn.done:
@@ -309,10 +412,33 @@ func (r *request) finalReply() (reply []byte, done bool) {
 // successHeader is the size in bytes of the header of a successful reply.
 const successHeader = 6 * 4
 
+// statusIn returns the status in a successful reply.
+func statusIn(reply []byte) nfs3.Status {
+	return nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
+}
+
 // answerWith makes reply, from its XID on, that of r.
 func (r *request) answerWith(reply []byte) {
 	r.startReply()
 	r.enc.FixedOpaque(reply)
+}
+
+// waitFor says that r waits for the reply to owner. If both are of one port, to the
+// wait-for graph their replies are the same, and r would wait for itself.
+func (r *request) waitFor(owner *request) {
+	res := owner.replyResource()
+	if res == r.replyResource() {
+		r.task.Release(res)
+	}
+	r.task.Wait("", "the reply to the same call, sent before", 0, res)
+}
+
+// waitedFor takes back waitFor.
+func (r *request) waitedFor(owner *request) {
+	r.task.Done()
+	if res := owner.replyResource(); res == r.replyResource() {
+		r.task.Hold(res)
+	}
 }
 
 // replyResource is what somebody waits for who waits for the reply of r.

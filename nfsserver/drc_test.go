@@ -2,7 +2,6 @@ package nfsserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -12,10 +11,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
 	"loopnfs/internal/xdr"
 )
 
@@ -49,7 +52,7 @@ func (f *fixture) hear(nc net.Conn) ([]byte, nfs3.Status) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	return reply, nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:]))
+	return reply, statusIn(reply)
 }
 
 func removeArgs(root nfs3.FileHandle, name string) encoder {
@@ -157,8 +160,147 @@ func TestDuplicateWaits(t *testing.T) {
 	if n := writes.Load(); n != 1 {
 		t.Errorf("written %d times", n)
 	}
-	if _, st := f.ask(conns[0], rec); st != nfs3.StatusOK || writes.Load() != 2 {
-		t.Errorf("a WRITE that is over: %v, written %d times", st, writes.Load())
+}
+
+// A WRITE that is read late, for its connection had no slot for it, does not land on
+// what its client wrote since, on another connection.
+func TestLateWrite(t *testing.T) {
+	f := serve(t, func(c *Config) { c.Workers, c.Slots = 8, 8 })
+	f.fs.put(t, rootNode, "file", make([]byte, 100))
+	c := dial(t, f.addr)
+	h := c.file("file")
+	write := func(xid uint32, data []byte) []byte {
+		return sameCall(xid, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	}
+	g := newGate(t)
+	f.fs.onRead.set(g.wait)
+	old := f.connect()
+	for i := range uint32(4) { // its share of the slots
+		old.Write(sameCall(100+i, nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: 10}, nil))
+		<-g.entered
+	}
+	late, after := write(9, pattern(100)), bytes.Repeat([]byte("new"), 30)
+	old.Write(late)
+	old.Close()
+	nc := f.connect()
+	for _, rec := range [][]byte{late, write(10, after)} {
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Fatal(st)
+		}
+	}
+	nc.Close() // it has all it asked for
+	eventually(t, "that is noticed", func() bool { return f.srv.Stats().Conns == 2 })
+	g.release()
+	eventually(t, "all is over", func() bool {
+		st := f.srv.Stats()
+		return st.InFlight == 0 && st.Conns == 1
+	})
+	if _, got := c.read(h, 0, 100); !bytes.Equal(got[:90], after) {
+		t.Errorf("the file has %q", got)
+	}
+	if n := f.srv.Stats().Duplicates; n != 1 {
+		t.Errorf("%d duplicates", n)
+	}
+}
+
+// What has other data is another WRITE, while the first is being carried out and
+// after that.
+func TestDuplicateOfOtherData(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	g := newGate(t)
+	var writes atomic.Int32
+	f.fs.onWrite.set(func(op *vfs.Op) error { writes.Add(1); return g.wait(op) })
+	write := func(data string) net.Conn {
+		nc := f.connect()
+		nc.Write(sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 4}, []byte(data)))
+		return nc
+	}
+	conns := []net.Conn{write("once"), write("then")}
+	eventually(t, "both are carried out", func() bool { return writes.Load() == 2 })
+	g.release()
+	conns = append(conns, write("last"))
+	for _, nc := range conns {
+		if _, st := f.hear(nc); st != nfs3.StatusOK {
+			t.Error(st)
+		}
+	}
+	if n := writes.Load(); n != 3 {
+		t.Errorf("written %d times", n)
+	}
+}
+
+// What is sent again on the same connection takes nothing: the reply to the first
+// may depend on what comes behind it.
+func TestDuplicateOnTheSameConnection(t *testing.T) {
+	f := serve(t, func(c *Config) { c.Slots, c.Workers = 8, 8 })
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	g := newGate(t)
+	f.fs.onWrite.set(g.wait)
+	data := pattern(2 * 4096)
+	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	nc := f.connect()
+	for i := range 20 {
+		nc.Write(rec)
+		if i == 0 {
+			<-g.entered
+		}
+	}
+	if _, st := f.ask(nc, sameCall(10, nfs3.ProcCommit, &nfs3.CommitArgs{Handle: h}, nil)); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	eventually(t, "only the first is there", func() bool {
+		st := f.srv.Stats()
+		return st.InFlight == 1 && st.PayloadBytes == int64(len(data))
+	})
+	g.release()
+	if _, st := f.hear(nc); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	if _, st := f.ask(nc, sameCall(11, nfs3.ProcCommit, &nfs3.CommitArgs{Handle: h}, nil)); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	if n := f.srv.Stats().Duplicates; n != 19 {
+		t.Errorf("%d duplicates", n)
+	}
+}
+
+// A client that connects again from its port waits for the call it sent before,
+// not for itself.
+func TestDuplicateFromTheSamePort(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	disk := waitfor.Resource{Kind: waitfor.Writeback, ID: 7}
+	g := newGate(t)
+	f.fs.onWrite.set(func(op *vfs.Op) error {
+		op.Scope.Task().Wait("", "the disk", 0, disk)
+		defer op.Scope.Task().Done()
+		return g.wait(op)
+	})
+	data := pattern(100)
+	rec := sameCall(9, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: uint32(len(data))}, data)
+	old := dialFrom(t, "127.0.0.78", f.addr) // nobody else has ports there
+	old.Write(rec)
+	<-g.entered
+	reset(old)
+	d := net.Dialer{LocalAddr: old.LocalAddr()}
+	nc, err := d.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.Write(rec)
+	eventually(t, "both calls are there", func() bool { return f.srv.Stats().InFlight == 2 })
+	eventually(t, "the second one waits", func() bool { return strings.Contains(fmt.Sprint(f.graph.Waits()), "sent before") })
+	if c := f.graph.FindCycle(); c != nil {
+		t.Errorf("a circle: %q", c.Edges)
+	}
+	g.release()
+	if _, st := f.hear(nc); st != nfs3.StatusOK {
+		t.Error(st)
 	}
 }
 
@@ -194,25 +336,154 @@ func TestDuplicateOfACallThatIsGivenUp(t *testing.T) {
 	}
 }
 
+// Whoever is told to try later does so with another XID: the call must not be
+// carried out after that. Nor must one that panics do so again.
+func TestDuplicateOfACallThatFails(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
+	a, b, xid := f.connect(), f.connect(), uint32(9)
+	for what, fail := range map[string]func() error{
+		"try later": func() error { return vfs.ErrJukebox },
+		"panic":     func() error { panic("oh no") },
+	} {
+		g := newGate(t)
+		var writes atomic.Int32
+		f.fs.onWrite.set(func(op *vfs.Op) error {
+			writes.Add(1)
+			g.wait(op)
+			return fail()
+		})
+		xid++
+		rec := sameCall(xid, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 100}, pattern(100))
+		a.Write(rec)
+		<-g.entered
+		b.Write(rec)
+		eventually(t, "both calls are there", func() bool { return f.srv.Stats().InFlight == 2 })
+		g.release()
+		first, _ := readRecord(a)
+		if second, _ := readRecord(b); !bytes.Equal(first, second) || len(first) == 0 || writes.Load() != 1 {
+			t.Errorf("%s: carried out %d times: %x, %x", what, writes.Load(), first, second)
+		}
+		eventually(t, "both calls are over", func() bool { return f.srv.Stats().InFlight == 0 })
+	}
+}
+
 // A client that begins with the same XID each time it runs is another one, if the
 // one before had all it asked for.
 func TestDuplicateXIDOfAnotherClient(t *testing.T) {
 	f := serve(t, nil)
 	root := dial(t, f.addr).root()
 	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
-	for range 3 {
+	for range 300 {
 		f.fs.put(t, rootNode, "a", nil)
-		conns := f.srv.Stats().Conns
 		nc := f.connect()
 		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
 			t.Fatal(st)
 		}
 		nc.Close()
-		eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == conns })
 		if _, err := f.fs.Lookup(&vfs.Op{}, rootNode, "a"); err != syscall.ENOENT {
 			t.Fatalf("not carried out: %v", err)
 		}
 	}
+}
+
+// It is the same client, if it closed a connection without having all it asked for:
+// before a reply, or with one that it heard on another connection.
+func TestDuplicateXIDOfTheSameClient(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	g := newGate(t)
+	f.fs.onGetAttr.set(g.wait)
+	conns := f.srv.Stats().Conns
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	nc := f.connect()
+	nc.Write(rec)
+	<-g.entered // for the attributes in its reply
+	nc.Close()
+	g.release()
+	gone := func() bool { return f.srv.Stats().Conns == conns }
+	eventually(t, "the connection is gone", gone)
+	f.fs.put(t, rootNode, "a", nil)
+	nc = f.connect()
+	if _, st := f.ask(nc, rec); st != nfs3.StatusNoEnt {
+		t.Errorf("the reply that was not heard: %v", st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", gone)
+	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+		t.Errorf("after it was: %v", st)
+	}
+}
+
+// Who hangs up before the reply comes has not had it, and who sends the call again is not
+// somebody else.
+func TestDuplicateOfACallThatWasHungUpOn(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	for i := range uint32(500) {
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(i, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+		first := f.connect()
+		first.Write(rec)
+		time.Sleep(time.Duration(i%100) * time.Microsecond)
+		first.Close()
+		nc := f.connect()
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Fatalf("call %d: %v", i, st)
+		}
+		nc.Close()
+	}
+}
+
+// A call that is read late from a connection that was given up is not carried out again,
+// even if the client has had its reply on another one and closed that.
+func TestDuplicateThatIsLate(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	f.fs.put(t, rootNode, "a", nil)
+	rec := sameCall(7, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	conns := f.srv.Stats().Conns
+	old := f.connect()
+	old.Write(rec[:20])
+	eventually(t, "it is accepted", func() bool { return f.srv.Stats().Conns == conns+1 })
+	nc := f.connect()
+	first, st := f.ask(nc, rec)
+	if st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == conns+1 })
+	old.Write(rec[20:])
+	if late, st := f.hear(old); !bytes.Equal(late, first) {
+		t.Errorf("got %v", st)
+	}
+}
+
+// Many clients that give up a connection, with or without having the reply.
+func TestDuplicateAfterGivingUp(t *testing.T) {
+	f := serve(t, nil)
+	root := dial(t, f.addr).root()
+	var wg sync.WaitGroup
+	for client := range uint32(8) {
+		wg.Go(func() {
+			for i := range uint32(100) {
+				dir := nfs3.DirOpArgs{Dir: root, Name: fmt.Append(nil, client, "-", i)}
+				rec := sameCall(client<<16|i, nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: dir}, nil)
+				for range 2 {
+					nc := f.connect()
+					nc.Write(rec)
+					nc.Close()
+				}
+				nc := f.connect()
+				if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+					t.Errorf("%s: %v", dir.Name, st)
+				}
+				nc.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // The oldest replies make room for new ones.
@@ -221,14 +492,25 @@ func TestDuplicatesAreForgotten(t *testing.T) {
 	root := dial(t, f.addr).root()
 	nc := f.connect()
 	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	f.fs.put(t, rootNode, "file", nil)
+	h := dial(t, f.addr).file("file")
 	for round := range 2 {
 		f.fs.put(t, rootNode, "a", nil)
 		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
 			t.Fatalf("round %d: %v", round, st)
 		}
-		for i := range uint32(keptReplies) {
-			f.ask(nc, sameCall(1000+i, nfs3.ProcRemove, removeArgs(root, "b"), nil))
+		for i := range uint32(keptWrites + 1) {
+			f.ask(nc, sameCall(2+i, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 1}, []byte{1}))
 		}
+		if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+			t.Errorf("round %d: forgotten for WRITEs: %v", round, st)
+		}
+		for i := range uint32(keptReplies) {
+			f.ask(nc, sameCall(9000+i, nfs3.ProcRemove, removeArgs(root, "b"), nil))
+		}
+	}
+	if n := f.srv.Stats().Duplicates; n != 2 {
+		t.Errorf("%d duplicates", n)
 	}
 }
 
@@ -251,7 +533,7 @@ func TestDuplicateStress(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					if st := nfs3.Status(binary.BigEndian.Uint32(reply[successHeader:])); st != nfs3.StatusOK {
+					if st := statusIn(reply); st != nfs3.StatusOK {
 						t.Errorf("%s: %v", name, st)
 					}
 				}
@@ -272,6 +554,9 @@ func TestRepliesOutliveTheServer(t *testing.T) {
 	if st != nfs3.StatusOK {
 		t.Fatal(st)
 	}
+	if _, st := f.ask(f.connect(), sameCall(8, nfs3.ProcRemove, removeArgs(root, "a"), nil)); st != nfs3.StatusNoEnt {
+		t.Error(st)
+	}
 	if _, err := New(f.srv.cfg); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("a second server on the same state: %v", err)
 	}
@@ -279,9 +564,36 @@ func TestRepliesOutliveTheServer(t *testing.T) {
 	if err := f.srv.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if n := f.srv.dups.journal.ended; n != 1 {
+		t.Errorf("%d syncs for a call that changed something and one that did not", n)
+	}
 	f.srv, f.addr = start(t, cfg)
 	if again, _ := f.ask(f.connect(), rec); !bytes.Equal(again, first) {
 		t.Errorf("got %x, want %x", again, first)
+	}
+}
+
+// A client that had all its replies from the last server is not that which calls the
+// next one from another port.
+func TestEndsOutliveTheServer(t *testing.T) {
+	f := serve(t, func(c *Config) { c.StateDir = t.TempDir() })
+	root := dial(t, f.addr).root()
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	f.fs.put(t, rootNode, "a", nil)
+	nc := f.connect()
+	if _, st := f.ask(nc, rec); st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	nc.Close()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == 1 })
+	if err := f.srv.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.srv, f.addr = start(t, f.srv.cfg)
+	f.fs.put(t, rootNode, "a", nil)
+	f.ask(f.connect(), rec)
+	if n := f.srv.Stats().Duplicates; n != 0 {
+		t.Error("not carried out")
 	}
 }
 
@@ -330,6 +642,50 @@ func TestDamagedJournal(t *testing.T) {
 	}
 	if _, err := openJournal(filepath.Join(dir, "nowhere"), false, nil); err == nil {
 		t.Error("a journal in a directory that is not there")
+	}
+}
+
+// A disk that is full, or read-only since it had an error, is no reason not to serve.
+func TestNoRoomForJournal(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		flags  uintptr
+		option string
+	}{{0, "size=64k"}, {unix.MS_RDONLY, ""}} {
+		if err := unix.Mount("none", dir, "tmpfs", c.flags, c.option); err != nil {
+			t.Skip("cannot mount a tmpfs:", err)
+		}
+		f := serve(t, func(cfg *Config) { cfg.StateDir = dir })
+		check(t, unix.Unmount(dir, 0)) // nothing in it is open
+		f.fs.put(t, rootNode, "a", nil)
+		rec := sameCall(1, nfs3.ProcRemove, removeArgs(dial(t, f.addr).root(), "a"), nil)
+		for range 2 {
+			if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+				t.Error(st)
+			}
+		}
+		if !strings.Contains(f.logs.String(), "next start") {
+			t.Errorf("the operator is not told: %s", f.logs)
+		}
+	}
+}
+
+// A link is not followed: what it points to would be overwritten.
+func TestJournalIsALink(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other")
+	check(t, os.WriteFile(other, []byte("precious"), 0o600))
+	check(t, os.Symlink(other, filepath.Join(dir, journalName)))
+	if _, err := openJournal(dir, false, nil); err == nil {
+		t.Error("opened")
+	}
+	if b, err := os.ReadFile(other); string(b) != "precious" {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	check(t, os.Remove(filepath.Join(dir, journalName)))
+	check(t, syscall.Mkfifo(filepath.Join(dir, journalName), 0o600))
+	if _, err := openJournal(dir, false, nil); err == nil {
+		t.Error("a FIFO was opened")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"net"
 	"net/netip"
 	"path"
 	"slices"
@@ -55,6 +56,11 @@ type Export struct {
 	// Name is what clients mount, an absolute path: "/data".
 	Name string
 	FS   vfs.FS
+	// Mount, if not nil, is asked at each MNT whether the client at the other end
+	// of nc may have the export as dir, any path below Name; it then gets the
+	// root. An error is the answer. It may be called concurrently, and before
+	// anything else of the FS but Handle of its root.
+	Mount func(nc net.Conn, dir string) error
 	// ID stands for the export in file handles, so it must stay the same as
 	// long as clients have some: 1 to MaxExportID; 0 derives it from Name.
 	ID uint32

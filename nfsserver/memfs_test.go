@@ -23,9 +23,9 @@ type memFS struct {
 	ioMax uint32
 	verf  vfs.Verifier
 
-	// onRead, onWrite and onGetAttr are called without a lock if they are set;
+	// onRead, onWrite, onGetAttr and onSync are called without a lock if they are set;
 	// an error ends the call.
-	onRead, onWrite, onGetAttr hook
+	onRead, onWrite, onGetAttr, onSync hook
 
 	how vfs.Stable // what the last Write was asked for; guarded by mu
 
@@ -367,7 +367,10 @@ func (fs *memFS) Commit(_ *vfs.Op, id vfs.NodeID, _ uint64, _ uint32) (vfs.Verif
 	return fs.verf, vfs.WCC{Pre: n.attr.Pre(), HasPre: true, Post: n.attr, HasPost: true}, nil
 }
 
-func (fs *memFS) Sync(_ *vfs.Op, id vfs.NodeID) error {
+func (fs *memFS) Sync(op *vfs.Op, id vfs.NodeID) error {
+	if err := fs.onSync.run(op); err != nil {
+		return err
+	}
 	defer fs.lock().Unlock()
 	fs.synced[id]++
 	_, err := fs.node(id)

@@ -41,6 +41,12 @@ func (r *request) mountPoint(name string) (nfs3.FileHandle, error) {
 	if err := r.enter(x); err != nil {
 		return nfs3.FileHandle{}, err
 	}
+	if x.Mount != nil {
+		if err := x.Mount(r.conn.nc, name); err != nil {
+			return nfs3.FileHandle{}, err
+		}
+		rest = ""
+	}
 	node, err := r.walk(rest)
 	if err != nil {
 		return nfs3.FileHandle{}, err

@@ -1,6 +1,7 @@
 package nfsserver
 
 import (
+	"encoding/binary"
 	"io"
 	"log/slog"
 	"net"
@@ -12,18 +13,26 @@ import (
 	"loopnfs/internal/xdr"
 )
 
-// pipeline sends the same call over and over with many outstanding, and
-// allocates nothing.
+// pipeline sends a call over and over with many outstanding, each with an XID of
+// its own, and allocates nothing.
 type pipeline struct {
 	nc    net.Conn
+	xid   uint32
 	call  []byte
 	reply int // size of each reply record with its mark
 	buf   []byte
 	out   int
 }
 
+// next returns the record of the next call.
+func (p *pipeline) next() []byte {
+	p.xid++
+	binary.BigEndian.PutUint32(p.call[4:], p.xid)
+	return p.call
+}
+
 func (p *pipeline) send(t testing.TB) {
-	if _, err := p.nc.Write(p.call); err != nil {
+	if _, err := p.nc.Write(p.next()); err != nil {
 		t.Fatal(err)
 	}
 	p.out++
@@ -45,7 +54,7 @@ func newPipeline(t testing.TB, addr string, proc uint32, args encoder, payload [
 	}
 	t.Cleanup(func() { nc.Close() })
 	h := sunrpc.Call{XID: 1, Prog: nfs3.Program, Vers: nfs3.Version, Proc: proc, Cred: rootCred()}
-	p := &pipeline{nc: nc, call: callRecord(&h, args, payload), buf: make([]byte, 2<<20)}
+	p := &pipeline{nc: nc, xid: h.XID, call: callRecord(&h, args, payload), buf: make([]byte, 2<<20)}
 	if _, err := nc.Write(p.call); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +144,7 @@ func benchmarkAt(b *testing.B, addr, name string, size, window int) {
 	go func() {
 		for range b.N {
 			sent <- struct{}{}
-			if _, err := p.nc.Write(p.call); err != nil {
+			if _, err := p.nc.Write(p.next()); err != nil {
 				b.Error(err)
 				return
 			}

@@ -470,3 +470,28 @@ func TestAsyncMetadata(t *testing.T) {
 		t.Errorf("WRITE: %v", res.Committed)
 	}
 }
+
+// What was made is made, also if somebody removes it before it is synced.
+func TestRemovedBeforeItIsSynced(t *testing.T) {
+	f := serve(t, nil)
+	c := dial(t, f.addr)
+	root := c.root()
+	where := nfs3.DirOpArgs{Dir: root, Name: []byte("a")}
+	f.fs.onSync.set(func(op *vfs.Op) error {
+		f.fs.Remove(op, rootNode, "a")
+		return nil
+	})
+	for proc, args := range map[uint32]encoder{
+		nfs3.ProcCreate:  &nfs3.CreateArgs{Where: where, How: vfs.Guarded},
+		nfs3.ProcSymlink: &nfs3.SymlinkArgs{Where: where, Target: []byte("target")},
+	} {
+		var res nfs3.CreateResult
+		c.call(proc, args, &res)
+		if res.Status != nfs3.StatusOK || !res.Handle.Has {
+			t.Errorf("%s: %v", nfs3.ProcName(proc), res.Status)
+		}
+		if st := c.lookup(root, "a").Status; st != nfs3.StatusNoEnt {
+			t.Errorf("it was not removed: %v", st)
+		}
+	}
+}

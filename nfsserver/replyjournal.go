@@ -19,8 +19,9 @@ import (
 //	CRC-32C of the rest | sequence number + 1 | time | key | port | length | reply from its XID on
 //	         4          |         8           |  8   | 36  |  4   |   4    |       maxKept
 //
-// all in big endian, time in seconds since 1970. A record that was not written whole is
-// as if it were not there.
+// all in big endian, time in seconds since 1970. A length of 0 says that the client of
+// that address and port has all its replies. A record that was not written whole is as if
+// it were not there.
 const (
 	journalName = "replies"
 	journalHead = 4 + 8 + 8 + 36 + 4 + 4
@@ -51,7 +52,7 @@ type replyJournal struct {
 // not there.
 func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, error) {
 	name := dir + "/" + journalName
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
@@ -67,10 +68,17 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 
 // prepare locks the file and gives it all its blocks.
 func (j *replyJournal) prepare() error {
-	if err := unix.Flock(int(j.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err := unix.Flock(int(j.f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
 		return fmt.Errorf("another server uses it: give each its own directory for state (%w)", err)
 	}
+	if err != nil {
+		return fmt.Errorf("cannot lock it: %w", err)
+	}
 	st, err := j.f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = errors.New("not a file")
+	}
 	if err != nil || st.Size() == keptReplies*journalRec {
 		return err
 	}
@@ -113,14 +121,15 @@ func (j *replyJournal) load() ([]journaled, error) {
 	return found, nil
 }
 
-// write puts a reply on stable storage, unless j is async. One that cannot be written is lost at the
-// next start, which the operator is told; the call was carried out all the same.
+// write puts a reply on stable storage, sooner or later if it is empty or j is async.
+// One that cannot be written is lost at the next start, which the operator is told; the
+// call was carried out all the same.
 func (j *replyJournal) write(r *journaled) {
 	b := j.bufs.Get().(*[journalRec]byte)
 	defer j.bufs.Put(b)
 	r.encode(b)
 	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
-	if err == nil && !j.async {
+	if err == nil && len(r.reply) > 0 && !j.async {
 		err = j.sync()
 	}
 	if err != nil {
@@ -141,6 +150,9 @@ func (j *replyJournal) sync() error {
 		j.started++
 		j.mu.Unlock()
 		err := unix.Fdatasync(int(j.f.Fd()))
+		for err == unix.EINTR { // by the runtime's signals, on FUSE
+			err = unix.Fdatasync(int(j.f.Fd()))
+		}
 		j.mu.Lock()
 		j.running, j.ended, j.err = false, j.started, err
 		j.cond.Broadcast()
@@ -177,7 +189,7 @@ func decodeJournaled(b []byte) (r journaled, ok bool) {
 	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum, &port, &n} {
 		*v, p = binary.BigEndian.Uint32(p), p[4:]
 	}
-	if n < successHeader+4 || n > maxKept {
+	if n > maxKept || n > 0 && n < successHeader+4 {
 		return r, false
 	}
 	r.port, r.reply = uint16(port), p[:n]

@@ -105,6 +105,11 @@ func (r *request) work() {
 	switch r.srv.dups.begin(r) {
 	case parked:
 		return
+	case dropped:
+		r.conn.client.inflight.Add(-1)
+		r.leave()
+		r.end()
+		return
 	case carryOut:
 		worker := r.srv.workerResource()
 		r.task.Hold(worker)

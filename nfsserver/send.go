@@ -78,8 +78,16 @@ func (c *conn) next() *request {
 			c.iov = append(c.iov, padding[:pad])
 		}
 		r.unsent = c.iov
+		c.client.sending(vecLen(c.iov))
 	}
 	return r
+}
+
+func vecLen(bufs [][]byte) (n int) {
+	for _, b := range bufs {
+		n += len(b)
+	}
+	return n
 }
 
 var padding [3]byte

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/alloc"
 	"loopnfs/internal/waitfor"
 )
@@ -84,6 +86,18 @@ func (s *Server) openDRC() (*drc, error) {
 	if s.cfg.StateDir == "" {
 		return newDRC(s.cfg.Slots, nil)
 	}
+	dups, err := s.openJournaled()
+	for _, disk := range []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EIO} {
+		if errors.Is(err, disk) {
+			// Whoever waits for this server to start again has only this one.
+			s.cfg.Logger.Error("replies are not kept for the next start", "err", err)
+			return newDRC(s.cfg.Slots, nil)
+		}
+	}
+	return dups, err
+}
+
+func (s *Server) openJournaled() (*drc, error) {
 	journal, err := openJournal(s.cfg.StateDir, s.cfg.AsyncMetadata, s.noise)
 	if err != nil {
 		return nil, err

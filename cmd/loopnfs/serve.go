@@ -253,11 +253,20 @@ func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) {
 	log.Info("exports were read again", "file", o.file, "exports", len(exports))
 }
 
-// refill takes the memory that the next start is to have.
+// refill takes the memory that the next start is to have, again if it was given up.
 func refill(ctx context.Context, keep *hostguard.Keep, watch *pressure.Watcher, log *slog.Logger) {
-	if err := keep.Refill(ctx.Done(), watch.Spare); err != nil && ctx.Err() == nil {
-		log.Warn("host guard: "+err.Error(), "costs", "a server that was killed may find no memory to start with",
-			"remedy", "make the tmpfs larger, or wait until the host has memory and start the server again")
+	watch.WhenExhausted(keep.GiveWay)
+	for {
+		if err := keep.Refill(ctx.Done(), watch.Spare); err != nil && ctx.Err() == nil {
+			log.Warn("host guard: "+err.Error(), "costs", "a server that was killed may find no memory to start with",
+				"remedy", "make the tmpfs larger, or wait until the host has memory and start the server again")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-keep.Given():
+			log.Warn("host guard: the host has no memory at all: what was kept for a restart is given up", "remedy", "give the host more memory, or the server a smaller --memory")
+		}
 	}
 }
 

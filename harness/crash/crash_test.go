@@ -1,27 +1,22 @@
 package crash
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/harness/rawnfs"
+	"loopnfs/harness/testserver"
 	"loopnfs/internal/nfs3"
-	"loopnfs/internal/stack"
-	"loopnfs/nfsserver"
 )
 
 var (
@@ -30,90 +25,20 @@ var (
 	seed   = flag.Uint64("crash.seed", 0, "of the load and of the crashes; 0 for a new one")
 )
 
-// A process with serveEnv serves that directory. With bufferedEnv, it writes through the
-// kernel's page cache.
-const (
-	serveEnv    = "LOOPNFS_CRASH_SERVE"
-	bufferedEnv = "LOOPNFS_CRASH_BUFFERED"
-)
-
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(serveEnv); dir != "" {
-		if err := serveUntilEOF(dir, os.Getenv(bufferedEnv) != ""); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
+	testserver.Main()
 	os.Exit(m.Run())
-}
-
-// serveUntilEOF serves what is in dir, with its state there, too, until standard input
-// ends.
-func serveUntilEOF(dir string, buffered bool) error {
-	mem, err := stack.NewMemory(stack.DefaultMemory(8 << 20))
-	if err != nil {
-		return err
-	}
-	mem.Start()
-	s, err := stack.StartServer(mem, stack.ServerConfig{
-		Exports:  []stack.ExportConfig{{Dir: filepath.Join(dir, "export"), Name: "/e", Squash: nfsserver.SquashNone}},
-		StateDir: filepath.Join(dir, "state"), Listen: "127.0.0.1:0", Buffered: buffered,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Println(s.Addr())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return errors.Join(err, s.Stop(context.Background()))
-}
-
-// server is serveUntilEOF in another process.
-type server struct {
-	cmd  *exec.Cmd
-	in   io.Closer
-	addr string
-}
-
-func startServer(dir string, env ...string) (*server, error) {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(append(os.Environ(), serveEnv+"="+dir), env...)
-	cmd.Stderr = os.Stderr
-	in, inErr := cmd.StdinPipe() // ends with this process
-	out, outErr := cmd.StdoutPipe()
-	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
-		return nil, err
-	}
-	s := &server{cmd: cmd, in: in}
-	addr, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		s.kill()
-		return nil, fmt.Errorf("the server did not start: %w", err)
-	}
-	s.addr = strings.TrimSpace(addr)
-	return s, nil
-}
-
-func (s *server) kill() {
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
-}
-
-func (s *server) stop() error {
-	s.in.Close()
-	return s.cmd.Wait()
 }
 
 // worker loads the server, and knows what it was promised.
 type worker interface {
 	step(*rand.Rand) error
-	check(c *client, crash int) error
+	check(c *rawnfs.Client, crash int) error
 }
 
 // load makes promises, and returns who knows of them and the record of the disk from
 // the first of them on.
-func load(t *testing.T, d *disk, r *rand.Rand, env ...string) ([]worker, int) {
+func load(t *testing.T, d *disk, r *rand.Rand, buffered bool) ([]worker, int) {
 	dev := d.attach(t)
 	command(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0", dev)
 	dir := t.TempDir()
@@ -121,12 +46,12 @@ func load(t *testing.T, d *disk, r *rand.Rand, env ...string) ([]worker, int) {
 	t.Cleanup(func() { command(t, "umount", dir) })
 	command(t, "mkdir", filepath.Join(dir, "export"))
 	command(t, "sync", "-f", dir)
-	s, err := startServer(dir, env...)
+	s, err := testserver.Start(testserver.Config{Dir: dir, Buffered: buffered})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.kill()
-	workers, err := newWorkers(d, s.addr)
+	defer s.Kill()
+	workers, err := newWorkers(d, s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,9 +76,9 @@ func newWorkers(d *disk, addr string) ([]worker, error) {
 	var workers []worker
 	var root nfs3.FileHandle
 	for i := range 6 {
-		c, err := dial(addr)
+		c, err := rawnfs.Dial(addr)
 		if err == nil && i == 0 {
-			root, err = c.mount("/e")
+			root, err = c.Mount("/e")
 		}
 		var w worker
 		if err == nil && i%2 == 0 {
@@ -181,14 +106,14 @@ func TestCrash(t *testing.T) {
 		*seed = rand.Uint64()
 	}
 	t.Logf("-crash.seed %d", *seed)
-	t.Run("direct-io", func(t *testing.T) { testCrash(t) })
-	t.Run("buffered", func(t *testing.T) { testCrash(t, bufferedEnv+"=1") })
+	t.Run("direct-io", func(t *testing.T) { testCrash(t, false) })
+	t.Run("buffered", func(t *testing.T) { testCrash(t, true) })
 }
 
-func testCrash(t *testing.T, env ...string) {
+func testCrash(t *testing.T, buffered bool) {
 	r := rand.New(rand.NewPCG(*seed, 0))
 	d := &disk{data: make([]byte, diskSize)}
-	workers, start := load(t, d, r, env...)
+	workers, start := load(t, d, r, buffered)
 	if t.Failed() {
 		return
 	}
@@ -230,20 +155,20 @@ func look(t *testing.T, w *wreck, crash int, r *rand.Rand, workers []worker) err
 }
 
 func lookAt(dir string, crash int, workers []worker) error {
-	s, err := startServer(dir)
+	s, err := testserver.Start(testserver.Config{Dir: dir})
 	if err != nil {
 		return err
 	}
-	c, err := dial(s.addr)
+	c, err := rawnfs.Dial(s.Addr)
 	if err != nil {
-		return errors.Join(err, s.stop())
+		return errors.Join(err, s.Stop())
 	}
-	defer c.nc.Close()
+	defer c.Close()
 	for i, w := range workers {
 		if err := w.check(c, crash); err != nil {
-			s.kill()
+			s.Kill()
 			return fmt.Errorf("worker %d: %w", i, err)
 		}
 	}
-	return s.stop()
+	return s.Stop()
 }

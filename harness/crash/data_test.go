@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 
+	"loopnfs/harness/rawnfs"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
@@ -17,7 +18,7 @@ const fileBlocks = 96
 // block says which version of it this is.
 type dataWorker struct {
 	disk *disk
-	c    *client
+	c    *rawnfs.Client
 	h    nfs3.FileHandle
 	verf vfs.Verifier // of the server that the promises are from
 
@@ -31,14 +32,14 @@ type blockEvent struct {
 	block, version uint32
 }
 
-func newDataWorker(d *disk, c *client, dir nfs3.FileHandle, name string) (*dataWorker, error) {
+func newDataWorker(d *disk, c *rawnfs.Client, dir nfs3.FileHandle, name string) (*dataWorker, error) {
 	h, err := create(c, dir, name)
 	return &dataWorker{disk: d, c: c, h: h}, err
 }
 
-func create(c *client, dir nfs3.FileHandle, name string) (nfs3.FileHandle, error) {
+func create(c *rawnfs.Client, dir nfs3.FileHandle, name string) (nfs3.FileHandle, error) {
 	var res nfs3.CreateResult
-	_, err := c.call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: nfs3.DirOpArgs{Dir: dir, Name: []byte(name)}, How: vfs.Guarded}, nil, &res)
+	_, err := c.Call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: nfs3.DirOpArgs{Dir: dir, Name: []byte(name)}, How: vfs.Guarded}, nil, &res)
 	if err == nil && (res.Status != nfs3.StatusOK || !res.Handle.Has) {
 		err = fmt.Errorf("CREATE %s: %v", name, res.Status)
 	}
@@ -65,7 +66,7 @@ func (w *dataWorker) step(r *rand.Rand) error {
 	}
 	if how == vfs.Unstable && r.IntN(2) == 0 {
 		var res nfs3.CommitResult
-		_, err := w.c.call(nfs3.ProcCommit, &nfs3.CommitArgs{Handle: w.h}, nil, &res)
+		_, err := w.c.Call(nfs3.ProcCommit, &nfs3.CommitArgs{Handle: w.h}, nil, &res)
 		if err != nil || res.Status != nfs3.StatusOK || res.Verf != w.verf {
 			return fmt.Errorf("COMMIT: %+v, %w", res, err)
 		}
@@ -83,7 +84,7 @@ func (w *dataWorker) write(first, n uint32, how vfs.Stable) (vfs.Stable, error) 
 	}
 	var res nfs3.WriteResult
 	args := nfs3.WriteArgs{Handle: w.h, Offset: uint64(first) * sector, Count: uint32(len(data)), Stable: how}
-	_, err := w.c.call(nfs3.ProcWrite, &args, data, &res)
+	_, err := w.c.Call(nfs3.ProcWrite, &args, data, &res)
 	if err != nil || res.Status != nfs3.StatusOK || int(res.Count) != len(data) || res.Committed < how {
 		return 0, fmt.Errorf("WRITE: %+v, %w", res, err)
 	}
@@ -113,7 +114,7 @@ func makeBlock(block, version uint32) []byte {
 }
 
 // check compares the file with what was promised before the crash.
-func (w *dataWorker) check(c *client, crash int) error {
+func (w *dataWorker) check(c *rawnfs.Client, crash int) error {
 	var oldest, newest [fileBlocks]uint32
 	for _, e := range w.promised {
 		if e.at <= crash {
@@ -125,7 +126,7 @@ func (w *dataWorker) check(c *client, crash int) error {
 			newest[e.block] = e.version
 		}
 	}
-	data, err := c.read(w.h, 0, fileBlocks*sector)
+	data, err := c.Read(w.h, 0, fileBlocks*sector)
 	if err != nil {
 		return err
 	}
@@ -143,9 +144,9 @@ func (w *dataWorker) check(c *client, crash int) error {
 }
 
 // checkVerifier finds out whether a client would know that the server is another one.
-func (w *dataWorker) checkVerifier(c *client) error {
+func (w *dataWorker) checkVerifier(c *rawnfs.Client) error {
 	var res nfs3.CommitResult
-	_, err := c.call(nfs3.ProcCommit, &nfs3.CommitArgs{Handle: w.h}, nil, &res)
+	_, err := c.Call(nfs3.ProcCommit, &nfs3.CommitArgs{Handle: w.h}, nil, &res)
 	if err == nil && (res.Status != nfs3.StatusOK || res.Verf == w.verf) {
 		err = fmt.Errorf("COMMIT: %v; the verifier is the old one: %t", res.Status, res.Verf == w.verf)
 	}

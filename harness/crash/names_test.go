@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"loopnfs/harness/rawnfs"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
@@ -16,7 +17,7 @@ import (
 // the other, and knows what it looks like after each.
 type namesWorker struct {
 	disk *disk
-	c    *client
+	c    *rawnfs.Client
 	dir  nfs3.FileHandle
 	// sent and done are points in the record, states the directory after each call
 	// that changed it; the first state is the one before all of them.
@@ -40,13 +41,9 @@ func (o object) String() string {
 
 var names = []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 
-func newNamesWorker(d *disk, c *client, dir nfs3.FileHandle, name string) (*namesWorker, error) {
-	var res nfs3.CreateResult
-	_, err := c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: nfs3.DirOpArgs{Dir: dir, Name: []byte(name)}}, nil, &res)
-	if err == nil && res.Status != nfs3.StatusOK {
-		err = fmt.Errorf("MKDIR %s: %v", name, res.Status)
-	}
-	return &namesWorker{disk: d, c: c, dir: res.Handle.Handle, states: []state{{}}}, err
+func newNamesWorker(d *disk, c *rawnfs.Client, dir nfs3.FileHandle, name string) (*namesWorker, error) {
+	h, err := c.Mkdir(dir, name)
+	return &namesWorker{disk: d, c: c, dir: h, states: []state{{}}}, err
 }
 
 func (w *namesWorker) at(name string) nfs3.DirOpArgs {
@@ -95,7 +92,7 @@ func (w *namesWorker) make(r *rand.Rand, now state, name string) (object, error)
 	for _, other := range slices.Sorted(maps.Keys(now)) {
 		if o := now[other]; o.typ == vfs.TypeRegular && r.IntN(4) == 0 {
 			var res nfs3.LinkResult
-			_, err := w.c.call(nfs3.ProcLink, &nfs3.LinkArgs{Handle: o.handle, To: w.at(name)}, nil, &res)
+			_, err := w.c.Call(nfs3.ProcLink, &nfs3.LinkArgs{Handle: o.handle, To: w.at(name)}, nil, &res)
 			return o, asError("LINK", res.Status, err)
 		}
 	}
@@ -105,13 +102,13 @@ func (w *namesWorker) make(r *rand.Rand, now state, name string) (object, error)
 	switch typ {
 	case vfs.TypeRegular:
 		how := []vfs.CreateMode{vfs.Unchecked, vfs.Guarded, vfs.Exclusive}[r.IntN(3)]
-		_, err = w.c.call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: w.at(name), How: how, Verf: vfs.Verifier{byte(r.Uint32()), 1}}, nil, &res)
+		_, err = w.c.Call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: w.at(name), How: how, Verf: vfs.Verifier{byte(r.Uint32()), 1}}, nil, &res)
 	case vfs.TypeDirectory:
-		_, err = w.c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: w.at(name)}, nil, &res)
+		_, err = w.c.Call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: w.at(name)}, nil, &res)
 	case vfs.TypeSymlink:
-		_, err = w.c.call(nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: w.at(name), Target: []byte("target")}, nil, &res)
+		_, err = w.c.Call(nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: w.at(name), Target: []byte("target")}, nil, &res)
 	default:
-		_, err = w.c.call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: w.at(name), Type: typ}, nil, &res)
+		_, err = w.c.Call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: w.at(name), Type: typ}, nil, &res)
 	}
 	return object{handle: res.Handle.Handle, typ: typ}, asError("make "+name, res.Status, err)
 }
@@ -128,13 +125,13 @@ func (w *namesWorker) rename(r *rand.Rand, next state, name string) error {
 		next[to] = o
 	}
 	var res nfs3.RenameResult
-	_, err := w.c.call(nfs3.ProcRename, &nfs3.RenameArgs{From: w.at(name), To: w.at(to)}, nil, &res)
+	_, err := w.c.Call(nfs3.ProcRename, &nfs3.RenameArgs{From: w.at(name), To: w.at(to)}, nil, &res)
 	return asError("RENAME", res.Status, err)
 }
 
-func (w *namesWorker) change(proc uint32, args encoder) error {
+func (w *namesWorker) change(proc uint32, args rawnfs.Encoder) error {
 	var res nfs3.WCCResult
-	_, err := w.c.call(proc, args, nil, &res)
+	_, err := w.c.Call(proc, args, nil, &res)
 	return asError(nfs3.ProcName(proc), res.Status, err)
 }
 
@@ -150,7 +147,7 @@ func asError(what string, st nfs3.Status, err error) error {
 
 // check finds the directory as it was after the last call that was answered, or after
 // the one that was in progress.
-func (w *namesWorker) check(c *client, crash int) error {
+func (w *namesWorker) check(c *rawnfs.Client, crash int) error {
 	answered, _ := slices.BinarySearch(w.done, crash+1)
 	sent, _ := slices.BinarySearch(w.sent, crash+1)
 	is, err := w.look(c)
@@ -166,10 +163,10 @@ func (w *namesWorker) check(c *client, crash int) error {
 }
 
 // look returns what there is, with the attributes that the handles of then lead to.
-func (w *namesWorker) look(c *client) (state, error) {
+func (w *namesWorker) look(c *rawnfs.Client) (state, error) {
 	is := state{}
 	for _, name := range names {
-		found, err := c.lookup(w.dir, name)
+		found, err := c.Lookup(w.dir, name)
 		switch {
 		case err != nil:
 			return nil, err
@@ -178,7 +175,7 @@ func (w *namesWorker) look(c *client) (state, error) {
 		case found.Status != nfs3.StatusOK:
 			return nil, fmt.Errorf("LOOKUP %s: %v", name, found.Status)
 		}
-		at, err := c.getattr(found.Handle)
+		at, err := c.GetAttr(found.Handle)
 		if err != nil || at.Status != nfs3.StatusOK {
 			return nil, fmt.Errorf("GETATTR %s: %v, %w", name, at.Status, err)
 		}

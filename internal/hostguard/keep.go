@@ -37,6 +37,7 @@ type Keep struct {
 	dir           string
 	lock          *os.File // of dir, locked
 	data, ballast *os.File
+	given         chan struct{}
 	ready         *os.File // to the keeper, if there is one
 	socket        *os.File // on which the server listens, or the last one did
 }
@@ -57,7 +58,7 @@ func openKeep(parent, stateDir string, n int64) (*Keep, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(state))
-	k := &Keep{dir: filepath.Join(parent, fmt.Sprintf("%s%x", keepPrefix(), sum[:8]))}
+	k := &Keep{given: make(chan struct{}, 1), dir: filepath.Join(parent, fmt.Sprintf("%s%x", keepPrefix(), sum[:8]))}
 	if err := k.open(state, n); err != nil {
 		k.close()
 		return nil, fmt.Errorf("%s: %w", k.dir, err)
@@ -218,6 +219,27 @@ func (k *Keep) Refill(done <-chan struct{}, spare func() int64) error {
 		at += refillStep
 	}
 	return nil
+}
+
+// GiveWay gives up the ballast: the process that serves needs memory more than the next
+// one will. It does not wait, and may be called at any time; Given tells of it.
+func (k *Keep) GiveWay() {
+	if k == nil {
+		return
+	}
+	_ = k.ballast.Truncate(0) // it may be gone already, or the file closed
+	select {
+	case k.given <- struct{}{}:
+	default:
+	}
+}
+
+// Given has a value after GiveWay: Refill may take the ballast again.
+func (k *Keep) Given() <-chan struct{} {
+	if k == nil {
+		return nil
+	}
+	return k.given
 }
 
 // Remove gives up everything that was kept, at an orderly end.

@@ -69,6 +69,30 @@ func TestKeepOutlivesItsProcess(t *testing.T) {
 	}
 }
 
+// What is kept for the next server is given up for this one, and taken again.
+func TestGiveWay(t *testing.T) {
+	k := keepIn(t, shm(t))
+	defer k.Remove()
+	ballast := filepath.Join(k.dir, "ballast")
+	plenty := func() int64 { return 1 << 40 }
+	for range 3 {
+		if err := k.Refill(nil, plenty); err != nil || blocks(t, ballast) != ballastBytes {
+			t.Fatalf("%d bytes, %v", blocks(t, ballast), err)
+		}
+		k.GiveWay()
+		k.GiveWay()
+		if n := blocks(t, ballast); n != 0 {
+			t.Errorf("%d bytes are left", n)
+		}
+		<-k.Given()
+	}
+	var none *Keep
+	none.GiveWay()
+	if none.Given() != nil {
+		t.Error("nothing was given")
+	}
+}
+
 func TestRefillLeavesOthersTheirs(t *testing.T) {
 	k := keepIn(t, shm(t))
 	defer k.Remove()

@@ -52,7 +52,7 @@ func inherited() *Keep {
 		unix.CloseOnExec(fd)
 		return os.NewFile(uintptr(fd), name)
 	}
-	k := &Keep{data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
+	k := &Keep{given: make(chan struct{}, 1), data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
 	if n > listenerFD-dataFD {
 		k.socket = open(listenerFD, "listener")
 	}

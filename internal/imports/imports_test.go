@@ -53,6 +53,7 @@ var table = []struct {
 	{"nfsserver", slices.Concat(filesystems, []string{"internal/hostaddr", "internal/nlm4", "internal/nlm"})},
 	{"fusefs", filesystems},
 	{"internal/stack", slices.Concat(filesystems, []string{"internal/nlm", "nfsclient", "nfsserver", "fusefs"})},
+	{"billyfs", slices.Concat(filesystems, []string{"nfsserver", "internal/stack"})},
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
@@ -146,7 +147,7 @@ func TestForbiddenEdges(t *testing.T) {
 		{"alloc", "reclaim"}, {"reclaim", "nfsclient"}, {"reclaim", "fusefs"},
 		{"nfsserver", "nfsclient"}, {"nfsclient", "nfsserver"}, {"nfsserver", "fusefs"},
 		{"fusefs", "nfsserver"}, {"fusefs", "nfsclient"}, {"nfsclient", "fusefs"},
-		{"harness", "harness/report"},
+		{"harness", "harness/report"}, {"internal/stack", "billyfs"},
 		{"internal/nlm", "nfsserver"}, {"internal/nlm", "alloc"},
 		{"reclaim/writeback", "alloc"}, {"internal/waitfor", "alloc"},
 	} {

@@ -7,10 +7,17 @@ type Sample struct {
 	Total     int64 // MemTotal
 	Available int64 // MemAvailable
 	Unclean   int64 // Dirty, Writeback, NFS_Unstable: available only after somebody has stored it
+	Unused    int64 // MemFree
+	Reserve   int64 // vm.min_free_kbytes; 0 if it is not known
 }
 
 // Free returns what can be had at once.
 func (s *Sample) Free() int64 { return max(0, s.Available-s.Unclean) }
+
+// exhausted reports whether nothing can be allocated but from the reserve, whatever may
+// be available: those who could free it may be looking for a page themselves. With what
+// zones keep from each other, allocations fail before only the reserve is left.
+func (s *Sample) exhausted() bool { return s.Unused < s.Reserve+s.Reserve/2 }
 
 // Limits say when memory is short. Both levels are parts of Total, and at most
 // so many bytes: on a large host a small part is plenty.

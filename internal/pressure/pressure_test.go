@@ -28,9 +28,9 @@ func TestJudge(t *testing.T) {
 			{0, free(100), false, false}, {0, free(99), false, true},
 		},
 		"unclean pages do not count": {
-			{0, Sample{1000, 500, 400}, false, false}, {ms, Sample{1000, 500, 401}, false, true},
+			{0, Sample{Total: 1000, Available: 500, Unclean: 400}, false, false}, {ms, Sample{Total: 1000, Available: 500, Unclean: 401}, false, true},
 		},
-		"more unclean than available": {{0, Sample{1000, 10, 900}, false, true}},
+		"more unclean than available": {{0, Sample{Total: 1000, Available: 10, Unclean: 900}, false, true}},
 		"a stall is enough":           {{0, free(900), true, true}},
 		"leaves after a while": {
 			{0, free(0), false, true},
@@ -160,7 +160,7 @@ func TestWithoutPSI(t *testing.T) {
 		t.Error("without PSI Wait must sleep, and never tell of a stall")
 	}
 	var s Sample
-	if err := p.Read(&s); err != nil || s != (Sample{172032 << 10, 100000 << 10, 23000 << 10}) {
+	if err := p.Read(&s); err != nil || s != (Sample{Total: 172032 << 10, Available: 100000 << 10, Unclean: 23000 << 10, Unused: 4096 << 10}) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -245,5 +245,48 @@ func BenchmarkSample(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w.look(false)
+	}
+}
+
+// Help is called when nothing was left for two seconds, whatever may be available, and
+// again for as long as that lasts.
+func TestWhenExhausted(t *testing.T) {
+	w := &Watcher{judge: judge{limits: DefaultLimits()}}
+	calls := 0
+	w.WhenExhausted(func() { calls++ })
+	at := time.Now()
+	for i, x := range []struct {
+		after  time.Duration
+		unused int64
+		want   int
+	}{
+		{0, 149, 0}, {1900 * time.Millisecond, 149, 0}, {100 * time.Millisecond, 149, 1},
+		{time.Second, 0, 1}, {time.Second, 0, 2},
+		{time.Second, 150, 2}, {time.Second, 149, 2}, {time.Second, 149, 2}, {time.Second, 149, 3},
+	} {
+		at = at.Add(x.after)
+		w.sample = Sample{Total: 10000, Available: 9000, Unused: x.unused, Reserve: 100}
+		w.callHelp(at)
+		if calls != x.want {
+			t.Errorf("step %d: called %d times, want %d", i, calls, x.want)
+		}
+	}
+}
+
+func TestMinFree(t *testing.T) {
+	dir := proc(t, meminfo)
+	if n := minFree(dir); n != 0 {
+		t.Errorf("nothing is %d", n)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "sys", "vm"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]int64{"1516\n": 1516 << 10, "much\n": 0, "": 0} {
+		if err := os.WriteFile(filepath.Join(dir, "sys", "vm", "min_free_kbytes"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n := minFree(dir); n != want {
+			t.Errorf("%q is %d, want %d", text, n, want)
+		}
 	}
 }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +16,8 @@ import (
 // procSource reads /proc.
 type procSource struct {
 	meminfo int
-	psi     int // -1 if the kernel has none
+	psi     int   // -1 if the kernel has none
+	reserve int64 // bytes
 	buf     [8 << 10]byte
 	poll    [1]unix.PollFd
 }
@@ -29,9 +33,22 @@ func openProc(dir string) (*procSource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot see how much memory there is: %s/meminfo: %w", dir, err)
 	}
-	p := &procSource{meminfo: fd, psi: openPSI(dir + "/pressure/memory")}
+	p := &procSource{meminfo: fd, psi: openPSI(dir + "/pressure/memory"), reserve: minFree(dir)}
 	p.poll[0] = unix.PollFd{Fd: int32(p.psi), Events: unix.POLLPRI}
 	return p, nil
+}
+
+// minFree returns vm.min_free_kbytes in bytes, 0 if it cannot be read.
+func minFree(dir string) int64 {
+	b, err := os.ReadFile(dir + "/sys/vm/min_free_kbytes")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 40)
+	if err != nil {
+		return 0
+	}
+	return n << 10
 }
 
 // openPSI returns a descriptor that polls POLLPRI when tasks stall, or -1.
@@ -68,7 +85,9 @@ func (p *procSource) Read(s *Sample) error {
 	if err != nil {
 		return err
 	}
-	return s.parse(p.buf[:n])
+	err = s.parse(p.buf[:n])
+	s.Reserve = p.reserve
+	return err
 }
 
 // Close implements Source.
@@ -121,6 +140,8 @@ func (s *Sample) field(key []byte) (to *int64, need bool) {
 		return &s.Total, true
 	case "MemAvailable":
 		return &s.Available, true
+	case "MemFree":
+		return &s.Unused, false
 	case "Dirty", "Writeback":
 		return &s.Unclean, true
 	case "NFS_Unstable":

@@ -10,6 +10,9 @@ import (
 // interval is how often memory is looked at: starvation comes within a second.
 const interval = 100 * time.Millisecond
 
+// exhaustedFor is how long there must be nothing but the reserve before help is called.
+const exhaustedFor = 2 * time.Second
+
 // Source tells the state of memory. The methods are called by one goroutine and
 // allocate nothing.
 type Source interface {
@@ -32,6 +35,11 @@ type Watcher struct {
 	src    Source
 	judge  judge
 	sample Sample
+
+	// onExhausted is called in the watcher's thread; since is when the present
+	// exhaustion began, or help was called last, zero if there is none.
+	onExhausted atomic.Pointer[func()]
+	since       time.Time
 
 	short           atomic.Bool
 	spare           atomic.Int64
@@ -64,6 +72,11 @@ func Watch(src Source, limits Limits) (*Watcher, error) {
 	go w.run()
 	return w, nil
 }
+
+// WhenExhausted has f called when nothing could be allocated for two seconds, and every
+// two seconds for as long as that lasts. f runs in a thread of the watcher's own, and must
+// not wait.
+func (w *Watcher) WhenExhausted(f func()) { w.onExhausted.Store(&f) }
 
 // Short reports whether memory is short.
 func (w *Watcher) Short() bool { return w.short.Load() }
@@ -103,7 +116,22 @@ func (w *Watcher) look(stalled bool) {
 		w.failed.Add(1)
 		stalled = true
 	}
-	w.set(w.judge.step(time.Now(), w.sample, stalled))
+	now := time.Now()
+	w.set(w.judge.step(now, w.sample, stalled))
+	w.callHelp(now)
+}
+
+// callHelp calls for help if memory has been exhausted for long.
+func (w *Watcher) callHelp(now time.Time) {
+	switch f := w.onExhausted.Load(); {
+	case !w.sample.exhausted():
+		w.since = time.Time{}
+	case w.since.IsZero():
+		w.since = now
+	case f != nil && now.Sub(w.since) >= exhaustedFor:
+		w.since = now
+		(*f)()
+	}
 }
 
 func (w *Watcher) set(short bool) {

@@ -122,7 +122,7 @@ type FS interface {
 	// Forget gives back n references to node.
 	Forget(node NodeID, n uint64)
 	// Handle appends the persistent file handle of node to buf: it outlives
-	// the process. At most 60 bytes.
+	// the process. At most 60 bytes. A file that is gone keeps its handle.
 	Handle(node NodeID, buf []byte) ([]byte, error)
 	// ByHandle finds the node of a handle; ErrStale if the file is gone,
 	// ErrBadHandle if the handle was never made here.

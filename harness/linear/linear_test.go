@@ -1,0 +1,318 @@
+package linear
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"golang.org/x/sys/unix"
+
+	"loopnfs/harness/rawnfs"
+	"loopnfs/harness/testserver"
+	"loopnfs/internal/nfs3"
+)
+
+var (
+	rounds     = flag.Int("linear.rounds", 3, "how many histories each group makes")
+	ops        = flag.Int("linear.ops", 200, "how many calls each client makes in a history")
+	checkLimit = flag.Duration("linear.check", time.Minute, "how long the check of a history may take")
+	seed       = flag.Uint64("linear.seed", 0, "of what clients do; 0 for a new one")
+)
+
+const (
+	groups  = 4
+	clients = 4 // of a group
+)
+
+func TestMain(m *testing.M) {
+	testserver.Main()
+	os.Exit(m.Run())
+}
+
+// run is one server, or one after the other, and what its clients do.
+type run struct {
+	cfg     testserver.Config
+	addr    string
+	server  *testserver.Server
+	r       *rand.Rand
+	clients int // so far
+
+	resend, cut, repeat bool // of clients
+
+	mu    sync.Mutex
+	kills []time.Time // when the server was gone
+}
+
+func needRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("serving files of others needs root: run make test")
+	}
+}
+
+// tmpfs mounts one, where nothing waits for a disk.
+func tmpfs(t *testing.T) string {
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("linear", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func newRun(t *testing.T, dir string) *run {
+	needRoot(t)
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("-linear.seed %d", *seed)
+	l, err := testserver.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "export"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := &run{cfg: testserver.Config{Dir: dir, Listener: l}, addr: l.Addr().String(), r: rand.New(rand.NewPCG(*seed, 0))}
+	if r.server, err = testserver.Start(r.cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.server.Stop(); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+	})
+	return r
+}
+
+// Concurrent changes of the name space are linearizable.
+func TestLinearizable(t *testing.T) {
+	t.Run("disk", func(t *testing.T) { newRun(t, t.TempDir()).histories(t) })
+	t.Run("tmpfs", func(t *testing.T) { newRun(t, tmpfs(t)).histories(t) })
+}
+
+// They are if connections end at any time and calls are sent again: none is carried out
+// twice.
+func TestConnectionsCut(t *testing.T) {
+	r := newRun(t, t.TempDir())
+	r.resend, r.cut = true, true
+	r.histories(t)
+}
+
+// They are if the server is killed and started again, but for calls that it could not
+// answer: these may be carried out again. Calls that it has answered are not.
+func TestServerKilled(t *testing.T) {
+	r := newRun(t, t.TempDir())
+	r.resend, r.repeat = true, true
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		r.killNowAndThen(t, stop)
+	}()
+	defer func() {
+		close(stop)
+		<-stopped
+		t.Logf("the server was killed %d times", len(r.kills))
+	}()
+	r.histories(t)
+}
+
+func (r *run) killNowAndThen(t *testing.T, stop <-chan struct{}) {
+	x := rand.New(rand.NewPCG(*seed, 1))
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Duration(x.Int64N(int64(200 * time.Millisecond)))):
+		}
+		r.server.Kill()
+		r.mu.Lock()
+		r.kills = append(r.kills, time.Now())
+		r.mu.Unlock()
+		server, err := testserver.Start(r.cfg)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		r.server = server
+	}
+}
+
+func (r *run) histories(t *testing.T) {
+	for round := range *rounds {
+		var all []*group
+		var wg sync.WaitGroup
+		for i := range groups {
+			g, err := r.newGroup(fmt.Sprintf("%d-%d", round, i), mixes[i%len(mixes)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, g)
+			r.start(t, g, &wg)
+		}
+		wg.Wait()
+		for _, g := range all {
+			if !t.Failed() {
+				r.check(t, g)
+			}
+		}
+	}
+}
+
+// newGroup makes the directories of a group, whose clients do m.
+func (r *run) newGroup(name string, m mix) (*group, error) {
+	var dirs [roots]nfs3.FileHandle
+	for i := range dirs {
+		h, err := mkdir(r.addr, fmt.Sprint(name, "-", i))
+		if err != nil {
+			return nil, err
+		}
+		dirs[i] = h
+	}
+	return newGroup(m, dirs), nil
+}
+
+// mkdir makes a directory in the root, also if the server is killed meanwhile.
+func mkdir(addr, name string) (h nfs3.FileHandle, err error) {
+	for limit := time.Now().Add(rawnfs.CallLimit); time.Now().Before(limit); {
+		if h, err = tryMkdir(addr, name); err == nil {
+			return h, nil
+		}
+	}
+	return h, err
+}
+
+func tryMkdir(addr, name string) (h nfs3.FileHandle, err error) {
+	c, err := rawnfs.Dial(addr)
+	if err != nil {
+		return h, err
+	}
+	defer c.Close()
+	root, err := c.Mount("/e")
+	if err != nil {
+		return h, err
+	}
+	if found, err := c.Lookup(root, name); err == nil && found.Status == nfs3.StatusOK {
+		return found.Handle, nil
+	}
+	return c.Mkdir(root, name)
+}
+
+// start has the clients of a group make their calls.
+func (r *run) start(t *testing.T, g *group, wg *sync.WaitGroup) {
+	for range clients {
+		r.clients++
+		c := newClient(g, r.clients, r.addr, rand.New(rand.NewPCG(r.r.Uint64(), 2)))
+		c.resend, c.cut, c.repeat = r.resend, r.cut, r.repeat
+		wg.Go(func() {
+			defer c.close()
+			for range *ops {
+				if err := c.step(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+}
+
+// history returns the calls of a group for porcupine: each as one execution, and one more
+// before every time that the server was killed between call and reply.
+func (r *run) history(g *group) []porcupine.Operation {
+	var kills []int64
+	for _, at := range r.kills {
+		kills = append(kills, int64(at.Sub(g.start)))
+	}
+	var h []porcupine.Operation
+	for i := range g.calls {
+		c := &g.calls[i]
+		c.in.number = i
+		from := c.sent
+		for _, at := range kills {
+			if c.in.changes() && c.sent <= at && at < c.done {
+				ghost := c.in
+				ghost.ghost = true
+				h = append(h, porcupine.Operation{ClientId: c.client, Input: &ghost, Call: from, Output: &c.out, Return: at})
+				from = at + 1
+			}
+		}
+		h = append(h, porcupine.Operation{ClientId: c.client, Input: &c.in, Call: from, Output: &c.out, Return: c.done})
+	}
+	return h
+}
+
+// check has porcupine look at the history of a group.
+func (r *run) check(t *testing.T, g *group) {
+	r.mu.Lock()
+	h := r.history(g)
+	r.mu.Unlock()
+	began := time.Now()
+	m := model()
+	switch porcupine.CheckOperationsTimeout(m, h, *checkLimit) {
+	case porcupine.Ok:
+		t.Logf("%d executions of %d calls, checked in %v", len(h), len(g.calls), time.Since(began).Round(time.Millisecond))
+	case porcupine.Unknown:
+		t.Errorf("the check took longer than %v: take fewer calls (-linear.ops) or more time (-linear.check)", *checkLimit)
+	default:
+		_, info := porcupine.CheckOperationsVerbose(m, h, *checkLimit)
+		t.Errorf("not linearizable; see %s\n%s", draw(t, m, info), excerpt(h, info))
+	}
+}
+
+// draw writes porcupine's picture of a history and returns where.
+func draw(t *testing.T, m porcupine.Model, info porcupine.LinearizationInfo) string {
+	dir := os.TempDir()
+	if f := flag.Lookup("test.artifacts"); f != nil && f.Value.String() == "true" {
+		dir = t.ArtifactDir() // goes with the test otherwise
+	}
+	f, err := os.CreateTemp(dir, "linear-*.html")
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if err := porcupine.Visualize(m, info, f); err != nil {
+		return err.Error()
+	}
+	return f.Name()
+}
+
+// excerpt shows the calls around the first that no order explains: those that the longest
+// order ends with, and those that were in progress then.
+func excerpt(h []porcupine.Operation, info porcupine.LinearizationInfo) string {
+	var best []porcupine.Operation
+	for _, order := range info.PartialLinearizationsOperations()[0] {
+		if len(order) > len(best) {
+			best = order
+		}
+	}
+	placed := map[any]bool{}
+	for _, op := range best {
+		placed[op.Input] = true
+	}
+	rest := slices.DeleteFunc(slices.Clone(h), func(op porcupine.Operation) bool { return placed[op.Input] })
+	slices.SortFunc(rest, func(a, b porcupine.Operation) int { return int(a.Return - b.Return) })
+	var b strings.Builder
+	show := func(what string, ops []porcupine.Operation) {
+		fmt.Fprintf(&b, "%s:\n", what)
+		for _, op := range ops {
+			fmt.Fprintf(&b, "  client %2d  %12.6f to %12.6f ms  %s\n", op.ClientId, float64(op.Call)/1e6, float64(op.Return)/1e6,
+				describe(op.Input.(*input), op.Output.(*output)))
+		}
+	}
+	show("the longest order that explains replies ends with", best[max(0, len(best)-12):])
+	show("it explains none of these", slices.DeleteFunc(rest, func(op porcupine.Operation) bool { return op.Call > rest[0].Return }))
+	return b.String()
+}

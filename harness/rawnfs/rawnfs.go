@@ -1,0 +1,143 @@
+// Package rawnfs makes NFS calls one by one, for tests that have to know, and to choose,
+// what is sent when. It has no cache, and sends nothing again.
+package rawnfs
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/sunrpc"
+	"loopnfs/internal/xdr"
+)
+
+// Encoder is what the arguments of a call are.
+type Encoder interface{ Encode(*xdr.Encoder) }
+
+// Decoder is what its results are.
+type Decoder interface{ Decode(*xdr.Decoder) error }
+
+// CallLimit is how long a call may take.
+const CallLimit = time.Minute
+
+// Record returns the record of a call by root; payload is the data of a WRITE.
+func Record(xid, prog, proc uint32, args Encoder, payload []byte) []byte {
+	var e xdr.Encoder
+	mark := sunrpc.BeginRecord(&e)
+	sunrpc.EncodeCall(&e, &sunrpc.Call{
+		XID: xid, Prog: prog, Vers: nfs3.Version, Proc: proc,
+		Cred: sunrpc.Cred{Flavor: sunrpc.AuthSys, Sys: sunrpc.AuthSysCred{Machine: []byte("rawnfs")}},
+	})
+	args.Encode(&e)
+	e.FixedOpaque(payload)
+	sunrpc.EndRecord(&e, mark, 0)
+	return e.Buf
+}
+
+// DecodeReply decodes the reply to the call xid to res, and returns what follows: the data
+// of a READ.
+func DecodeReply(rec []byte, xid uint32, res Decoder) (*xdr.Decoder, error) {
+	d := xdr.NewDecoder(rec)
+	if rep, err := sunrpc.DecodeReply(&d); err != nil || rep.XID != xid {
+		return nil, fmt.Errorf("reply %+v: %w", rep, err)
+	}
+	return &d, res.Decode(&d)
+}
+
+// ReadReply reads the record of a reply.
+func ReadReply(r io.Reader) ([]byte, error) {
+	var mark [4]byte
+	if _, err := io.ReadFull(r, mark[:]); err != nil {
+		return nil, err
+	}
+	d := xdr.NewDecoder(mark[:])
+	rec := make([]byte, d.Uint32()&^(1<<31))
+	_, err := io.ReadFull(r, rec)
+	return rec, err
+}
+
+// Client makes one call after the other on a connection.
+type Client struct {
+	nc  net.Conn
+	xid uint32
+}
+
+// Dial connects to a server.
+func Dial(addr string) (*Client, error) {
+	nc, err := net.Dial("tcp", addr)
+	return &Client{nc, rand.Uint32()}, err
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.nc.Close() }
+
+// Call makes an NFS call; payload is the data of a WRITE. It returns what follows the
+// results: the data of a READ.
+func (c *Client) Call(proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
+	return c.callTo(nfs3.Program, proc, args, payload, res)
+}
+
+func (c *Client) callTo(prog, proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
+	c.xid++
+	if err := c.nc.SetDeadline(time.Now().Add(CallLimit)); err != nil {
+		return nil, err
+	}
+	if _, err := c.nc.Write(Record(c.xid, prog, proc, args, payload)); err != nil {
+		return nil, err
+	}
+	rec, err := ReadReply(c.nc)
+	if err != nil {
+		return nil, err
+	}
+	return DecodeReply(rec, c.xid, res)
+}
+
+// Mount returns the root of an export.
+func (c *Client) Mount(path string) (nfs3.FileHandle, error) {
+	var res nfs3.MntResult
+	_, err := c.callTo(nfs3.MountProgram, nfs3.MountProcMnt, &nfs3.MntArgs{Path: []byte(path)}, nil, &res)
+	if err == nil && res.Status != nfs3.MountOK {
+		err = fmt.Errorf("MNT: %v", res.Status)
+	}
+	return res.Handle, err
+}
+
+// Mkdir makes a directory and returns its handle.
+func (c *Client) Mkdir(dir nfs3.FileHandle, name string) (nfs3.FileHandle, error) {
+	var res nfs3.CreateResult
+	_, err := c.Call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: nfs3.DirOpArgs{Dir: dir, Name: []byte(name)}}, nil, &res)
+	if err == nil && (res.Status != nfs3.StatusOK || !res.Handle.Has) {
+		err = fmt.Errorf("MKDIR %s: %v", name, res.Status)
+	}
+	return res.Handle.Handle, err
+}
+
+// Lookup finds a name.
+func (c *Client) Lookup(dir nfs3.FileHandle, name string) (nfs3.LookupResult, error) {
+	var res nfs3.LookupResult
+	_, err := c.Call(nfs3.ProcLookup, &nfs3.LookupArgs{Dir: dir, Name: []byte(name)}, nil, &res)
+	return res, err
+}
+
+// GetAttr returns the attributes of an object.
+func (c *Client) GetAttr(h nfs3.FileHandle) (nfs3.GetAttrResult, error) {
+	var res nfs3.GetAttrResult
+	_, err := c.Call(nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: h}, nil, &res)
+	return res, err
+}
+
+// Read reads up to n bytes.
+func (c *Client) Read(h nfs3.FileHandle, off uint64, n uint32) ([]byte, error) {
+	var res nfs3.ReadResult
+	d, err := c.Call(nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Offset: off, Count: n}, nil, &res)
+	if err != nil {
+		return nil, err
+	}
+	if res.Status != nfs3.StatusOK {
+		return nil, fmt.Errorf("READ: %v", res.Status)
+	}
+	return d.FixedOpaque(int(res.Count)), d.Err()
+}
