@@ -114,7 +114,8 @@ func Start(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Addr: l.Addr().String(), cmd: exec.Command(os.Args[0])}
-	s.cmd.Env = append(os.Environ(), configEnv+"="+string(text))
+	// The race detector lets processes sleep for a second at their end.
+	s.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", configEnv+"="+string(text))
 	s.cmd.Stderr = os.Stderr
 	s.cmd.ExtraFiles = []*os.File{f}
 	return s, s.start()
