@@ -98,8 +98,26 @@ func (c *conn) setOptions() error {
 	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
 	ctlErr := raw.Control(func(fd uintptr) {
 		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
+		if c.local {
+			boundBuffers(int(fd))
+		}
 	})
 	return errors.Join(ctlErr, err)
+}
+
+// localBuffer is how many bytes of calls, and of replies, the kernel keeps for a client
+// on this host at most; it takes twice that for its own records. Left to itself, TCP lets
+// them grow to 4 MiB and 6 MiB: memory that is not there when a client's pages fill it.
+const localBuffer = 512 << 10
+
+// boundBuffers gives the socket buffers of a fixed size. Without CAP_NET_ADMIN they are
+// smaller (net.core.wmem_max), which is as good.
+func boundBuffers(fd int) {
+	for force, plain := range map[int]int{unix.SO_SNDBUFFORCE: unix.SO_SNDBUF, unix.SO_RCVBUFFORCE: unix.SO_RCVBUF} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, localBuffer) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, localBuffer)
+		}
+	}
 }
 
 // run serves the connection until it ends. After an orderly end the requests in

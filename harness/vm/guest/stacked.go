@@ -86,7 +86,7 @@ func stackOnStore() script {
 			}
 		}
 		err := upper.spawn(storePort, job.Dir+"/loopnfs", "serve", "--export", mnt+"/upper", "--fuse", stackDir,
-			"--listen", "127.0.0.1:"+storePort, "--memory", "16MiB", "--state", srv+"/upper", "--squash", "none")
+			"--listen", "127.0.0.1:"+storePort, "--memory", "8MiB", "--state", srv+"/upper", "--squash", "none")
 		return errors.Join(err, awaitMount(stackDir))
 	}
 	end := func(*run) error { return upper.terminate() }
