@@ -66,7 +66,7 @@ func (fs *fileSystem) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var a vfs.Attr
-	d, err := fs.directory(&op.Cred, dir, mayExec, &a)
+	d, err := fs.directory(&op.Cred, dir, vfs.MayExec, &a)
 	if err != nil {
 		return vfs.Entry{}, err
 	}
@@ -101,7 +101,7 @@ type making struct {
 func (fs *fileSystem) make(op *vfs.Op, dir vfs.NodeID, name string, m *making) error {
 	m.name = name
 	var err error
-	if m.dir, err = fs.directory(&op.Cred, dir, mayExec, &m.attr); err != nil {
+	if m.dir, err = fs.directory(&op.Cred, dir, vfs.MayExec, &m.attr); err != nil {
 		return err
 	}
 	m.wcc = begin(&m.attr)
@@ -116,7 +116,7 @@ func (fs *fileSystem) make(op *vfs.Op, dir vfs.NodeID, name string, m *making) e
 	case fs.readOnly:
 		return syscall.EROFS
 	}
-	if err := permission(&op.Cred, &m.attr, mayWrite|mayExec); err != nil {
+	if err := permission(&op.Cred, &m.attr, vfs.MayWrite|vfs.MayExec); err != nil {
 		return err
 	}
 	m.path, err = fs.childPath(m.dir, name)
@@ -136,7 +136,7 @@ func (fs *fileSystem) makeNew(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.
 
 // mayMake reports whether c may give a new object what set says.
 func (fs *fileSystem) mayMake(c *vfs.Cred, set *vfs.SetAttr) error {
-	if c.UID != 0 && (set.SetUID && set.UID != c.UID || set.SetGID && !inGroup(c, set.GID)) {
+	if c.UID != 0 && (set.SetUID && set.UID != c.UID || set.SetGID && !c.InGroup(set.GID)) {
 		return syscall.EPERM
 	}
 	if set.SetSize && set.Size > fs.maxFile {

@@ -120,7 +120,7 @@ func (fs *fileSystem) readable(op *vfs.Op, id vfs.NodeID, off uint64, count uint
 	defer fs.mu.Unlock()
 	n, err := fs.node(id)
 	if err == nil {
-		err = fs.file(&op.Cred, n, mayRead, a)
+		err = fs.file(&op.Cred, n, vfs.MayRead, a)
 	}
 	if err != nil || off >= a.Size {
 		return 0, err
@@ -134,7 +134,7 @@ func (fs *fileSystem) readInto(op *vfs.Op, id vfs.NodeID, off uint64, n int, p *
 	defer fs.mu.Unlock()
 	nd, err := fs.node(id)
 	if err == nil {
-		err = fs.file(&op.Cred, nd, mayRead, &p.attr)
+		err = fs.file(&op.Cred, nd, vfs.MayRead, &p.attr)
 	}
 	if err != nil {
 		return 0, err
@@ -196,7 +196,7 @@ func (fs *fileSystem) Write(op *vfs.Op, id vfs.NodeID, off uint64, v *vfs.Vec, h
 	defer fs.unlockFile(n)
 	p := fs.scratch.Get().(*pages) // for its attr alone: one here would be allocated
 	defer fs.scratch.Put(p)
-	if err := fs.file(&op.Cred, n, mayWrite, &p.attr); err != nil {
+	if err := fs.file(&op.Cred, n, vfs.MayWrite, &p.attr); err != nil {
 		return err
 	}
 	res.WCC = begin(&p.attr)
@@ -365,7 +365,7 @@ func (fs *fileSystem) Commit(op *vfs.Op, id vfs.NodeID, _ uint64, _ uint32) (vfs
 	var a vfs.Attr
 	n, err := fs.node(id)
 	if err == nil {
-		err = fs.file(&op.Cred, n, mayWrite, &a)
+		err = fs.file(&op.Cred, n, vfs.MayWrite, &a)
 	}
 	if err != nil {
 		return fs.verifier(), vfs.WCC{}, err
@@ -400,9 +400,9 @@ func (fs *fileSystem) Open(op *vfs.Op, id vfs.NodeID, write bool) error {
 		return err
 	}
 	var a vfs.Attr
-	want := uint32(mayRead)
+	want := uint32(vfs.MayRead)
 	if write {
-		want = mayWrite
+		want = vfs.MayWrite
 	}
 	if write && fs.readOnly {
 		return syscall.EROFS

@@ -122,7 +122,7 @@ func (fs *fileSystem) ReadDir(op *vfs.Op, dir vfs.NodeID, cookie uint64, verf vf
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var a vfs.Attr
-	d, err := fs.directory(&op.Cred, dir, mayRead, &a)
+	d, err := fs.directory(&op.Cred, dir, vfs.MayRead, &a)
 	if err != nil {
 		return vfs.Verifier{}, false, err
 	}

@@ -18,7 +18,7 @@ type taking struct {
 // take prepares that name goes from dir.
 func (fs *fileSystem) take(op *vfs.Op, dir vfs.NodeID, name string, t *taking) error {
 	var err error
-	if t.dir, err = fs.directory(&op.Cred, dir, mayExec, &t.attr); err != nil {
+	if t.dir, err = fs.directory(&op.Cred, dir, vfs.MayExec, &t.attr); err != nil {
 		return err
 	}
 	t.wcc = begin(&t.attr)
@@ -31,7 +31,7 @@ func (fs *fileSystem) take(op *vfs.Op, dir vfs.NodeID, name string, t *taking) e
 	if fs.readOnly {
 		return syscall.EROFS
 	}
-	if err := permission(&op.Cred, &t.attr, mayWrite|mayExec); err != nil {
+	if err := permission(&op.Cred, &t.attr, vfs.MayWrite|vfs.MayExec); err != nil {
 		return err
 	}
 	if err := mayDelete(&op.Cred, &t.attr, &t.was); err != nil {
@@ -104,7 +104,7 @@ func (fs *fileSystem) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs
 	}
 	err = fs.take(op, newDir, newName, &dst)
 	if err == syscall.ENOENT && dst.dir != nil {
-		dst.n, err = nil, permission(&op.Cred, &dst.attr, mayWrite|mayExec)
+		dst.n, err = nil, permission(&op.Cred, &dst.attr, vfs.MayWrite|vfs.MayExec)
 	}
 	if err == nil && src.n == dst.n {
 		return src.wcc, dst.wcc, nil
@@ -137,7 +137,7 @@ func (fs *fileSystem) mayReplace(op *vfs.Op, src, dst *taking) error {
 		return syscall.EISDIR
 	}
 	if isDir && src.dir != dst.dir { // its ".." changes
-		return permission(&op.Cred, &src.was, mayWrite)
+		return permission(&op.Cred, &src.was, vfs.MayWrite)
 	}
 	return nil
 }

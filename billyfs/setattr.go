@@ -43,10 +43,10 @@ func (fs *fileSystem) maySet(c *vfs.Cred, n *node, a *vfs.Attr, set *vfs.SetAttr
 	case fs.readOnly:
 		return syscall.EROFS
 	case newUID && c.UID != 0,
-		newGID && c.UID != 0 && !(owner && inGroup(c, set.GID)),
+		newGID && c.UID != 0 && !(owner && c.InGroup(set.GID)),
 		(set.SetMode || toClient) && !owner:
 		return syscall.EPERM
-	case toServer && !owner && permission(c, a, mayWrite) != nil:
+	case toServer && !owner && permission(c, a, vfs.MayWrite) != nil:
 		return syscall.EACCES
 	case (newMode || newUID || newGID) && fs.change == nil && !fs.keeps,
 		(toClient || toServer) && fs.change == nil && !fs.keeps && !fs.timeless,
@@ -68,7 +68,7 @@ func (fs *fileSystem) mayResize(c *vfs.Cred, n *node, a *vfs.Attr, size uint64) 
 		fs.tellLimit()
 		return syscall.EFBIG
 	}
-	return ioPermission(c, a, mayWrite)
+	return ioPermission(c, a, vfs.MayWrite)
 }
 
 // apply changes what set says, as far as it is not so yet.
@@ -112,7 +112,7 @@ func killPriv(c *vfs.Cred, a *vfs.Attr, set *vfs.SetAttr, uid, gid, mode uint32)
 	if c.UID == 0 || a.Type == vfs.TypeDirectory {
 		return mode
 	}
-	if set.SetMode && !inGroup(c, gid) {
+	if set.SetMode && !c.InGroup(gid) {
 		mode &^= setgid
 	}
 	if set.SetSize || uid != a.UID || gid != a.GID {

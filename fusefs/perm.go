@@ -6,13 +6,6 @@ import (
 	"loopnfs/internal/vfs"
 )
 
-// Rights, as in a mode.
-const (
-	mayExec  = 1
-	mayWrite = 2
-	mayRead  = 4
-)
-
 // aclState says whether a file has a POSIX ACL that mode bits do not tell.
 type aclState uint8
 
@@ -27,7 +20,7 @@ const (
 // kernel, which is asked itself if the file has an ACL.
 func (s *Store) permission(in *inode, fd int, c *vfs.Cred, want uint32) error {
 	if c.UID == 0 {
-		if want&mayExec != 0 && in.typ != vfs.TypeDirectory && in.st.Mode&0o111 == 0 {
+		if want&vfs.MayExec != 0 && in.typ != vfs.TypeDirectory && in.st.Mode&0o111 == 0 {
 			return unix.EACCES
 		}
 		return nil
@@ -40,47 +33,15 @@ func (s *Store) permission(in *inode, fd int, c *vfs.Cred, want uint32) error {
 		defer id.restore()
 		return faccess(fd, want)
 	}
-	if classBits(&in.st, c)&want != want {
+	if c.ClassBits(in.st.Mode, in.st.Uid, in.st.Gid)&want != want {
 		return unix.EACCES
 	}
 	return nil
 }
 
-// ioPermission is permission for READ and WRITE: the owner always may, for the
-// right was checked when the file was opened, and the mode may have been
-// changed since (NFSD_MAY_OWNER_OVERRIDE); who may execute may read.
+// ioPermission is permission for READ and WRITE.
 func (s *Store) ioPermission(in *inode, fd int, c *vfs.Cred, want uint32) error {
-	if c.UID == in.st.Uid && in.typ == vfs.TypeRegular {
-		return nil
-	}
-	err := s.permission(in, fd, c, want)
-	if err != nil && want == mayRead && in.typ == vfs.TypeRegular {
-		return s.permission(in, fd, c, mayExec)
-	}
-	return err
-}
-
-// classBits returns the bits of the mode that are for c.
-func classBits(st *unix.Stat_t, c *vfs.Cred) uint32 {
-	switch {
-	case c.UID == st.Uid:
-		return st.Mode >> 6 & 7
-	case inGroup(c, st.Gid):
-		return st.Mode >> 3 & 7
-	}
-	return st.Mode & 7
-}
-
-func inGroup(c *vfs.Cred, gid uint32) bool {
-	if c.GID == gid {
-		return true
-	}
-	for _, g := range c.Groups {
-		if g == gid {
-			return true
-		}
-	}
-	return false
+	return vfs.MayIO(c.UID == in.st.Uid, in.typ, want, func(want uint32) error { return s.permission(in, fd, c, want) })
 }
 
 // hasACL reports whether mode bits are not enough. The answer is kept until the
@@ -100,19 +61,6 @@ func (in *inode) hasACL(fd int) bool {
 	return in.acl == aclSome
 }
 
-// access bits and the rights they need, for directories and for other files.
-var (
-	dirAccess = [...]struct{ bit, want uint32 }{
-		{vfs.AccessRead, mayRead}, {vfs.AccessLookup, mayExec},
-		{vfs.AccessModify, mayWrite | mayExec}, {vfs.AccessExtend, mayWrite | mayExec},
-		{vfs.AccessDelete, mayWrite | mayExec},
-	}
-	fileAccess = [...]struct{ bit, want uint32 }{
-		{vfs.AccessRead, mayRead}, {vfs.AccessModify, mayWrite},
-		{vfs.AccessExtend, mayWrite}, {vfs.AccessExecute, mayExec},
-	}
-)
-
 // Access implements vfs.FS.
 func (s *Store) Access(op *vfs.Op, node vfs.NodeID, want uint32) (uint32, error) {
 	in, err := s.inode(node)
@@ -129,16 +77,7 @@ func (s *Store) Access(op *vfs.Op, node vfs.NodeID, want uint32) (uint32, error)
 	if err := s.look(in, fd); err != nil {
 		return 0, err
 	}
-	table := fileAccess[:]
-	if in.typ == vfs.TypeDirectory {
-		table = dirAccess[:]
-	}
-	var have uint32
-	for _, a := range table {
-		if want&a.bit != 0 && s.permission(in, fd, &op.Cred, a.want) == nil {
-			have |= a.bit
-		}
-	}
+	have := vfs.MayAccess(in.typ, want, func(want uint32) error { return s.permission(in, fd, &op.Cred, want) })
 	if s.readOnly {
 		have &^= vfs.AccessModify | vfs.AccessExtend | vfs.AccessDelete
 	}

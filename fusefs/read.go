@@ -50,7 +50,7 @@ func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
 	if attr != nil {
 		in.fill(attr)
 	}
-	return s.ioPermission(in, fd, &op.Cred, mayRead)
+	return s.ioPermission(in, fd, &op.Cred, vfs.MayRead)
 }
 
 // readPages brings every page of sp into b.fs, filled, and returns the size of

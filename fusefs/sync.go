@@ -218,9 +218,9 @@ func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	if err != nil {
 		return err
 	}
-	want := uint32(mayRead)
+	want := uint32(vfs.MayRead)
 	if write {
-		want = mayWrite
+		want = vfs.MayWrite
 	}
 	in.am.Lock()
 	if err = s.look(in, fd); err == nil {
