@@ -7,11 +7,15 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
@@ -525,5 +529,28 @@ func TestPanic(t *testing.T) {
 	c.getattr(h)
 	if n := f.srv.Stats().Panics; n != 1 {
 		t.Errorf("%d panics counted", n)
+	}
+}
+
+// What the kernel keeps for a client on this host does not grow with what it sends.
+func TestBuffersOfLocalClients(t *testing.T) {
+	f := serve(t, nil)
+	dial(t, f.addr).root()
+	f.srv.mu.Lock()
+	defer f.srv.mu.Unlock()
+	for c := range f.srv.conns {
+		raw, err := c.nc.SyscallConn()
+		check(t, err)
+		for opt, limit := range map[int]string{unix.SO_SNDBUF: "wmem_max", unix.SO_RCVBUF: "rmem_max"} {
+			text, err := os.ReadFile("/proc/sys/net/core/" + limit)
+			check(t, err)
+			unforced, err := strconv.Atoi(strings.TrimSpace(string(text)))
+			check(t, err)
+			n := 0
+			check(t, raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, opt) }))
+			if err != nil || n != 2*localBuffer && n != 2*min(localBuffer, unforced) {
+				t.Errorf("option %d is %d: %v", opt, n, err)
+			}
+		}
 	}
 }

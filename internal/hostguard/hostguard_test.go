@@ -123,6 +123,8 @@ func childProtects() {
 		err = errors.New("threads without the flags")
 	case p.LockedBytes == 0 && !missing("locked memory"):
 		err = errors.New("nothing is locked")
+	case movable() && !missing("stays where it is"):
+		err = errors.New("compaction moves locked memory, and nobody says so")
 	case p.OOMScoreAdj != oomNever && !missing("oom_score_adj"):
 		err = fmt.Errorf("oom_score_adj is %d", p.OOMScoreAdj)
 	case p.ResidentBytes > 64<<20:
@@ -135,6 +137,12 @@ func childProtects() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// movable is whether this kernel compacts memory that is locked.
+func movable() bool {
+	text, err := os.ReadFile("/proc/sys/vm/compact_unevictable_allowed")
+	return err == nil && strings.TrimSpace(string(text)) == "1"
 }
 
 // A process that may be killed first, as everything that a desktop starts, becomes
