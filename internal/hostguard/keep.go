@@ -95,23 +95,32 @@ func (k *Keep) open(state string, n int64) (err error) {
 	return os.WriteFile(filepath.Join(k.dir, "state"), []byte(state), 0o600)
 }
 
-// ownDir opens and locks a directory that belongs to nobody else, and that nobody
-// else can put anything into: its parent is everybody's.
-func ownDir(dir string) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// ownDir opens and locks a directory of ours.
+func ownDir(name string) (*os.File, error) {
+	dir, err := openOwn(name)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), dir)
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another server has it: %w", err), dir.Close())
+	}
+	return dir, nil
+}
+
+// openOwn opens a directory that belongs to nobody else, and that nobody else can
+// put anything into: its parent is everybody's.
+func openOwn(name string) (*os.File, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
 		return nil, errors.Join(errors.New("it belongs to somebody else: remove it"), f.Close())
-	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another server has it: %w", err), f.Close())
 	}
 	return f, nil
 }
@@ -153,7 +162,7 @@ func (k *Keep) close() {
 }
 
 // program returns the path of a copy of the program file at path, which it makes
-// unless it is there.
+// unless it is there: servers of one user share it, as it is 15 MiB of memory.
 func (k *Keep) program(path string) (string, error) {
 	src, err := os.Open(path)
 	if err != nil {
@@ -169,15 +178,50 @@ func (k *Keep) program(path string) (string, error) {
 		return name, nil
 	}
 	fresh := name + ".new"
-	dst, err := os.OpenFile(fresh, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o700)
-	if err != nil {
+	if err := os.RemoveAll(fresh); err != nil { // what shares it must not change
 		return "", err
+	}
+	if !k.share(st, fresh) {
+		if err := copyProgram(fresh, src, st.ModTime()); err != nil {
+			return "", err
+		}
+	}
+	return name, os.Rename(fresh, name)
+}
+
+// share makes fresh a link to the copy that another server of this user runs, if there
+// is one of this program.
+func (k *Keep) share(program os.FileInfo, fresh string) bool {
+	dirs, _ := filepath.Glob(filepath.Join(filepath.Dir(k.dir), keepPrefix()+"*"))
+	for _, name := range dirs {
+		if name != k.dir && linkProgram(name, program, fresh) {
+			return true
+		}
+	}
+	return false
+}
+
+func linkProgram(name string, program os.FileInfo, fresh string) bool {
+	dir, err := openOwn(name)
+	if err != nil {
+		return false // not ours
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), programName, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil || st.Size != program.Size() || !time.Unix(st.Mtim.Unix()).Equal(program.ModTime()) {
+		return false
+	}
+	return unix.Linkat(int(dir.Fd()), programName, unix.AT_FDCWD, fresh, 0) == nil
+}
+
+func copyProgram(name string, src io.Reader, mtime time.Time) error {
+	dst, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o700)
+	if err != nil {
+		return err
 	}
 	_, err = io.Copy(dst, src)
-	if err := errors.Join(err, dst.Close()); err != nil {
-		return "", err
-	}
-	return name, errors.Join(os.Chtimes(fresh, time.Time{}, st.ModTime()), os.Rename(fresh, name))
+	return errors.Join(err, dst.Close(), os.Chtimes(name, time.Time{}, mtime))
 }
 
 // Data returns the file that holds the memory for data; nil if nothing is kept.

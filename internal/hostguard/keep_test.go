@@ -220,3 +220,46 @@ func TestNothingIsKept(t *testing.T) {
 		t.Error("nothing keeps something")
 	}
 }
+
+// Servers of one user run from one copy of the program, and from no one else's.
+func TestProgramIsShared(t *testing.T) {
+	parent := shm(t)
+	path := filepath.Join(t.TempDir(), "program")
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(os.WriteFile(path, []byte("one"), 0o700))
+	program := func(state string) (*Keep, os.FileInfo) {
+		t.Helper()
+		k, err := openKeep(parent, state, 1<<20)
+		check(err)
+		name, err := k.program(path)
+		check(err)
+		st, err := os.Stat(name)
+		check(err)
+		return k, st
+	}
+	a, first := program("/var/lib/a")
+	b, second := program("/var/lib/b")
+	if !os.SameFile(first, second) {
+		t.Error("two copies")
+	}
+	a.Remove()
+	check(os.WriteFile(path, []byte("other"), 0o700))
+	c, third := program("/var/lib/c")
+	if text, err := os.ReadFile(filepath.Join(b.dir, programName)); string(text) != "one" || os.SameFile(first, third) {
+		t.Errorf("the new program changed the old: %q, %v", text, err)
+	}
+	c.Remove()
+	check(os.Chmod(b.dir, 0o755))
+	check(os.WriteFile(path, []byte("one"), 0o700))
+	check(os.Chtimes(path, first.ModTime(), first.ModTime()))
+	d, fourth := program("/var/lib/d")
+	defer d.Remove()
+	if os.SameFile(first, fourth) {
+		t.Error("taken from where everybody may write")
+	}
+}
