@@ -214,7 +214,7 @@ func (fs *fileSystem) StatFS(_ *vfs.Op, id vfs.NodeID) (vfs.StatFS, error) {
 	return vfs.StatFS{
 		TotalBytes: st.TotalSize, FreeBytes: st.FreeSize, AvailBytes: st.AvailableSize,
 		TotalFiles: st.TotalFiles, FreeFiles: st.FreeFiles, AvailFiles: st.AvailableFiles,
-		BlockSize: alloc.PageSize, NameMax: maxName,
+		BlockSize: alloc.PageSize, NameMax: maxName, LinkMax: 1,
 	}, nil
 }
 

@@ -12,21 +12,26 @@ func fsinfo(r *request) {
 	var res nfs3.FSInfoResult
 	node, err := r.node(args.Decode(&r.dec), &args.Handle)
 	if err == nil {
-		res.Info = r.exp.info()
+		st, statErr := r.exp.FS.StatFS(&r.op, node)
+		res.Info, err = r.exp.info(&st), statErr
 	}
 	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }
 
-func (x *export) info() nfs3.FSInfo {
+func (x *export) info(st *vfs.StatFS) nfs3.FSInfo {
 	mult := min(x.ioMax, alloc.PageSize)
+	props := uint32(nfs3.FSFSymlink | nfs3.FSFHomogeneous | nfs3.FSFCanSetTime)
+	if linksOf(st) > 1 {
+		props |= nfs3.FSFLink
+	}
 	return nfs3.FSInfo{
 		RTMax: x.ioMax, RTPref: x.ioMax, RTMult: mult,
 		WTMax: x.ioMax, WTPref: x.ioMax, WTMult: mult,
 		DTPref:      dirMax,
 		MaxFileSize: maxFileSize,
 		TimeDelta:   vfs.Time{Nsec: 1},
-		Properties:  nfs3.FSFLink | nfs3.FSFSymlink | nfs3.FSFHomogeneous | nfs3.FSFCanSetTime,
+		Properties:  props,
 	}
 }

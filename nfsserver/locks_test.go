@@ -14,29 +14,31 @@ import (
 	"loopnfs/internal/xdr"
 )
 
-// serveLocks is serve with a lock manager; clients have no portmapper.
+// serveLocks is serve with a lock manager.
 func serveLocks(t *testing.T, change func(*Config)) *fixture {
 	t.Helper()
+	return serve(t, func(cfg *Config) {
+		cfg.Locks = newLocks(t)
+		if change != nil {
+			change(cfg)
+		}
+	})
+}
+
+// newLocks starts a lock manager whose clients have no portmapper.
+func newLocks(t testing.TB) *nlm.Manager {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	defer l.Close()
 	m, err := nlm.New(nlm.Config{Dir: t.TempDir(), PortmapPort: uint16(l.Addr().(*net.TCPAddr).Port), RetryFirst: time.Hour, RetryMost: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return serve(t, func(cfg *Config) {
-		cfg.Locks = m
-		if change != nil {
-			change(cfg)
-		}
-	})
+	return m
 }
 
 // tryProgram makes a call of any program.

@@ -19,9 +19,10 @@ import (
 // the tests serve. It enforces little, but counts references and syncs, and has
 // hooks to hold a call up.
 type memFS struct {
-	arena *alloc.Arena
-	ioMax uint32
-	verf  vfs.Verifier
+	arena   *alloc.Arena
+	ioMax   uint32
+	verf    vfs.Verifier
+	linkMax uint32
 
 	// onRead, onWrite, onGetAttr and onSync are called without a lock if they are set;
 	// an error ends the call.
@@ -583,7 +584,7 @@ func (fs *memFS) ReadDir(_ *vfs.Op, dir vfs.NodeID, cookie uint64, verf vfs.Veri
 
 func (fs *memFS) StatFS(*vfs.Op, vfs.NodeID) (vfs.StatFS, error) {
 	return vfs.StatFS{TotalBytes: 1 << 30, FreeBytes: 1 << 29, AvailBytes: 1 << 28,
-		TotalFiles: 1000, FreeFiles: 900, AvailFiles: 800, BlockSize: 4096, NameMax: 255}, nil
+		TotalFiles: 1000, FreeFiles: 900, AvailFiles: 800, BlockSize: 4096, NameMax: 255, LinkMax: fs.linkMax}, nil
 }
 
 func (fs *memFS) MaxIO() uint32 { return fs.ioMax }

@@ -305,6 +305,12 @@ func TestInformation(t *testing.T) {
 	if pc.Status != nfs3.StatusOK || pc.Conf.NameMax != 255 || !pc.Conf.NoTrunc || !pc.Conf.CasePreserving {
 		t.Errorf("PATHCONF: %+v", pc)
 	}
+	f.fs.linkMax = 1
+	c.call(nfs3.ProcFSInfo, &args, &info)
+	c.call(nfs3.ProcPathConf, &args, &pc)
+	if info.Info.Properties&nfs3.FSFLink != 0 || pc.Conf.LinkMax != 1 {
+		t.Errorf("without hard links: FSINFO %+v, PATHCONF %+v", info, pc)
+	}
 	var ac nfs3.AccessResult
 	c.call(nfs3.ProcAccess, &nfs3.AccessArgs{Handle: args.Handle, Access: 0xffffffff}, &ac)
 	if ac.Status != nfs3.StatusOK || ac.Access != 0x3f || !ac.Attr.Has {

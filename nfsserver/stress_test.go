@@ -10,8 +10,6 @@ import (
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
-	"loopnfs/internal/vfs"
-	"loopnfs/internal/xdr"
 )
 
 // Many clients at once, with data verified, while others connect and are gone in
@@ -96,44 +94,3 @@ func vanish(t *testing.T, f *fixture, rnd *rand.Rand, h nfs3.FileHandle) {
 		nc.Close()
 	}
 }
-
-// Arguments that were damaged in any way end in a reply, never in a panic.
-func FuzzCall(f *testing.F) {
-	arena := newArena(f, 16<<20)
-	fs := newMemFS(arena)
-	fs.put(f, rootNode, "file", pattern(100))
-	s, addr := start(f, Config{Exports: []Export{{Name: "/data", FS: fs}}, Arena: arena})
-	h := dial(f, addr).root()
-	where := nfs3.DirOpArgs{Dir: h, Name: []byte("file")}
-	for proc, args := range map[uint32]encoder{
-		nfs3.ProcSetAttr:     &nfs3.SetAttrArgs{Handle: h, Set: vfs.SetAttr{SetMode: true}},
-		nfs3.ProcLookup:      &where,
-		nfs3.ProcWrite:       &nfs3.WriteArgs{Handle: h, Count: 4},
-		nfs3.ProcSymlink:     &nfs3.SymlinkArgs{Where: where, Target: []byte("x")},
-		nfs3.ProcMknod:       &nfs3.MknodArgs{Where: where, Type: vfs.TypeChar},
-		nfs3.ProcRename:      &nfs3.RenameArgs{From: where, To: where},
-		nfs3.ProcReaddirplus: &nfs3.ReaddirplusArgs{Handle: h, DirCount: 1000, MaxCount: 4000},
-	} {
-		head := sunrpc.Call{XID: 1, Prog: nfs3.Program, Vers: 3, Proc: proc, Cred: rootCred()}
-		f.Add(proc, callRecord(&head, args, nil)[4+24+8+24+8:])
-	}
-	f.Fuzz(func(t *testing.T, proc uint32, args []byte) {
-		if len(args) > 100_000 {
-			return
-		}
-		c := dial(t, addr)
-		defer c.close()
-		d, err := c.wait(c.start(nfs3.Program, proc%nfs3.NumProcs, rawArgs(args), nil))
-		if err == nil && proc%nfs3.NumProcs != nfs3.ProcNull && d.Remaining() < 4 {
-			t.Error("a reply without a status")
-		}
-		if n := s.Stats().Panics; n != 0 {
-			t.Error("a panic")
-		}
-	})
-}
-
-// rawArgs are arguments that are sent as they are.
-type rawArgs []byte
-
-func (a rawArgs) Encode(e *xdr.Encoder) { e.FixedOpaque(a) }

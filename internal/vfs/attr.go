@@ -102,4 +102,5 @@ type StatFS struct {
 	TotalFiles, FreeFiles, AvailFiles uint64
 	BlockSize                         uint32
 	NameMax                           uint32
+	LinkMax                           uint32 // names that one file may have: 1 without hard links, 0 if nobody knows
 }
