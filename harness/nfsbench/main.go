@@ -1,0 +1,220 @@
+// Command nfsbench puts NFSv3 servers side by side: one run, one machine, one file
+// system, the same calls. It makes raw calls over TCP, with no client's cache in between.
+//
+//	nfsbench [flags] [SERVER...]
+//
+// A SERVER is loopnfs, gonfs or ganesha, which are started; NAME=DIR, where DIR has the
+// programs of another build of loopnfs; or NAME=HOST:PORT:EXPORT, which runs already and
+// serves an empty directory of ours (given with -dir).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bench is one run.
+type bench struct {
+	bin      string
+	dir      string
+	fs       string
+	size     int64
+	conns    int
+	duration time.Duration
+	only     *regexp.Regexp
+	json     string
+	picture  string
+	commit   string
+	flags    []string
+}
+
+func main() {
+	b := &bench{}
+	flag.StringVar(&b.bin, "bin", "bin", "`directory` with the programs of loopnfs")
+	flag.StringVar(&b.dir, "dir", "/var/tmp", "`directory` on a disk; everything is made in a directory of its own there")
+	flag.StringVar(&b.fs, "fs", "ext4", "what to export: ext4 with a journal, on a loop device, or dir: the directory as it is")
+	sizeMiB := flag.Int64("size", 32, "size of the file that is read and written, in MiB")
+	flag.IntVar(&b.conns, "conns", 1, "number of connections, each with as much outstanding as the row says")
+	flag.DurationVar(&b.duration, "time", 3*time.Second, "how long each load takes")
+	only := flag.String("run", "", "only rows whose name matches this `regexp`")
+	flag.StringVar(&b.json, "json", "", "append a line for each row and server to this `file`")
+	flag.StringVar(&b.picture, "svg", "", "draw the comparison into this `file`")
+	flag.StringVar(&b.commit, "commit", "", "name of what is measured, for -json")
+	flags := flag.String("flags", "", "more `flags` for loopnfs serve")
+	peer := flag.Bool("tcp-peer", false, "be the other end of the TCP limit (for internal use)")
+	flag.Parse()
+	if *peer {
+		fail(tcpPeer())
+		return
+	}
+	var err error
+	b.only, err = regexp.Compile(*only)
+	fail(err)
+	b.size = *sizeMiB << 20
+	b.flags = strings.Fields(*flags)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer cancel()
+	names := flag.Args()
+	if len(names) == 0 {
+		names = []string{"loopnfs", "gonfs", "ganesha"}
+	}
+	fail(b.run(ctx, names))
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "nfsbench:", err)
+		os.Exit(1)
+	}
+}
+
+// run makes a file system, starts the servers and goes through the rows.
+func (b *bench) run(ctx context.Context, names []string) (err error) {
+	top, err := os.MkdirTemp(b.dir, "nfsbench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(top)
+	data := filepath.Join(top, "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		return err
+	}
+	if b.fs == "ext4" {
+		umount, err := mountExt4(top, data)
+		if err != nil {
+			return err
+		}
+		defer umount()
+	}
+	servers, err := b.servers(names, top, data)
+	if err != nil {
+		return err
+	}
+	rep := newReport(b, servers)
+	for i := range rows {
+		if !b.only.MatchString(rows[i].name) {
+			continue
+		}
+		if err := b.row(ctx, &rows[i], servers, rep); err != nil {
+			return err
+		}
+	}
+	return rep.finish()
+}
+
+// mountExt4 makes a file system of its own, so that no other work is in its journal.
+func mountExt4(top, dir string) (umount func(), err error) {
+	image := filepath.Join(top, "image")
+	script := `set -e; truncate -s 4G "$1"; mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$1"
+dev=$(losetup -f --show --direct-io=on "$1"); mount "$dev" "$2"; losetup -d "$dev"`
+	if out, err := exec.Command("sh", "-c", script, "sh", image, dir).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("cannot make an ext4 to serve (-fs dir does without): %w\n%s", err, out)
+	}
+	return func() {
+		for range 50 {
+			if err = unix.Unmount(dir, 0); err == nil {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		fmt.Fprintln(os.Stderr, "nfsbench: cannot unmount", dir+":", err)
+	}, nil
+}
+
+// servers makes the directories of the servers that can be had.
+func (b *bench) servers(names []string, top, data string) ([]*server, error) {
+	var all []*server
+	for _, name := range names {
+		name, where, other := strings.Cut(name, "=")
+		dir, state := filepath.Join(data, name), filepath.Join(top, "state-"+name)
+		bin := b.bin
+		if other && strings.Contains(where, ":") {
+			part := strings.SplitN(where, ":", 3)
+			if len(part) != 3 {
+				return nil, fmt.Errorf("%s=%s: want NAME=HOST:PORT:EXPORT", name, where)
+			}
+			addr := part[0] + ":" + part[1]
+			all = append(all, &server{name: name, dir: b.dir, addr: addr, mountAddr: addr, export: part[2]})
+			continue
+		}
+		if other {
+			bin = where
+		}
+		if err := errors.Join(os.Mkdir(dir, 0o777), os.Mkdir(state, 0o700)); err != nil {
+			return nil, err
+		}
+		s, err := newServer(name, bin, dir, state, b.flags)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := exec.LookPath(s.argv[0]); err != nil {
+			fmt.Printf("skipped: %s: %v\n", name, err)
+			continue
+		}
+		all = append(all, s)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no server to measure")
+	}
+	return all, nil
+}
+
+// row measures one row, one server after the other, each started for it: a server that
+// has done much work before does not get an advantage, or the opposite, from it.
+func (b *bench) row(ctx context.Context, r *row, servers []*server, rep *report) error {
+	lim, err := measureLimits(b.duration / 6)
+	if err != nil {
+		return err
+	}
+	rep.begin(r, lim)
+	for _, s := range servers {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		res, peak, err := b.measure(ctx, r, s)
+		rep.add(s, res, peak, err)
+	}
+	rep.end()
+	return nil
+}
+
+func (b *bench) measure(ctx context.Context, r *row, s *server) (res *result, peak int64, err error) {
+	if r.prepare != nil {
+		if err := r.prepare(b, s.dir); err != nil {
+			return nil, 0, err
+		}
+	}
+	unix.Sync()
+	if r.cold {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+			return nil, 0, err
+		}
+	}
+	if err := s.start(ctx); err != nil {
+		return nil, 0, err
+	}
+	defer s.stop()
+	t, err := newTarget(b, s)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer t.raw.Close()
+	if r.warm {
+		if _, err := r.measure(b, t); err != nil {
+			return nil, 0, err
+		}
+	}
+	res, err = r.measure(b, t)
+	return res, s.usage().peak, err
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"loopnfs/harness/rawnfs"
+	"loopnfs/internal/nfs3"
+)
+
+// server is a program that serves a directory, or one that runs already.
+type server struct {
+	name string
+	dir  string // what it exports; empty for one that runs already
+	addr string
+	// mountAddr is where MOUNT is served.
+	mountAddr string
+	export    string
+	// argv starts it, after its files have been written.
+	argv  []string
+	files map[string]string
+
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+// freePort returns a port that nobody has at the moment.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+// newServer describes the server of a name for the directory dir; state is a directory
+// for its own files. bin is where the programs of loopnfs are.
+func newServer(name, bin, dir, state string, flags []string) (*server, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{name: name, dir: dir, addr: "127.0.0.1:" + port, export: "/"}
+	s.mountAddr = s.addr
+	switch name {
+	case "gonfs":
+		s.argv = []string{filepath.Join(bin, "loopnfs-gonfs"), "-listen", s.addr, dir}
+	case "ganesha":
+		mount, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		s.mountAddr, s.export = "127.0.0.1:"+mount, dir
+		conf := filepath.Join(state, "ganesha.conf")
+		s.files = map[string]string{conf: fmt.Sprintf(ganeshaConfig, port, mount, dir)}
+		s.argv = []string{"ganesha.nfsd", "-F", "-f", conf, "-L", filepath.Join(state, "ganesha.log"), "-p", filepath.Join(state, "ganesha.pid")}
+	default: // loopnfs, of this or another commit
+		s.argv = append([]string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":/", "--listen", s.addr,
+			"--state", state, "--squash", "none"}, flags...)
+	}
+	return s, nil
+}
+
+const ganeshaConfig = `
+NFS_CORE_PARAM { Protocols = 3; NFS_Port = %s; MNT_Port = %s; Enable_NLM = false; Enable_RQUOTA = false; Bind_addr = 127.0.0.1; }
+EXPORT { Export_Id = 1; Path = %s; Pseudo = /export; Access_Type = RW; Squash = none; SecType = sys; FSAL { Name = VFS; } }
+LOG { Default_Log_Level = EVENT; }
+`
+
+// start starts the server and waits until it answers.
+func (s *server) start(ctx context.Context) error {
+	if s.argv == nil {
+		return s.await(ctx)
+	}
+	for name, text := range s.files {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	s.log.Reset()
+	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	if err := s.await(ctx); err != nil {
+		s.stop()
+		return fmt.Errorf("%s: %w\n%s", s.name, err, &s.log)
+	}
+	return nil
+}
+
+// await waits until NFS and MOUNT are served.
+func (s *server) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		_, err := s.root()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errors.New("it does not answer"), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// root mounts the export.
+func (s *server) root() (nfs3.FileHandle, error) {
+	c, err := rawnfs.Dial(s.mountAddr)
+	if err != nil {
+		return nfs3.FileHandle{}, err
+	}
+	defer c.Close()
+	h, err := c.Mount(s.export)
+	if err != nil {
+		return h, err
+	}
+	nfs, err := rawnfs.Dial(s.addr)
+	if err != nil {
+		return h, err
+	}
+	defer nfs.Close()
+	var res nfs3.GetAttrResult
+	_, err = nfs.Call(nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: h}, nil, &res)
+	if err == nil && res.Status != nfs3.StatusOK {
+		err = fmt.Errorf("GETATTR of the root: %v", res.Status)
+	}
+	return h, err
+}
+
+// stop ends the server; what it does not end by itself in time is killed.
+func (s *server) stop() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(20*time.Second, func() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
+	_ = s.cmd.Wait()
+	kill.Stop()
+	s.cmd = nil
+}
+
+// usage is what the server's processes have used.
+type usage struct {
+	cpu      time.Duration
+	syscalls uint64 // reads and writes, as far as the kernel counts them
+	peak     int64  // resident memory at most, in bytes
+}
+
+// usage adds up the processes of the server; zero for one that runs elsewhere.
+func (s *server) usage() (u usage) {
+	if s.cmd == nil {
+		return u
+	}
+	for _, pid := range family(s.cmd.Process.Pid) {
+		one := usageOf(pid)
+		u.cpu += one.cpu
+		u.syscalls += one.syscalls
+		u.peak += one.peak
+	}
+	return u
+}
+
+// family is a process and its descendants.
+func family(pid int) []int {
+	all := []int{pid}
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, name := range tasks {
+		text, _ := os.ReadFile(name)
+		for _, field := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(all, family(child)...)
+			}
+		}
+	}
+	return all
+}
+
+// ticksPerSecond is USER_HZ, which is 100 on all machines that Go runs on.
+const ticksPerSecond = 100
+
+func usageOf(pid int) (u usage) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	stat, _ := os.ReadFile(dir + "stat")
+	if _, rest, ok := strings.Cut(string(stat), ") "); ok {
+		fields := strings.Fields(rest)
+		for _, field := range fields[11:13] { // utime, stime
+			ticks, _ := strconv.ParseInt(field, 10, 64)
+			u.cpu += time.Duration(ticks) * time.Second / ticksPerSecond
+		}
+	}
+	io, _ := os.ReadFile(dir + "io")
+	for line := range strings.Lines(string(io)) {
+		var n uint64
+		if _, err := fmt.Sscanf(line, "syscr: %d", &n); err == nil {
+			u.syscalls += n
+		}
+		if _, err := fmt.Sscanf(line, "syscw: %d", &n); err == nil {
+			u.syscalls += n
+		}
+	}
+	status, _ := os.ReadFile(dir + "status")
+	for line := range strings.Lines(string(status)) {
+		var kib int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+			u.peak = kib << 10
+		}
+	}
+	return u
+}
