@@ -4,6 +4,7 @@ import (
 	"runtime"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/doctor"
 	"loopnfs/internal/hostguard"
 )
 
@@ -36,5 +37,7 @@ func (o *serveOptions) guardConfig(exports int) hostguard.Config {
 	if o.fuse != "" {
 		calls += fuseThreads
 	}
-	return guardConfig(calls)
+	cfg := guardConfig(calls)
+	cfg.KernelWaits = doctor.ThisHost().Kernel().Policy != doctor.NeverWaits
+	return cfg
 }

@@ -517,7 +517,7 @@ func TestReleasePolicy(t *testing.T) {
 			"proc/sys/kernel/osrelease": text(c.release), "proc/sys/kernel/version": text(c.version),
 		}
 		maps.Copy(tr, c.more)
-		k := tr.host().kernel()
+		k := tr.host().Kernel()
 		if k.Policy != c.want || k.Evidence == "" {
 			t.Errorf("%s %s: %s (%s), want %s", c.release, c.version, k.Policy, k.Evidence, c.want)
 		}

@@ -125,7 +125,7 @@ func (r *Report) judgeCompaction() {
 // it holds other pages, which the server may need.
 func (r *Report) judgeForcedCompaction() {
 	m := &r.Memory
-	locked, direct := m.CompactUnevictable > 0, m.HugepageDefrag == "always"
+	locked, direct := m.CompactUnevictable > 0, slices.Contains([]string{"always", "madvise", "defer+madvise"}, m.HugepageDefrag)
 	if !locked && !direct {
 		return
 	}
@@ -140,8 +140,8 @@ func (r *Report) judgeForcedCompaction() {
 	}
 	if direct {
 		const name = "/sys/kernel/mm/transparent_hugepage/defrag"
-		f.Remedy = append(f.Remedy, "echo madvise > "+name)
-		f.Changes = append(f.Changes, Change{Path: name, New: "madvise", Permanent: "add transparent_hugepage.defrag=madvise to the kernel's command line, or write it at boot"})
+		f.Remedy = append(f.Remedy, "echo defer > "+name)
+		f.Changes = append(f.Changes, Change{Path: name, New: "defer", Permanent: "write it at boot, for example from a unit of systemd"})
 	}
 	r.add(f)
 }

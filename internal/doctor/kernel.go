@@ -105,7 +105,8 @@ var (
 	fixTitles  = []string{"NFS: Fix a deadlock involving nfs_release_folio()", "CVE-2026-23053"}
 )
 
-func (h *Host) kernel() Kernel {
+// Kernel tells which kernel runs, and what its release policy is.
+func (h *Host) Kernel() Kernel {
 	release, _ := h.read("proc/sys/kernel/osrelease")
 	built, _ := h.read("proc/sys/kernel/version")
 	signature, _ := h.read("proc/version_signature")

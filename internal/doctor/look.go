@@ -29,7 +29,7 @@ func Look(h *Host) (*Facts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the processes: %w: mount /proc", err)
 	}
-	f.Kernel = h.kernel()
+	f.Kernel = h.Kernel()
 	f.Memory = h.memory()
 	nets := h.networks(procs, f)
 	f.Mounts = append(f.Mounts, h.nfsMounts(own, procs, nets, f)...)

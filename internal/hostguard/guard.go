@@ -25,6 +25,9 @@ type Config struct {
 	// Cold are prefixes of import paths: packages that are not needed once
 	// the process serves. Their code is not locked.
 	Cold []string
+	// KernelWaits says that this kernel waits in nfs_release_folio for a page that
+	// waits for its COMMIT.
+	KernelWaits bool
 }
 
 // Guard is the protection of this process. Its methods are called one after the

@@ -88,6 +88,7 @@ func TestEnterHeedsOnlyItsOwnMark(t *testing.T) {
 
 // What Enter really does depends on the rights of the test.
 func TestEnterForReal(t *testing.T) {
+	restoreAfter(t, "/proc/sys/vm/compact_unevictable_allowed", hugepageDir+"defrag", hugepageDir+"khugepaged/defrag")
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"=protect", "GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
@@ -107,7 +108,7 @@ func TestEnterForReal(t *testing.T) {
 func childProtects() {
 	const threads = 30
 	g := Enter()
-	g.Protect(Config{Threads: threads})
+	g.Protect(Config{Threads: threads, KernelWaits: true})
 	g.Check()
 	p, err := Audit(os.Getpid())
 	var b bytes.Buffer
@@ -125,6 +126,8 @@ func childProtects() {
 		err = errors.New("nothing is locked")
 	case movable() && !missing("stays where it is"):
 		err = errors.New("compaction moves locked memory, and nobody says so")
+	case waitsForHugepages() && !missing("huge pages"):
+		err = errors.New("processes compact memory for huge pages, and nobody says so")
 	case p.OOMScoreAdj != oomNever && !missing("oom_score_adj"):
 		err = fmt.Errorf("oom_score_adj is %d", p.OOMScoreAdj)
 	case p.ResidentBytes > 64<<20:
@@ -143,6 +146,29 @@ func childProtects() {
 func movable() bool {
 	text, err := os.ReadFile("/proc/sys/vm/compact_unevictable_allowed")
 	return err == nil && strings.TrimSpace(string(text)) == "1"
+}
+
+func waitsForHugepages() bool {
+	defrag, err := os.ReadFile(hugepageDir + "defrag")
+	background, _ := os.ReadFile(hugepageDir + "khugepaged/defrag")
+	return err == nil && (!compactsLater(string(defrag)) || strings.TrimSpace(string(background)) != "0")
+}
+
+// restoreAfter has settings of this host as they were when the test ends.
+func restoreAfter(t *testing.T, names ...string) {
+	for _, name := range names {
+		old, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		_, chosen, ok := strings.Cut(string(old), "[")
+		if ok {
+			chosen, _, _ = strings.Cut(chosen, "]")
+		} else {
+			chosen = strings.TrimSpace(string(old))
+		}
+		t.Cleanup(func() { _ = os.WriteFile(name, []byte(chosen), 0) })
+	}
 }
 
 // A process that may be killed first, as everything that a desktop starts, becomes

@@ -1,7 +1,6 @@
 package hostguard
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -43,6 +42,14 @@ func (g *Guard) Protect(cfg Config) {
 			Remedy: "sysctl -w vm.compact_unevictable_allowed=0",
 		})
 	}
+	if err := deferHugepages(cfg.KernelWaits); err != nil {
+		g.Miss(Missing{
+			What:   "huge pages for which only kcompactd compacts memory",
+			Why:    err,
+			Costs:  "whoever wants one may wait for a page of this process's clients, and hold others meanwhile that this process needs",
+			Remedy: "echo defer > " + hugepageDir + "defrag; echo 0 > " + hugepageDir + "khugepaged/defrag",
+		})
+	}
 	if got, err := spare(); got != oomNever {
 		g.Miss(Missing{
 			What:   fmt.Sprintf("oom_score_adj of %d", oomNever),
@@ -67,20 +74,6 @@ func lockAll() error {
 		return fmt.Errorf("the limit is %d KiB", r.Cur>>10)
 	}
 	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
-}
-
-// keepInPlace keeps compaction from moving locked memory, on the whole host. It
-// moves pages by the dozen and holds all of them until the last can go; to split
-// a large one that is dirty, it waits for the server that wrote it
-// (migrate_pages_batch, nfs_release_folio). Kernels without compaction have no
-// such setting.
-func keepInPlace() error {
-	const file = "/proc/sys/vm/compact_unevictable_allowed"
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) || strings.TrimSpace(string(b)) == "0" {
-		return nil
-	}
-	return os.WriteFile(file, []byte("0"), 0)
 }
 
 // capable reports whether the process has a capability.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,14 +25,20 @@ func (r *run) compact() error { return r.compactBy("vm/compaction_proactiveness"
 // kcompactd does not.
 func (r *run) compactMemory() error { return r.compactBy("vm/compact_memory", "1") }
 
+// wantHugepages has every process ask for huge pages, and compact memory for them, unless
+// the server changes that.
+func (r *run) wantHugepages() error {
+	return errors.Join(os.WriteFile(thpDir+"enabled", []byte("always"), 0), os.WriteFile(thpDir+"defrag", []byte("always"), 0))
+}
+
 // compactBy writes value to a sysctl over and over beside a process that wants huge
 // pages.
 func (r *run) compactBy(sysctl, value string) error {
-	for _, name := range []string{"enabled", "defrag"} {
-		if err := os.WriteFile(thpDir+name, []byte("always"), 0); err != nil {
-			return err
-		}
+	defrag, err := os.ReadFile(thpDir + "defrag")
+	if err != nil {
+		return err
 	}
+	r.note("defrag for huge pages: %s", strings.TrimSpace(string(defrag)))
 	before := r.stat.compactions()
 	loop := fmt.Sprintf("while :; do echo %s > /proc/sys/%s; sleep %.1f; done", value, sysctl, compactEvery.Seconds())
 	// In processes of their own: they may have to wait like anybody else.

@@ -96,6 +96,9 @@ func (r *run) play() error {
 }
 
 func (r *run) prepare(s script) error {
+	if err := s.before(r); err != nil {
+		return err
+	}
 	sayf("starting %s", r.cfg.Server.Name)
 	if err := r.server.start(); err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 
 // script is what happens besides the load.
 type script struct {
+	// before is called before the server starts: how the host is set up.
+	before func(*run) error
 	// prepare is called once the mount is there, finish before it goes; reopen
 	// and close are their like for the check of what was written.
 	prepare, finish, reopen, close func(*run) error
@@ -19,8 +21,8 @@ type script struct {
 var scripts = map[string]script{
 	"":             {},
 	"anon-fault":   {prepare: (*run).swapOnDisk},
-	"compact":      {during: (*run).compact},
-	"compact-mem":  {during: (*run).compactMemory},
+	"compact":      {before: (*run).wantHugepages, during: (*run).compact},
+	"compact-mem":  {before: (*run).wantHugepages, during: (*run).compactMemory},
 	"restart":      {during: (*run).restart},
 	"freeze":       {during: (*run).freeze},
 	"thread-flags": {during: (*run).threadFlags},
@@ -37,7 +39,7 @@ func findScript(name string) (script, error) {
 	if !ok {
 		return s, fmt.Errorf("no script is called %q", name)
 	}
-	for _, f := range []*func(*run) error{&s.prepare, &s.finish, &s.reopen, &s.close, &s.during} {
+	for _, f := range []*func(*run) error{&s.before, &s.prepare, &s.finish, &s.reopen, &s.close, &s.during} {
 		if *f == nil {
 			*f = nothing
 		}
