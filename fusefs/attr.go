@@ -132,7 +132,14 @@ func (in *inode) used(disk uint64) uint64 {
 
 // attr reads the attributes of in through fd.
 func (s *Store) attr(in *inode, fd int, a *vfs.Attr) error {
-	in.am.Lock()
+	return s.attrNow(&vfs.Op{}, in, fd, a)
+}
+
+// attrNow is attr, for op.
+func (s *Store) attrNow(op *vfs.Op, in *inode, fd int, a *vfs.Attr) error {
+	if !in.lockAttr(op) {
+		return errWouldWait
+	}
 	defer in.am.Unlock()
 	if err := s.look(in, fd); err != nil {
 		return err
@@ -142,21 +149,17 @@ func (s *Store) attr(in *inode, fd int, a *vfs.Attr) error {
 }
 
 // GetAttr implements vfs.FS.
-func (s *Store) GetAttr(_ *vfs.Op, node vfs.NodeID, a *vfs.Attr) error {
+func (s *Store) GetAttr(op *vfs.Op, node vfs.NodeID, a *vfs.Attr) error {
 	in, err := s.inode(node)
 	if err != nil {
 		return err
 	}
-	return s.attrOf(in, a)
-}
-
-func (s *Store) attrOf(in *inode, a *vfs.Attr) error {
-	fd, err := s.acquire(in, fdRead)
+	fd, err := s.acquireNow(op, in, fdRead)
 	if err != nil {
 		return err
 	}
 	defer s.fds.release(in)
-	return s.attr(in, fd, a)
+	return s.attrNow(op, in, fd, a)
 }
 
 // pre returns the weak cache consistency data of in before a change. The lock

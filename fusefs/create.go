@@ -92,7 +92,7 @@ func (d *dirOp) child(name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(fd)
-	return d.s.entry(fd, d.b)
+	return d.s.entry(d.op, fd, d.b)
 }
 
 // newMode returns the mode that an object is made with; the rest is set by
@@ -181,7 +181,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		defer func() { d.s.keep(e.Node, fd) }()
 	}
 	if err == nil {
-		e, err = d.s.entry(fd, d.b)
+		e, err = d.s.entry(d.op, fd, d.b)
 		return e, made, err
 	}
 	if made || !errors.Is(err, unix.EEXIST) || how == vfs.Guarded {
@@ -247,7 +247,7 @@ func (d *dirOp) existing(name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(fd)
-	e, err := d.s.entry(fd, d.b)
+	e, err := d.s.entry(d.op, fd, d.b)
 	if err == nil && e.Attr.Type != vfs.TypeRegular {
 		d.s.Forget(e.Node, 1)
 		return vfs.Entry{}, unix.EEXIST

@@ -198,6 +198,9 @@ func (s *Store) ByHandle(op *vfs.Op, b []byte) (vfs.NodeID, error) {
 	if in := s.nodes.ref(&h); in != nil {
 		return in.id, nil
 	}
+	if op.MustWait() {
+		return 0, errWouldWait
+	}
 	return s.byNewHandle(h)
 }
 

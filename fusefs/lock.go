@@ -57,6 +57,15 @@ func (l *inodeLock) RLock(task *waitfor.Task) {
 	task.Hold(l.res)
 }
 
+// TryRLock takes the lock shared if nobody has it exclusively, or waits to.
+func (l *inodeLock) TryRLock(task *waitfor.Task) bool {
+	if !l.mu.TryRLock() {
+		return false
+	}
+	task.Hold(l.res)
+	return true
+}
+
 func (l *inodeLock) RUnlock(task *waitfor.Task) {
 	task.Release(l.res)
 	l.mu.RUnlock()

@@ -26,18 +26,21 @@ func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, erro
 		return vfs.Entry{}, err
 	}
 	if name == ".." {
+		if op.MustWait() {
+			return vfs.Entry{}, errWouldWait
+		}
 		return s.parent(op, in)
 	}
 	if err := checkName(name); err != nil {
 		return vfs.Entry{}, err
 	}
-	fd, err := s.acquire(in, fdRead)
+	fd, err := s.acquireNow(op, in, fdRead)
 	if err != nil {
 		return vfs.Entry{}, err
 	}
 	defer s.fds.release(in)
 	e, err := s.lookupIn(op, fd, name)
-	if err == vfs.ErrStale {
+	if err == vfs.ErrStale && !op.MustWait() {
 		// It was removed, or replaced, when it was open already.
 		in.lock.RLock(op.Scope.Task())
 		defer in.lock.RUnlock(op.Scope.Task())
@@ -59,7 +62,7 @@ func (s *Store) lookupIn(op *vfs.Op, dir int, name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(child)
-	return s.entry(child, b)
+	return s.entry(op, child, b)
 }
 
 // openChild opens b.name in the directory open as dir, as the caller and with
@@ -70,7 +73,14 @@ func (s *Store) openChild(op *vfs.Op, dir int, b *scratch) (int, error) {
 		return -1, err
 	}
 	defer id.restore()
-	return s.openAt(dir, b, unix.RESOLVE_BENEATH)
+	if !op.NoWait {
+		return s.openAt(dir, b, unix.RESOLVE_BENEATH)
+	}
+	fd, err := s.openAt(dir, b, unix.RESOLVE_BENEATH|resolveCached)
+	if err == unix.EAGAIN || err == unix.EINVAL {
+		op.MustWait()
+	}
+	return fd, err
 }
 
 // openAt opens b.name without following links or entering another mount.
@@ -94,9 +104,13 @@ func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 
 // entry returns the inode of the file open as fd, with a reference for the
 // caller of the operation.
-func (s *Store) entry(fd int, b *scratch) (e vfs.Entry, err error) {
+func (s *Store) entry(op *vfs.Op, fd int, b *scratch) (e vfs.Entry, err error) {
 	if err := nameToHandle(fd, &b.raw, &b.mountID); err != nil {
 		return e, err
+	}
+	if op.NoWait && s.nodes.findRaw(&b.raw) == nil {
+		op.MustWait()
+		return e, errWouldWait
 	}
 	key, err := s.handleFor(&b.raw)
 	if err != nil {
@@ -106,7 +120,7 @@ func (s *Store) entry(fd int, b *scratch) (e vfs.Entry, err error) {
 	if err != nil {
 		return e, err
 	}
-	if err := s.attr(in, fd, &e.Attr); err != nil {
+	if err := s.attrNow(op, in, fd, &e.Attr); err != nil {
 		s.Forget(in.id, 1)
 		return vfs.Entry{}, err
 	}
@@ -125,7 +139,7 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	if in.id == vfs.RootID {
-		return s.entry(fd, b)
+		return s.entry(op, fd, b)
 	}
 	b.name.set("..")
 	id, err := s.become(&op.Cred)
@@ -141,7 +155,7 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 	if !s.inExport(up, b) {
 		return vfs.Entry{}, vfs.ErrStale
 	}
-	return s.entry(up, b)
+	return s.entry(op, up, b)
 }
 
 // inExport reports whether the directory open as fd is the root of the export

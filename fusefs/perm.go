@@ -15,15 +15,19 @@ const (
 	aclSome
 )
 
-// permission reports whether c has all of the rights want to in, which is open
+// permission reports whether the caller of op has all of the rights want to in, which is open
 // as fd and was looked at just now; am is held. It is generic_permission of the
 // kernel, which is asked itself if the file has an ACL.
-func (s *Store) permission(in *inode, fd int, c *vfs.Cred, want uint32) error {
+func (s *Store) permission(op *vfs.Op, in *inode, fd int, want uint32) error {
+	c := &op.Cred
 	if c.UID == 0 {
 		if want&vfs.MayExec != 0 && in.typ != vfs.TypeDirectory && in.st.Mode&0o111 == 0 {
 			return unix.EACCES
 		}
 		return nil
+	}
+	if in.acl != aclNone && op.MustWait() {
+		return errWouldWait // ACLs are on the disk
 	}
 	if in.hasACL(fd) {
 		id, err := s.become(c)
@@ -40,8 +44,8 @@ func (s *Store) permission(in *inode, fd int, c *vfs.Cred, want uint32) error {
 }
 
 // ioPermission is permission for READ and WRITE.
-func (s *Store) ioPermission(in *inode, fd int, c *vfs.Cred, want uint32) error {
-	return vfs.MayIO(c.UID == in.st.Uid, in.typ, want, func(want uint32) error { return s.permission(in, fd, c, want) })
+func (s *Store) ioPermission(op *vfs.Op, in *inode, fd int, want uint32) error {
+	return vfs.MayIO(op.Cred.UID == in.st.Uid, in.typ, want, func(want uint32) error { return s.permission(op, in, fd, want) })
 }
 
 // hasACL reports whether mode bits are not enough. The answer is kept until the
@@ -67,17 +71,19 @@ func (s *Store) Access(op *vfs.Op, node vfs.NodeID, want uint32) (uint32, error)
 	if err != nil {
 		return 0, err
 	}
-	fd, err := s.acquire(in, fdRead)
+	fd, err := s.acquireNow(op, in, fdRead)
 	if err != nil {
 		return 0, err
 	}
 	defer s.fds.release(in)
-	in.am.Lock()
+	if !in.lockAttr(op) {
+		return 0, errWouldWait
+	}
 	defer in.am.Unlock()
 	if err := s.look(in, fd); err != nil {
 		return 0, err
 	}
-	have := vfs.MayAccess(in.typ, want, func(want uint32) error { return s.permission(in, fd, &op.Cred, want) })
+	have := vfs.MayAccess(in.typ, want, func(want uint32) error { return s.permission(op, in, fd, want) })
 	if s.readOnly {
 		have &^= vfs.AccessModify | vfs.AccessExtend | vfs.AccessDelete
 	}

@@ -16,7 +16,7 @@ func (s *Store) Read(op *vfs.Op, node vfs.NodeID, off uint64, count uint32, v *v
 	if err != nil {
 		return false, err
 	}
-	fd, err := s.acquire(in, fdRead)
+	fd, err := s.acquireNow(op, in, fdRead)
 	if err != nil {
 		return false, err
 	}
@@ -32,7 +32,11 @@ func (s *Store) Read(op *vfs.Op, node vfs.NodeID, off uint64, count uint32, v *v
 	defer s.scratch.put(b)
 	defer b.release(s.arena)
 	sp := spanOf(off, int(min(uint64(min(count, s.maxIO)), size-off)))
-	size, err = s.readPages(op, in, fd, sp, b)
+	if op.NoWait {
+		size, err = s.pagesNow(op, in, sp, b)
+	} else {
+		size, err = s.readPages(op, in, fd, sp, b)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -42,7 +46,9 @@ func (s *Store) Read(op *vfs.Op, node vfs.NodeID, off uint64, count uint32, v *v
 
 // mayRead checks the caller's right and fills attr, if not nil.
 func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
-	in.am.Lock()
+	if !in.lockAttr(op) {
+		return errWouldWait
+	}
 	defer in.am.Unlock()
 	if err := s.look(in, fd); err != nil {
 		return err
@@ -50,7 +56,7 @@ func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
 	if attr != nil {
 		in.fill(attr)
 	}
-	return s.ioPermission(in, fd, &op.Cred, vfs.MayRead)
+	return s.ioPermission(op, in, fd, vfs.MayRead)
 }
 
 // readPages brings every page of sp into b.fs, filled, and returns the size of

@@ -58,7 +58,7 @@ func (r *reader) look() (valid bool, err error) {
 	r.in.am.Lock()
 	err = r.s.look(r.in, r.fd)
 	if err == nil {
-		err = r.s.permission(r.in, r.fd, &r.op.Cred, vfs.MayRead)
+		err = r.s.permission(r.op, r.in, r.fd, vfs.MayRead)
 	}
 	r.in.am.Unlock()
 	if err != nil {

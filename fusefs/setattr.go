@@ -157,7 +157,7 @@ func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	}
 	in.am.Lock()
 	defer in.am.Unlock()
-	return s.ioPermission(in, fd, &op.Cred, vfs.MayWrite)
+	return s.ioPermission(op, in, fd, vfs.MayWrite)
 }
 
 // truncate sets the size of a regular file. Pages under write-back are waited

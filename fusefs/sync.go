@@ -224,7 +224,7 @@ func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	}
 	in.am.Lock()
 	if err = s.look(in, fd); err == nil {
-		err = s.ioPermission(in, fd, &op.Cred, want)
+		err = s.ioPermission(op, in, fd, want)
 	}
 	if err == nil {
 		in.opens.Add(1)

@@ -10,6 +10,10 @@ import (
 // The wrappers of this file exist because those of package unix allocate, or
 // change the identity of every thread. They return bare errno values.
 
+// resolveCached is RESOLVE_CACHED: EAGAIN if a look-up needs more than what is cached
+// (Linux 5.12; before that EINVAL).
+const resolveCached = 0x20
+
 // maxName is the longest name, without the NUL that ends it (NAME_MAX).
 const maxName = 255
 
@@ -36,7 +40,7 @@ func openBeneath(dir int, name *cname, how *unix.OpenHow) (int, error) {
 	for {
 		fd, _, e := unix.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(name)),
 			uintptr(unsafe.Pointer(how)), unix.SizeofOpenHow, 0, 0)
-		if e == unix.EINTR || e == unix.EAGAIN { // EAGAIN: a rename raced with ".."
+		if e == unix.EINTR || e == unix.EAGAIN && how.Resolve&resolveCached == 0 { // EAGAIN: a rename raced with ".."
 			continue
 		}
 		return int(fd), errnoOf(e)

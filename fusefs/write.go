@@ -123,7 +123,7 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 	}
 	in.fill(&w.Post)
 	w.Pre, w.HasPre = w.Post.Pre(), true
-	return s.ioPermission(in, fd, &op.Cred, vfs.MayWrite)
+	return s.ioPermission(op, in, fd, vfs.MayWrite)
 }
 
 // prepare makes every page of sp present and valid, but for the bytes that will

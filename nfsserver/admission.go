@@ -136,6 +136,7 @@ func (a *admission) slot(c *conn) *request {
 	if r := a.trySlot(c); r != nil {
 		return r
 	}
+	c.flush() // those replies have slots
 	c.task.Wait("", "a request slot", 0, a.slotResource())
 	defer c.task.Done()
 	w := a.wq.Prepare()
@@ -152,6 +153,7 @@ func (a *admission) bytes(c *conn, n int64) bool {
 	if a.tryBytes(c, n) {
 		return true
 	}
+	c.flush() // those replies hold bytes
 	c.task.Wait("", "room for its data", 0, a.dataResource())
 	defer c.task.Done()
 	w := a.wq.Prepare()

@@ -58,7 +58,7 @@ type conn struct {
 	charge int64 // bytes that admission has counted for it
 
 	out sendQueue
-	iov [][]byte // the reply that is being sent; owned by whoever sends
+	iov [][]byte // replies that are being sent; owned by whoever sends
 }
 
 func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
@@ -161,7 +161,11 @@ func (c *conn) report(err error) {
 
 // receiveAll receives calls until the connection or the server ends.
 func (c *conn) receiveAll() error {
+	defer c.flush()
 	for {
+		if !c.stream.Ready() {
+			c.flush()
+		}
 		if c.srv.closing.Load() {
 			return errDrain
 		}
@@ -354,5 +358,7 @@ func (c *conn) handOver(r *request, args, n int) {
 		r.task.Hold(c.srv.adm.dataResource())
 	}
 	c.task.End()
-	r.enqueue()
+	if !r.serveNow() {
+		r.enqueue()
+	}
 }

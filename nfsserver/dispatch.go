@@ -88,8 +88,23 @@ func (r *request) dispatch() {
 		r.accept = stat
 		return
 	}
-	r.srv.count.call(&r.call)
+	if !r.op.NoWait {
+		r.srv.count.call(&r.call)
+	}
 	proc(r)
+}
+
+// seldomWaits reports whether a call is worth trying without waiting: it changes nothing,
+// and what it needs is mostly in memory.
+func seldomWaits(c *sunrpc.Call) bool {
+	if c.Prog != nfs3.Program || c.Vers != nfs3.Version {
+		return false
+	}
+	switch c.Proc {
+	case nfs3.ProcNull, nfs3.ProcGetAttr, nfs3.ProcLookup, nfs3.ProcAccess, nfs3.ProcRead:
+		return true
+	}
+	return false
 }
 
 // program is one that is served here, in one version.

@@ -137,6 +137,8 @@ type export struct {
 	Export
 	ioMax     uint32 // rtmax and wtmax, bytes
 	handleLen int    // of the root's handle, what to expect of others
+	// heedsNoWait is set if the file system is a vfs.NoWaiter.
+	heedsNoWait bool
 }
 
 // allows reports whether a client may use x at all.
@@ -197,6 +199,7 @@ func newExportTable(cfg *Config) (*exportTable, error) {
 		if x.ioMax == 0 {
 			return nil, fmt.Errorf("nfsserver: export %q: its file system can move no data", x.Name)
 		}
+		_, x.heedsNoWait = x.FS.(vfs.NoWaiter)
 		h, err := x.FS.Handle(vfs.RootID, nil)
 		if err != nil {
 			return nil, fmt.Errorf("nfsserver: export %q: file handle of its root: %w", x.Name, err)

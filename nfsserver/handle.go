@@ -71,6 +71,10 @@ func (r *request) enter(x *export) error {
 	if !x.allows(r.conn.peer) {
 		return syscall.EACCES
 	}
+	if r.op.NoWait && !x.heedsNoWait {
+		r.op.MustWait()
+		return vfs.ErrJukebox
+	}
 	r.exp = x
 	r.op.Cred = squash(&x.Export, &r.call.Cred)
 	return nil

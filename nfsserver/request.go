@@ -63,10 +63,10 @@ type request struct {
 	carries bool
 	charge  int64 // bytes of the arena that admission has counted
 
-	enc  xdr.Encoder // record mark, header, results
-	mark int
-	// unsent is what is not sent of the reply; nil until the first of it is.
-	unsent [][]byte
+	enc   xdr.Encoder // record mark, header, results
+	mark  int
+	begun bool // the reply is about to be sent, or is
+	off   int  // bytes of it that are sent
 }
 
 func newRequest(s *Server) *request {
@@ -113,25 +113,51 @@ func (r *request) work() {
 	case carryOut:
 		worker := r.srv.workerResource()
 		r.task.Hold(worker)
-		r.serve()
+		r.serve(false)
 		r.srv.dups.end(r)
 		r.task.Release(worker)
 	}
 	r.reply()
 }
 
+// serveNow carries out the call on its reader, if that waits for nothing, and reports
+// whether it did: then the reply is in the queue. What has to wait is for a worker; it
+// would keep the reader from calls that end the wait.
+func (r *request) serveNow() bool {
+	if r.headerErr != nil || !seldomWaits(&r.call) {
+		return false
+	}
+	args := r.dec
+	r.serve(true)
+	if !r.op.Waits {
+		r.srv.count.call(&r.call)
+		r.queueReply()
+		return true
+	}
+	r.data.Release()
+	r.dec, r.exp, r.accept = args, nil, sunrpc.Success
+	return false
+}
+
 // reply sends what the call is answered with.
 func (r *request) reply() {
+	c := r.conn
+	r.queueReply()
+	c.flush()
+}
+
+// queueReply has the reply sent at the next flush.
+func (r *request) queueReply() {
 	r.leave()
 	r.finishReply()
-	r.conn.send(r)
+	r.conn.out.push(r)
 }
 
 // serve carries out the call and leaves the reply in enc and data.
-func (r *request) serve() {
+func (r *request) serve(noWait bool) {
 	defer r.recover()
 	defer r.forget()
-	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done}
+	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done, NoWait: noWait}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)
 	r.dispatch()
@@ -242,7 +268,7 @@ func (r *request) end() {
 	r.data.Release()
 	r.uncharge()
 	r.task.End()
-	r.conn, r.exp, r.next, r.unsent, r.op = nil, nil, nil, nil, vfs.Op{}
+	r.conn, r.exp, r.next, r.begun, r.off, r.op = nil, nil, nil, false, 0, vfs.Op{}
 	r.headerErr, r.dataErr, r.accept = nil, nil, sunrpc.Success
 	r.srv.adm.putSlot(c, r)
 	c.inflight.Done()

@@ -76,11 +76,11 @@ func streamLimit(addr string, d time.Duration) (float64, error) {
 	}
 	start, sum := time.Now(), 0
 	for time.Since(start) < d {
-		n, err := unix.Read(c.fd, c.in)
-		if err != nil && err != unix.EINTR {
+		n, err := read(c.fd, c.in)
+		if err != nil {
 			return 0, err
 		}
-		sum += max(n, 0)
+		sum += n
 	}
 	return float64(sum) / 1e6 / time.Since(start).Seconds(), nil
 }
@@ -97,7 +97,7 @@ func roundLimit(addr string, d time.Duration) (float64, error) {
 		if err := writeAll(c.fd, msg); err != nil {
 			return 0, err
 		}
-		if got, err := unix.Read(c.fd, c.in); err != nil || got != roundBytes {
+		if got, err := read(c.fd, c.in); err != nil || got != roundBytes {
 			return 0, fmt.Errorf("echo: %d bytes, %w", got, err)
 		}
 	}
@@ -154,7 +154,7 @@ func tcpPeer() error {
 
 func behave(fd int) {
 	buf := make([]byte, ioSize)
-	n, err := unix.Read(fd, buf)
+	n, err := read(fd, buf)
 	if err != nil || n == 0 {
 		return
 	}
@@ -164,7 +164,7 @@ func behave(fd int) {
 		}
 	case peerEchoes:
 		for n == roundBytes && writeAll(fd, buf[:n]) == nil {
-			n, _ = unix.Read(fd, buf)
+			n, _ = read(fd, buf)
 		}
 	case peerNulls:
 		answerNulls(fd, buf, copy(buf, buf[1:n]))
@@ -188,10 +188,7 @@ func answerNulls(fd int, buf []byte, have int) {
 		}
 		out.Reset()
 		have = copy(buf, buf[done:have])
-		n, err := unix.Read(fd, buf[have:])
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := read(fd, buf[have:])
 		if err != nil || n == 0 {
 			return
 		}

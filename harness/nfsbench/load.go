@@ -174,12 +174,20 @@ func writeAll(fd int, b []byte) error {
 	return nil
 }
 
+// read reads what is there, at least one byte unless the peer has closed.
+func read(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if err != unix.EINTR { // the runtime's signals
+			return n, err
+		}
+	}
+}
+
 // receive reads what is there, at least one byte, and settles the replies in it.
 func (c *conn) receive(l *load, start time.Time, t *tally) error {
-	n, err := unix.Read(c.fd, c.in[c.have:])
+	n, err := read(c.fd, c.in[c.have:])
 	switch {
-	case err == unix.EINTR:
-		return nil
 	case err == unix.EAGAIN:
 		return errors.New("no reply for a minute")
 	case err != nil:

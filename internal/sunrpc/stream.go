@@ -150,6 +150,16 @@ func (s *Stream) mark(off int) (int, error) {
 	return n, nil
 }
 
+// Ready reports whether the next record is there in whole, so that taking it waits for
+// nothing. If not sure it says no.
+func (s *Stream) Ready() bool {
+	if s.left > 0 || !s.last || s.w-s.r < markLen {
+		return false
+	}
+	m := binary.BigEndian.Uint32(s.buf[s.r:])
+	return m&lastFrag != 0 && s.w-s.r-markLen >= int(m&^lastFrag)
+}
+
 // RecordRemaining returns how many bytes of the record have not been consumed.
 // If exact is false, they are those of one fragment and more fragments follow.
 func (s *Stream) RecordRemaining() (n int, exact bool) { return s.left, s.last }

@@ -45,6 +45,22 @@ type Op struct {
 	Local bool
 	// Cancel, if not nil, is closed when nobody waits for the answer any more.
 	Cancel <-chan struct{}
+	// NoWait is set by callers that must not wait for a lock, memory or a disk
+	// (IOCB_NOWAIT), only for a NoWaiter. An FS that would have to sets Waits, and
+	// returns any error: nothing was done, and the caller lets somebody else call again.
+	NoWait, Waits bool
+}
+
+// MustWait sets Waits if op may not wait, and reports whether that is so.
+func (op *Op) MustWait() bool {
+	op.Waits = op.Waits || op.NoWait
+	return op.NoWait
+}
+
+// NoWaiter is an FS whose ByHandle, GetAttr, Access, Lookup and Read heed Op.NoWait.
+type NoWaiter interface {
+	FS
+	HeedsNoWait()
 }
 
 // Entry is what a look-up or a creation returns: a node, referenced once for

@@ -1,0 +1,67 @@
+package fusefs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
+	"loopnfs/internal/vfs"
+)
+
+// What a caller that may not wait (vfs.Op.NoWait) gets instead of a wait. It is taken for
+// what it is by Op.Waits, not by its value.
+var errWouldWait error = unix.EAGAIN
+
+// HeedsNoWait implements vfs.NoWaiter.
+func (s *Store) HeedsNoWait() {}
+
+// acquireNow is acquire, for op: opening a file may take a disk.
+func (s *Store) acquireNow(op *vfs.Op, in *inode, k fdKind) (int, error) {
+	if !op.NoWait {
+		return s.acquire(in, k)
+	}
+	fd := s.fds.pin(in, k)
+	if fd < 0 {
+		s.fds.release(in)
+		op.MustWait()
+		return -1, errWouldWait
+	}
+	return fd, nil
+}
+
+// lockAttr takes am, for op; false if that would take waiting.
+func (in *inode) lockAttr(op *vfs.Op) bool {
+	if op.NoWait {
+		return in.am.TryLock() || !op.MustWait()
+	}
+	in.am.Lock()
+	return true
+}
+
+// pagesNow brings the pages of sp into b.fs if all are there, filled and up to date. It
+// waits for nothing.
+func (s *Store) pagesNow(op *vfs.Op, in *inode, sp span, b *scratch) (size uint64, err error) {
+	task := op.Scope.Task()
+	if in.stale.Load() || !in.lock.TryRLock(task) {
+		op.MustWait()
+		return 0, errWouldWait
+	}
+	defer in.lock.RUnlock(task)
+	if in.dead.Load() {
+		return 0, vfs.ErrStale
+	}
+	b.fs = b.fs[:sp.pages]
+	if in.m.GetRange(sp.first, b.fs) < sp.pages || !allFilled(b.fs) {
+		op.MustWait()
+		return 0, errWouldWait
+	}
+	return in.size.Load(), nil
+}
+
+func allFilled(fs []*alloc.Folio) bool {
+	for _, f := range fs {
+		if f.Has(alloc.Locked) || !f.Has(alloc.Uptodate) {
+			return false
+		}
+	}
+	return true
+}
