@@ -583,6 +583,8 @@ func (fs *memFS) ReadDir(_ *vfs.Op, dir vfs.NodeID, cookie uint64, verf vfs.Veri
 }
 
 func (fs *memFS) StatFS(*vfs.Op, vfs.NodeID) (vfs.StatFS, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
 	return vfs.StatFS{TotalBytes: 1 << 30, FreeBytes: 1 << 29, AvailBytes: 1 << 28,
 		TotalFiles: 1000, FreeFiles: 900, AvailFiles: 800, BlockSize: 4096, NameMax: 255, LinkMax: fs.linkMax}, nil
 }

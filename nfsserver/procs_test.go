@@ -305,7 +305,9 @@ func TestInformation(t *testing.T) {
 	if pc.Status != nfs3.StatusOK || pc.Conf.NameMax != 255 || !pc.Conf.NoTrunc || !pc.Conf.CasePreserving {
 		t.Errorf("PATHCONF: %+v", pc)
 	}
+	f.fs.mu.Lock()
 	f.fs.linkMax = 1
+	f.fs.mu.Unlock()
 	c.call(nfs3.ProcFSInfo, &args, &info)
 	c.call(nfs3.ProcPathConf, &args, &pc)
 	if info.Info.Properties&nfs3.FSFLink != 0 || pc.Conf.LinkMax != 1 {
