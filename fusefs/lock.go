@@ -3,6 +3,7 @@ package fusefs
 import (
 	"sync"
 
+	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
 )
 
@@ -55,6 +56,15 @@ func (l *inodeLock) RLock(task *waitfor.Task) {
 		task.Done()
 	}
 	task.Hold(l.res)
+}
+
+// LockFor takes the lock exclusively for op; false if op may not wait for it.
+func (l *inodeLock) LockFor(op *vfs.Op) bool {
+	if op.NoWait {
+		return l.TryLock(op.Scope.Task()) || !op.MustWait()
+	}
+	l.Lock(op.Scope.Task(), "")
+	return true
 }
 
 // TryRLock takes the lock shared if nobody has it exclusively, or waits to.

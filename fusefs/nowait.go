@@ -57,6 +57,20 @@ func (s *Store) pagesNow(op *vfs.Op, in *inode, sp span, b *scratch) (size uint6
 	return in.size.Load(), nil
 }
 
+// needsDisk reports whether something of the pages of sp may have to be read before they
+// are written to: those that are there and not filled, and those that are written in part.
+func needsDisk(sp span, b *scratch) bool {
+	for i, f := range b.fs {
+		if f != nil && f.Has(alloc.Uptodate) {
+			continue
+		}
+		if lo, hi := sp.in(i); f != nil || hi-lo < alloc.PageSize {
+			return true
+		}
+	}
+	return false
+}
+
 func allFilled(fs []*alloc.Folio) bool {
 	for _, f := range fs {
 		if f.Has(alloc.Locked) || !f.Has(alloc.Uptodate) {

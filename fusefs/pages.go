@@ -50,6 +50,9 @@ func (s *Store) gather(op *vfs.Op, in *inode, sp span, b *scratch, again bool) e
 			return nil
 		}
 	}
+	if op.MustWait() {
+		return errWouldWait
+	}
 	b.release(s.arena)
 	b.fs = b.fs[:sp.pages]
 	return b.alloc(s.arena, op.Scope, gfp.Kernel, n)

@@ -19,8 +19,12 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	if err != nil {
 		return err
 	}
+	if op.NoWait && (how != vfs.Unstable || s.bdi.Exceeded(op.Scope)) {
+		op.MustWait()
+		return errWouldWait
+	}
 	n := min(v.Len(), int(s.maxIO))
-	fd, err := s.acquire(in, fdWrite)
+	fd, err := s.acquireNow(op, in, fdWrite)
 	if err != nil {
 		return err
 	}
@@ -34,6 +38,9 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	failures := in.syncs.failures()
 	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
 		return err
+	}
+	if op.NoWait {
+		return nil
 	}
 	if how == vfs.Unstable || n == 0 {
 		s.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
@@ -79,7 +86,9 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 				return err
 			}
 		}
-		in.lock.Lock(task, "")
+		if !in.lock.LockFor(op) {
+			return errWouldWait
+		}
 		if cancelled(op) {
 			// The client is gone and may have sent this again: late, it
 			// would overwrite what came after.
@@ -101,6 +110,10 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 		res.WCC.HasPost = true
 		return nil
 	}
+	if op.NoWait && needsDisk(sp, b) {
+		op.MustWait()
+		return errWouldWait
+	}
 	if err := s.prepare(in, fd, sp, b); err != nil {
 		return err
 	}
@@ -116,7 +129,9 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 	if in.dead.Load() {
 		return vfs.ErrStale
 	}
-	in.am.Lock()
+	if !in.lockAttr(op) {
+		return errWouldWait
+	}
 	defer in.am.Unlock()
 	if err := s.look(in, fd); err != nil {
 		return err

@@ -21,10 +21,6 @@ import (
 	"loopnfs/internal/xdr"
 )
 
-// streamBuf is the read buffer of a connection: the head of one record, a record
-// mark, and some of what follows.
-const streamBuf = 8 << 10
-
 var (
 	// errDrain ends a reader that has to stop because the server closes.
 	errDrain = errors.New("nfsserver: server closes")
@@ -48,6 +44,10 @@ type conn struct {
 	lastCall  atomic.Int64   // or its start, in ns since the server's
 
 	usage usage // guarded by admission.mu
+
+	// Owned by the reader.
+	own       []byte // its read buffer, while it has a larger one
+	recordLen int    // bytes of the last record, or its first fragment
 
 	// Owned by the reader: the call that it receives.
 	task   *waitfor.Task
@@ -161,10 +161,12 @@ func (c *conn) report(err error) {
 
 // receiveAll receives calls until the connection or the server ends.
 func (c *conn) receiveAll() error {
+	defer c.returnBuffer()
 	defer c.flush()
 	for {
 		if !c.stream.Ready() {
 			c.flush()
+			c.fitBuffer()
 		}
 		if c.srv.closing.Load() {
 			return errDrain
@@ -173,6 +175,7 @@ func (c *conn) receiveAll() error {
 			return c.drained(err)
 		}
 		c.lastCall.Store(c.srv.uptime())
+		c.recordLen, _ = c.stream.RecordRemaining()
 		if err := c.receive(); err != nil {
 			return c.drained(err)
 		}
@@ -315,6 +318,9 @@ func (c *conn) allocData(n int) bool {
 // ends readers with a deadline of its own, comes before that deadline is set or
 // after it.
 func (c *conn) readData() error {
+	if c.stream.Buffered() >= c.data.Len() {
+		return c.stream.ReadVec(c.data.Bufs)
+	}
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {
 		return err
 	}

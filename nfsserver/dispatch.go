@@ -94,14 +94,14 @@ func (r *request) dispatch() {
 	proc(r)
 }
 
-// seldomWaits reports whether a call is worth trying without waiting: it changes nothing,
+// seldomWaits reports whether a call is worth trying without waiting: it syncs nothing,
 // and what it needs is mostly in memory.
 func seldomWaits(c *sunrpc.Call) bool {
 	if c.Prog != nfs3.Program || c.Vers != nfs3.Version {
 		return false
 	}
 	switch c.Proc {
-	case nfs3.ProcNull, nfs3.ProcGetAttr, nfs3.ProcLookup, nfs3.ProcAccess, nfs3.ProcRead:
+	case nfs3.ProcNull, nfs3.ProcGetAttr, nfs3.ProcLookup, nfs3.ProcAccess, nfs3.ProcRead, nfs3.ProcWrite:
 		return true
 	}
 	return false

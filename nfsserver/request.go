@@ -102,39 +102,58 @@ func (r *request) enqueue() {
 
 // work carries out the call, unless that was done or is being done, and replies.
 func (r *request) work() {
-	switch r.srv.dups.begin(r) {
-	case parked:
+	if !r.fresh() {
 		return
+	}
+	worker := r.srv.workerResource()
+	r.task.Hold(worker)
+	r.serve(false)
+	r.srv.dups.end(r)
+	r.task.Release(worker)
+	r.reply()
+}
+
+// fresh reports whether the call is to be carried out. If not, it was, or is being, and
+// the reply is seen to.
+func (r *request) fresh() bool {
+	if r.dup != nil {
+		return true // the reader has asked
+	}
+	switch r.srv.dups.begin(r) {
+	case carryOut:
+		return true
+	case answered:
+		r.reply()
 	case dropped:
 		r.conn.client.inflight.Add(-1)
 		r.leave()
 		r.end()
-		return
-	case carryOut:
-		worker := r.srv.workerResource()
-		r.task.Hold(worker)
-		r.serve(false)
-		r.srv.dups.end(r)
-		r.task.Release(worker)
+	case parked:
 	}
-	r.reply()
+	return false
 }
 
 // serveNow carries out the call on its reader, if that waits for nothing, and reports
-// whether it did: then the reply is in the queue. What has to wait is for a worker; it
-// would keep the reader from calls that end the wait.
+// whether it is done with: then the reply is in the queue, if there is one. What has to
+// wait is for a worker; it would keep the reader from calls that end the wait.
 func (r *request) serveNow() bool {
 	if r.headerErr != nil || !seldomWaits(&r.call) {
 		return false
+	}
+	if !r.fresh() {
+		return true
 	}
 	args := r.dec
 	r.serve(true)
 	if !r.op.Waits {
 		r.srv.count.call(&r.call)
+		r.srv.dups.end(r)
 		r.queueReply()
 		return true
 	}
-	r.data.Release()
+	if !r.carries {
+		r.data.Release()
+	}
 	r.dec, r.exp, r.accept = args, nil, sunrpc.Success
 	return false
 }

@@ -34,6 +34,7 @@ type Server struct {
 	adm     admission
 	slots   []*request
 	queue   chan *request
+	bursts  burstBuffers
 	workers sync.WaitGroup
 
 	started time.Time
@@ -62,6 +63,7 @@ func New(cfg Config) (*Server, error) {
 		// Room for a WRITE of twice the limit: it is cut short, not refused.
 		recordLimit: headLimit + 2*exports.ioMax,
 		queue:       make(chan *request, cfg.Slots),
+		bursts:      newBurstBuffers(),
 		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	s.exports.Store(exports)

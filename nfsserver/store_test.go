@@ -226,6 +226,7 @@ func TestStoreRights(t *testing.T) {
 
 func BenchmarkStoreRead256K(b *testing.B)  { benchmarkStore(b, "READ", 256<<10) }
 func BenchmarkStoreWrite256K(b *testing.B) { benchmarkStore(b, "WRITE", 256<<10) }
+func BenchmarkStoreWrite4K(b *testing.B)   { benchmarkStore(b, "WRITE", 4096) }
 func BenchmarkStoreGetAttr(b *testing.B)   { benchmarkStore(b, "GETATTR", 4096) }
 func BenchmarkStoreLookup(b *testing.B)    { benchmarkStore(b, "LOOKUP", 4096) }
 

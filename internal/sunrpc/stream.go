@@ -150,6 +150,21 @@ func (s *Stream) mark(off int) (int, error) {
 	return n, nil
 }
 
+// Buffered returns how many bytes were received and not consumed.
+func (s *Stream) Buffered() int { return s.w - s.r }
+
+// Full reports whether the last read from the socket filled all of the buffer that was
+// free: there is probably more.
+func (s *Stream) Full() bool { return s.w == len(s.buf) }
+
+// SetBuffer gives the Stream another read buffer, with room for what is Buffered and at
+// least MinBuffer bytes, and returns the one it had.
+func (s *Stream) SetBuffer(buf []byte) (old []byte) {
+	old = s.buf
+	s.r, s.w, s.buf = 0, copy(buf, old[s.r:s.w]), buf
+	return old
+}
+
 // Ready reports whether the next record is there in whole, so that taking it waits for
 // nothing. If not sure it says no.
 func (s *Stream) Ready() bool {

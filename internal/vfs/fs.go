@@ -57,7 +57,7 @@ func (op *Op) MustWait() bool {
 	return op.NoWait
 }
 
-// NoWaiter is an FS whose ByHandle, GetAttr, Access, Lookup and Read heed Op.NoWait.
+// NoWaiter is an FS whose ByHandle, GetAttr, Access, Lookup, Read and Write heed Op.NoWait.
 type NoWaiter interface {
 	FS
 	HeedsNoWait()

@@ -150,7 +150,7 @@ var DirtyResource = waitfor.Resource{Kind: waitfor.DirtyLimit, ID: 1}
 // held, and returns early when cancel, which may be nil, is closed.
 func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	d := b.dom
-	if !b.exceeded(sc) {
+	if !b.Exceeded(sc) {
 		return
 	}
 	d.throttled.Add(1)
@@ -159,7 +159,7 @@ func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	defer task.Done()
 	w := d.wq.Prepare()
 	defer d.wq.Finish(w)
-	for b.exceeded(sc) && w.Wait(cancel) {
+	for b.Exceeded(sc) && w.Wait(cancel) {
 	}
 }
 
@@ -173,7 +173,9 @@ func (b *BDI) SetStuck(stuck bool) {
 	}
 }
 
-func (b *BDI) exceeded(sc gfp.Scope) bool {
+// Exceeded reports whether BalanceDirtyPages would wait. Above the background limit it
+// has the flusher begin.
+func (b *BDI) Exceeded(sc gfp.Scope) bool {
 	d := b.dom
 	l := Load{Pages: d.Pages(), DevicePages: b.Pages()}
 	l.Thresh, l.Background = d.Thresholds()
