@@ -62,20 +62,21 @@ func (in *inode) beginIO(fd int) {
 	in.ownIO++
 }
 
-// endIO says that we changed the backing file, and gives it the time of change
-// that callers see.
+// endIO says that we changed the backing file. If nothing is left to be written to it, it
+// gets the time of change that callers see; until then it has a later one.
 func (in *inode) endIO(fd int) {
 	in.am.Lock()
 	defer in.am.Unlock()
+	if in.m == nil || in.m.Nr(pagecache.Dirty) == 0 {
+		_ = setMtime(fd, in.mtime.Sec, in.mtime.Nsec)
+	}
 	in.settle(fd)
 	in.ownIO--
 	in.changes.Add(1)
 }
 
-// settle sets the backing file's mtime to ours and remembers what it looks like
-// now. am is held.
+// settle remembers what the backing file looks like after our own change. am is held.
 func (in *inode) settle(fd int) {
-	_ = setMtime(fd, in.mtime.Sec, in.mtime.Nsec)
 	if fstat(fd, &in.st) != nil {
 		return
 	}
