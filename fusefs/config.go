@@ -46,8 +46,9 @@ type StoreConfig struct {
 	Domain *writeback.Domain
 	// Graph shows what the store's own workers wait for; nil for none.
 	Graph *waitfor.Graph
-	// StateDir keeps the key of the file handles, with mode 0600. It must
-	// outlive the process, go where Dir goes, and lie outside of Dir.
+	// StateDir keeps the key of the file handles, and the table of them where
+	// the file system has none, with mode 0600. It must outlive the process,
+	// go where Dir goes, and lie outside of Dir.
 	StateDir string
 	// MaxIO is the largest READ and WRITE, in bytes: a multiple of MinIO, up
 	// to MaxMaxIO, which is the default. A small arena lowers it.

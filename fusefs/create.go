@@ -18,6 +18,7 @@ type dirOp struct {
 	fd  int
 	wcc vfs.WCC
 	b   *scratch
+	ids uint64 // idTable.mark
 }
 
 // enter begins a change of directory dir: its lock is taken and its attributes
@@ -44,6 +45,20 @@ func (s *Store) enter(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
 		d.release()
 		return nil, err
 	}
+	return d, nil
+}
+
+// enterNew is enter for calls that make something.
+func (s *Store) enterNew(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
+	d, err := s.enter(op, dir, name)
+	if err != nil || s.ids == nil {
+		return d, err
+	}
+	if err := s.ids.room(); err != nil {
+		d.release()
+		return nil, err
+	}
+	d.ids = s.ids.mark()
 	return d, nil
 }
 
@@ -92,7 +107,7 @@ func (d *dirOp) child(name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(fd)
-	return d.s.entry(d.op, fd, d.b)
+	return d.s.entry(d.op, fd, d.b, found{d.in, name, d.ids})
 }
 
 // newMode returns the mode that an object is made with; the rest is set by
@@ -128,7 +143,7 @@ func setNew(op *vfs.Op, typ vfs.FileType, fd int, set *vfs.SetAttr) error {
 
 // Create implements vfs.FS.
 func (s *Store) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
-	d, err := s.enter(op, dir, name)
+	d, err := s.enterNew(op, dir, name)
 	if err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
@@ -181,7 +196,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		defer func() { d.s.keep(e.Node, fd) }()
 	}
 	if err == nil {
-		e, err = d.s.entry(d.op, fd, d.b)
+		e, err = d.s.entry(d.op, fd, d.b, found{d.in, name, d.ids})
 		return e, made, err
 	}
 	if made || !errors.Is(err, unix.EEXIST) || how == vfs.Guarded {
@@ -247,7 +262,7 @@ func (d *dirOp) existing(name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(fd)
-	e, err := d.s.entry(d.op, fd, d.b)
+	e, err := d.s.entry(d.op, fd, d.b, found{in: d.in, name: name})
 	if err == nil && e.Attr.Type != vfs.TypeRegular {
 		d.s.Forget(e.Node, 1)
 		return vfs.Entry{}, unix.EEXIST
@@ -265,7 +280,7 @@ func verifierTimes(v vfs.Verifier) (atime, mtime vfs.Time) {
 
 // make makes an object with call and returns its entry.
 func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, set *vfs.SetAttr, call func(dirFD int) error) (vfs.Entry, vfs.WCC, error) {
-	d, err := s.enter(op, dir, name)
+	d, err := s.enterNew(op, dir, name)
 	if err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
 	}

@@ -20,7 +20,9 @@
 //
 // Identity. A file handle is the kernel's (name_to_handle_at) with a keyed
 // check; the key is in the state directory. Handles outlive the process, and
-// none can be made up that leads out of the export.
+// none can be made up that leads out of the export. Where the file system has no
+// handles, a table in the state directory remembers the names of files
+// (idtable.go) and outlives the process as a log (idlog.go).
 //
 // Attributes. Callers see the size and the times that their calls made, at
 // once, though the backing file gets them at write-out. A change that somebody
@@ -46,6 +48,8 @@
 //	  lock of a file
 //	    inode.am                 attributes; held over fstat, not over data I/O
 //	      Mapping.mu             see pagecache
+//	    idTable.mu
+//	      idLog.mu               neither is held over a system call
 //	    table.mu, fdCache.mu, syncGroup.mu   (leaves)
 //
 // Memory for READ and WRITE is allocated before any lock is taken. Write-out

@@ -21,6 +21,8 @@ import (
 //
 //	version  kernel type  kernel handle  HMAC-SHA256, truncated
 //	   1         1           n <= 50              8
+//
+// Where it has no handles, an idTable makes what stands for the kernel's.
 const (
 	handleVersion = 1
 	macSize       = 8
@@ -84,8 +86,7 @@ func (s *Store) mac(b []byte) []byte {
 // loadKey reads the export's key from the state directory, or makes one. The
 // name of the file belongs to the exported directory and its file system, not
 // to the path or the device it is at today, where the kernel can tell.
-func loadKey(stateDir string, rootFD int, root *rawHandle) (key [keySize]byte, err error) {
-	names := keyNames(rootFD, root)
+func loadKey(stateDir string, names []string) (key [keySize]byte, err error) {
 	for _, name := range names {
 		b, err := os.ReadFile(filepath.Join(stateDir, name))
 		if errors.Is(err, os.ErrNotExist) {
@@ -222,9 +223,17 @@ func (s *Store) byNewHandle(h handle) (vfs.NodeID, error) {
 	return in.id, nil
 }
 
-// openRaw opens a file by the kernel's handle. What is gone is ErrStale.
+// openHandle opens a file by the kernel's handle, or by that of the table.
+func (s *Store) openHandle(raw *rawHandle, flags int) (int, error) {
+	if s.ids != nil {
+		return s.ids.open(raw, flags)
+	}
+	return openByHandle(s.rootFD, raw, flags)
+}
+
+// openRaw is openHandle for the rest of the store. What is gone is ErrStale.
 func (s *Store) openRaw(raw *rawHandle, flags int) (int, error) {
-	fd, err := openByHandle(s.rootFD, raw, flags)
+	fd, err := s.openHandle(raw, flags)
 	switch err {
 	case unix.ESTALE, unix.ENOENT, unix.EINVAL:
 		if err == unix.EINVAL && flags&unix.O_DIRECT != 0 {
@@ -233,7 +242,7 @@ func (s *Store) openRaw(raw *rawHandle, flags int) (int, error) {
 		return -1, vfs.ErrStale
 	case unix.EMFILE, unix.ENFILE:
 		if s.fds.closeIdle() > 0 {
-			return openByHandle(s.rootFD, raw, flags)
+			return s.openHandle(raw, flags)
 		}
 		return -1, vfs.ErrJukebox
 	}

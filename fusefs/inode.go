@@ -184,7 +184,7 @@ func (s *Store) instantiate(fd int, key *handle) (*inode, error) {
 func (s *Store) handleOf(fd int) (handle, error) {
 	b := s.scratch.get()
 	defer s.scratch.put(b)
-	if err := nameToHandle(fd, &b.raw, &b.mountID); err != nil {
+	if err := s.nameOf(fd, b, found{}); err != nil {
 		return handle{}, err
 	}
 	return s.handleFor(&b.raw)

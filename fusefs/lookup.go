@@ -39,12 +39,12 @@ func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, erro
 		return vfs.Entry{}, err
 	}
 	defer s.fds.release(in)
-	e, err := s.lookupIn(op, fd, name)
+	e, err := s.lookupIn(op, in, fd, name)
 	if err == vfs.ErrStale && !op.MustWait() {
 		// It was removed, or replaced, when it was open already.
 		in.lock.RLock(op.Scope.Task())
 		defer in.lock.RUnlock(op.Scope.Task())
-		e, err = s.lookupIn(op, fd, name)
+		e, err = s.lookupIn(op, in, fd, name)
 	}
 	if err == unix.ENOENT && isGone(fd) {
 		err = vfs.ErrStale
@@ -52,8 +52,8 @@ func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, erro
 	return e, err
 }
 
-// lookupIn returns the entry for name in the directory open as dir.
-func (s *Store) lookupIn(op *vfs.Op, dir int, name string) (vfs.Entry, error) {
+// lookupIn returns the entry for name in the directory in, open as dir.
+func (s *Store) lookupIn(op *vfs.Op, in *inode, dir int, name string) (vfs.Entry, error) {
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	b.name.set(name)
@@ -62,7 +62,7 @@ func (s *Store) lookupIn(op *vfs.Op, dir int, name string) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(child)
-	return s.entry(op, child, b)
+	return s.entry(op, child, b, found{in: in, name: name})
 }
 
 // openChild opens b.name in the directory open as dir, as the caller and with
@@ -102,10 +102,31 @@ func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 	return fd, err
 }
 
+// found says how a file was found, which a table of handles has to know.
+type found struct {
+	in    *inode // the directory; nil if it was not found by name
+	name  string
+	since uint64 // idTable.mark from before it was made; 0 if it was there
+}
+
+// nameOf gets the handle of the file open as fd into b.raw.
+func (s *Store) nameOf(fd int, b *scratch, how found) error {
+	switch {
+	case s.ids == nil:
+		return nameToHandle(fd, &b.raw, &b.mountID)
+	case how.in == nil:
+		return s.ids.nameUp(fd, &b.raw)
+	}
+	return s.ids.name(fd, placeIn(how.in, how.name), how.since, &b.raw)
+}
+
 // entry returns the inode of the file open as fd, with a reference for the
 // caller of the operation.
-func (s *Store) entry(op *vfs.Op, fd int, b *scratch) (e vfs.Entry, err error) {
-	if err := nameToHandle(fd, &b.raw, &b.mountID); err != nil {
+func (s *Store) entry(op *vfs.Op, fd int, b *scratch, how found) (e vfs.Entry, err error) {
+	if s.ids != nil && op.MustWait() { // for its log
+		return e, errWouldWait
+	}
+	if err := s.nameOf(fd, b, how); err != nil {
 		return e, err
 	}
 	if op.NoWait && s.nodes.findRaw(&b.raw) == nil {
@@ -139,7 +160,7 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	if in.id == vfs.RootID {
-		return s.entry(op, fd, b)
+		return s.entry(op, fd, b, found{})
 	}
 	b.name.set("..")
 	id, err := s.become(&op.Cred)
@@ -155,7 +176,7 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 	if !s.inExport(up, b) {
 		return vfs.Entry{}, vfs.ErrStale
 	}
-	return s.entry(op, up, b)
+	return s.entry(op, up, b, found{})
 }
 
 // inExport reports whether the directory open as fd is the root of the export

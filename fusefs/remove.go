@@ -8,16 +8,58 @@ import (
 
 // target is what a name stands for just before it goes: the descriptor tells
 // afterwards whether that was the last name.
-type target struct{ fd int }
+type target struct {
+	fd  int
+	was fileID // with a table of handles
+}
 
 // lookAt notes what name stands for; that there is nothing is no error.
 func (d *dirOp) lookAt(name string) target {
 	d.b.name.set(name)
 	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
 	if err != nil {
-		return target{-1}
+		return target{fd: -1}
 	}
-	return target{fd}
+	t := target{fd: fd}
+	if d.s.ids != nil && identify(fd, &t.was) != nil {
+		unix.Close(fd)
+		return target{fd: -1}
+	}
+	return t
+}
+
+// lookAtMoved is lookAt for what is going to have another name.
+func (d *dirOp) lookAtMoved(name string) target {
+	if d.s.ids == nil {
+		return target{fd: -1}
+	}
+	return d.lookAt(name)
+}
+
+// moved tells the table of handles the new name. The lock of its directory is held.
+func (t target) moved(d *dirOp, name string, made bool) {
+	if t.fd < 0 {
+		return
+	}
+	defer unix.Close(t.fd)
+	if made {
+		d.s.ids.moved(t.fd, &t.was, placeIn(d.in, name))
+	}
+}
+
+// gone reports whether the file has no name any more, and its handle in raw, if
+// it can have one.
+func (t target) gone(s *Store, raw *rawHandle, mountID *int32) (gone, ok bool) {
+	if s.ids == nil {
+		return false, nameToHandle(t.fd, raw, mountID) == nil
+	}
+	if !s.ids.known(&t.was, raw) {
+		return false, false
+	}
+	if gone = s.ids.gone(t.fd, &t.was, raw); gone {
+		s.ids.drop(raw)
+	}
+	return gone, true
 }
 
 // finish forgets the file if it has no name any more and is in memory. No lock
@@ -29,7 +71,8 @@ func (t target) finish(s *Store, op *vfs.Op) {
 	defer unix.Close(t.fd)
 	b := s.scratch.get()
 	defer s.scratch.put(b)
-	if nameToHandle(t.fd, &b.raw, &b.mountID) != nil {
+	gone, ok := t.gone(s, &b.raw, &b.mountID)
+	if !ok {
 		return
 	}
 	in := s.nodes.findRaw(&b.raw)
@@ -39,7 +82,7 @@ func (t target) finish(s *Store, op *vfs.Op) {
 	in.changes.Add(1)
 	in.bump()
 	in.am.Lock()
-	gone := fstat(t.fd, &in.st) == nil && in.st.Nlink == 0
+	gone = fstat(t.fd, &in.st) == nil && in.st.Nlink == 0 || gone
 	in.adopt()
 	in.am.Unlock()
 	if gone {
@@ -80,7 +123,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 	if err != nil {
 		return from, to, err
 	}
-	t := b.lookAt(newName)
+	t, src := b.lookAt(newName), a.lookAtMoved(name)
 	err = a.as(func() error {
 		err := unix.Renameat(a.fd, name, b.fd, newName)
 		if err != nil && isGone(b.fd) {
@@ -88,6 +131,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 		}
 		return err
 	})
+	src.moved(b, newName, err == nil)
 	a.leave(err == nil)
 	b.leave(err == nil)
 	t.finish(s, op)
@@ -121,8 +165,9 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 	if err != nil {
 		return vfs.WCC{}, err
 	}
-	t := d.lookAt(newName)
+	t, src := d.lookAt(newName), d.lookAtMoved(name)
 	err = d.as(func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
+	src.moved(d, newName, err == nil)
 	d.leave(err == nil)
 	t.finish(s, op)
 	return d.wcc, err
@@ -159,7 +204,16 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 		in.changes.Add(1)
 		in.bump()
 		err = s.attr(in, fd, &a) // before somebody can remove it
+		s.linked(in, fd, placeIn(d.in, name))
 	}
 	d.leave(made)
 	return a, d.wcc, err
+}
+
+// linked tells the table of handles about another name of in, open as fd.
+func (s *Store) linked(in *inode, fd int, p place) {
+	var id fileID
+	if s.ids != nil && identify(fd, &id) == nil {
+		s.ids.moved(fd, &id, p)
+	}
 }

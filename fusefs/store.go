@@ -39,6 +39,7 @@ type Store struct {
 	fsType    string
 	readOnly  bool
 	key       [keySize]byte
+	ids       *idTable // nil: the backing file system has file handles
 	groups    []uint32 // of the process, to be restored
 	maxIO     uint32
 	maxBlocks int // pages of one directory listing
@@ -76,6 +77,9 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 	cfg.setDefaults()
 	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers}
 	if err := s.open1(&cfg); err != nil {
+		if s.ids != nil {
+			_ = s.ids.close()
+		}
 		if s.rootFD > 0 {
 			unix.Close(s.rootFD)
 		}
@@ -134,27 +138,82 @@ func (s *Store) probe(cfg *StoreConfig) error {
 	s.dev, s.fsType = st.Dev, fsTypeName(int64(sf.Type))
 	s.readOnly = sf.Flags&unix.ST_RDONLY != 0
 	var raw rawHandle
-	if err := nameToHandle(s.rootFD, &raw, &s.rootMount); err != nil {
-		return fmt.Errorf("its file system (%s) has no file handles that outlive the process (name_to_handle_at: %w): "+
-			"export a directory of ext4, XFS, btrfs or tmpfs", s.fsType, err)
-	}
-	fd, err := openByHandle(s.rootFD, &raw, unix.O_PATH)
-	if err == unix.EPERM {
-		return fmt.Errorf("open_by_handle_at: %w: the server needs CAP_DAC_READ_SEARCH; run it as root or give it that capability", err)
-	}
+	noHandles, err := s.kernelHandles(&raw) // first: to take an identity back gives capabilities
 	if err != nil {
-		return fmt.Errorf("its file system (%s) does not open its own file handles (open_by_handle_at: %w): "+
-			"export a directory of ext4, XFS, btrfs or tmpfs", s.fsType, err)
+		return err
 	}
-	unix.Close(fd)
 	if s.groups, err = processGroups(); err != nil {
 		return err
 	}
 	if err := s.checkIdentity(); err != nil {
 		return fmt.Errorf("cannot act on behalf of a user (setfsuid, setgroups): %w: the server needs CAP_SETUID and CAP_SETGID; run it as root", err)
 	}
-	s.key, err = loadKey(cfg.StateDir, s.rootFD, &raw)
+	if noHandles != nil {
+		return s.useTable(cfg, st.Ino, noHandles)
+	}
+	s.key, err = loadKey(cfg.StateDir, keyNames(s.rootFD, &raw))
 	return err
+}
+
+// kernelHandles reports why the backing file system has no handles that can be
+// opened, if so, and returns that of the root.
+func (s *Store) kernelHandles(raw *rawHandle) (no, err error) {
+	if no := nameToHandle(s.rootFD, raw, &s.rootMount); no != nil {
+		return fmt.Errorf("name_to_handle_at: %w", no), nil
+	}
+	fd, err := openByHandle(s.rootFD, raw, unix.O_PATH)
+	switch err {
+	case nil:
+		unix.Close(fd)
+		return nil, nil
+	case unix.EPERM:
+		return nil, fmt.Errorf("open_by_handle_at: %w: the server needs CAP_DAC_READ_SEARCH; run it as root or give it that capability", err)
+	}
+	return fmt.Errorf("open_by_handle_at: %w", err), nil
+}
+
+// useTable has a table in the state directory do what the file system cannot. Its
+// name comes from the inode number of the root: what has no handles often has no
+// other number that stays from mount to mount.
+func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
+	if err := s.keepsInodes(); err != nil {
+		return err
+	}
+	root := rawHandle{typ: tableType, bytes: 8}
+	binary.BigEndian.PutUint64(root.data[:], ino)
+	name := keyName([]byte("table"), &root)
+	var err error
+	if s.key, err = loadKey(cfg.StateDir, []string{name}); err != nil {
+		return err
+	}
+	name = strings.TrimSuffix(name, ".key") + ".ids"
+	if s.ids, err = openTable(cfg.StateDir, name, s.rootFD, ino, s.fsType == "overlay", s.log); err != nil {
+		return err
+	}
+	s.log.Warn("the file system has no file handles: a table in the state directory does instead; "+
+		"files that others than this server rename or replace become stale, and the table takes memory",
+		"export", cfg.Dir, "filesystem", s.fsType, "reason", why, "table", filepath.Join(cfg.StateDir, name),
+		"files", len(s.ids.byNumber)-1, "limit", s.ids.limit, "bytes_per_file", recordBytes,
+		"remedy", "export a directory of ext4, XFS, btrfs or tmpfs")
+	return nil
+}
+
+// keepsInodes reports whether files can be told by their inode numbers.
+func (s *Store) keepsInodes() error {
+	if s.fsType == "proc" || s.fsType == "sysfs" {
+		return fmt.Errorf("it is of %s, whose files come and go with what the kernel does: export a directory of files", s.fsType)
+	}
+	fd, err := unix.Openat(s.rootFD, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil // cannot be told, or nothing can be made there
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := fstat(fd, &st); err == nil && st.Dev != s.dev {
+		return fmt.Errorf("its file system (%s) lies on several others, and its inode numbers are not its own: "+
+			"mount the overlay with xino=on, or with all layers on one file system", s.fsType)
+	}
+	return nil
 }
 
 func processGroups() ([]uint32, error) {
@@ -255,6 +314,11 @@ func (s *Store) shutdown() error {
 	}
 	for _, in := range ins {
 		s.discard(in)
+	}
+	if s.ids != nil {
+		if err := s.ids.close(); err != nil {
+			errs = append(errs, fmt.Errorf("cannot write the table of file handles: %w", err))
+		}
 	}
 	unix.Close(s.rootFD)
 	return errors.Join(errs...)

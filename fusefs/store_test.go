@@ -3,6 +3,7 @@ package fusefs
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -98,6 +99,29 @@ func tmpfsDir(t testing.TB, mountOptions string) string {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, mountOptions); err != nil {
 		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// overlayDir returns a new overlay on a disk file system, which has no file
+// handles. lower, if not nil, fills the lower directory.
+func overlayDir(t testing.TB, lower func(dir string)) string {
+	t.Helper()
+	needRoot(t)
+	base := diskDir(t)
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(base, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lower != nil {
+		lower(filepath.Join(base, "lower"))
+	}
+	dir := filepath.Join(base, "merged")
+	mountOptions := fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work,index=off,nfs_export=off", base)
+	if err := unix.Mount("overlay", dir, "overlay", 0, mountOptions); err != nil {
+		t.Skipf("cannot mount an overlay here: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
@@ -235,8 +259,8 @@ func readAs(s *Store, op *vfs.Op, n vfs.NodeID, off uint64, count uint32) ([]byt
 	return p, eof, err
 }
 
-// onBoth runs test on a disk file system and on one that has no O_DIRECT, or no
-// disk at all.
+// onBoth runs test on a disk file system, and on such that have no O_DIRECT, no
+// disk at all, or no file handles.
 func onBoth(t *testing.T, o options, test func(f *fixture)) {
 	t.Run("disk", func(t *testing.T) { test(newFixture(t, o)) })
 	t.Run("tmpfs", func(t *testing.T) {
@@ -247,6 +271,15 @@ func onBoth(t *testing.T, o options, test func(f *fixture)) {
 	t.Run("buffered", func(t *testing.T) {
 		f := newFixture(t, o)
 		f.noDirect.Store(true)
+		test(f)
+	})
+	t.Run("overlay", func(t *testing.T) { // no file handles
+		o := o
+		o.dir = overlayDir(t, nil)
+		f := newFixture(t, o)
+		if f.ids == nil {
+			t.Fatal("an overlay without nfs_export has file handles")
+		}
 		test(f)
 	})
 }

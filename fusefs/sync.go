@@ -183,7 +183,10 @@ func (s *Store) Sync(op *vfs.Op, node vfs.NodeID) error {
 	if err != nil {
 		return err
 	}
-	return s.syncInode(op.Scope, in, true)
+	if err := s.syncInode(op.Scope, in, true); err != nil || s.ids == nil {
+		return err
+	}
+	return s.ids.disk.sync() // its handle, or those that its entries got
 }
 
 // Commit implements vfs.FS. It puts the whole file on stable storage, which
