@@ -32,19 +32,20 @@ const (
 	ProcCancelRes  = 13
 	ProcUnlockRes  = 14
 	ProcGrantedRes = 15
+	ProcSMNotify   = 16 // by the status monitor of the same host
 	ProcShare      = 20
 	ProcUnshare    = 21
 	ProcNMLock     = 22
 	ProcFreeAll    = 23
 
-	// NumProcs is one more than the highest number; 16 to 19 are not used.
+	// NumProcs is one more than the highest number; 17 to 19 are not used.
 	NumProcs = 24
 )
 
 var procNames = [NumProcs]string{
 	"NULL", "TEST", "LOCK", "CANCEL", "UNLOCK", "GRANTED",
 	"TEST_MSG", "LOCK_MSG", "CANCEL_MSG", "UNLOCK_MSG", "GRANTED_MSG",
-	"TEST_RES", "LOCK_RES", "CANCEL_RES", "UNLOCK_RES", "GRANTED_RES",
+	"TEST_RES", "LOCK_RES", "CANCEL_RES", "UNLOCK_RES", "GRANTED_RES", "SM_NOTIFY",
 	ProcShare: "SHARE", ProcUnshare: "UNSHARE", ProcNMLock: "NM_LOCK", ProcFreeAll: "FREE_ALL",
 }
 

@@ -19,7 +19,7 @@ type message interface {
 func messages() []message {
 	return []message{
 		new(LockArgs), new(CancelArgs), new(TestArgs), new(UnlockArgs), new(Result), new(TestResult),
-		new(ShareArgs), new(ShareResult), new(NotifyArgs), new(StatArgs), new(StatResult),
+		new(ShareArgs), new(ShareResult), new(NotifyArgs), new(StatArgs), new(StatResult), new(MonArgs), new(ChangeArgs),
 	}
 }
 
@@ -104,6 +104,8 @@ func TestRoundTrip(t *testing.T) {
 			&TestArgs{o, b.Draw(t, "exclusive"), l}, &UnlockArgs{o, l}, &Result{o, s}, &test,
 			&ShareArgs{o, l.Caller, l.Handle, l.Owner, u.Draw(t, "deny") % 4, u.Draw(t, "access") % 4, b.Draw(t, "reclaim")},
 			&ShareResult{o, s}, &NotifyArgs{o, u.Draw(t, "state")}, &StatArgs{o}, &StatResult{b.Draw(t, "failed"), u.Draw(t, "state")},
+			&MonArgs{o, l.Caller, u.Draw(t, "prog"), u.Draw(t, "vers"), u.Draw(t, "proc"), [PrivSize]byte(rapid.SliceOfN(rapid.Byte(), PrivSize, PrivSize).Draw(t, "priv"))},
+			&ChangeArgs{NotifyArgs{o, u.Draw(t, "state")}, [PrivSize]byte{1}},
 		} {
 			var e xdr.Encoder
 			m.Encode(&e)
@@ -122,7 +124,7 @@ func TestRoundTrip(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	for _, tt := range [][2]string{
-		{ProcName(ProcLock), "LOCK"}, {ProcName(ProcFreeAll), "FREE_ALL"}, {ProcName(16), "UNKNOWN"}, {ProcName(99), "UNKNOWN"},
+		{ProcName(ProcLock), "LOCK"}, {ProcName(ProcFreeAll), "FREE_ALL"}, {ProcName(17), "UNKNOWN"}, {ProcName(99), "UNKNOWN"},
 		{StatusProcName(StatusProcNotify), "SM_NOTIFY"}, {StatusProcName(7), "UNKNOWN"},
 		{Deadlock.String(), "NLM4_DEADLCK"}, {Status(77).String(), "nlm4_stats 77"},
 	} {

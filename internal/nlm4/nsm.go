@@ -9,12 +9,18 @@ const (
 )
 
 // Procedure numbers of the status monitor. MON to SIMU_CRASH (2 to 5) are for the lock
-// manager of the same host.
+// managers of the same host.
 const (
 	StatusProcNull   = 0
 	StatusProcStat   = 1
+	StatusProcMon    = 2
+	StatusProcUnmon  = 3
 	StatusProcNotify = 6
 )
+
+// PrivSize is the size in bytes of what a lock manager has the status monitor keep for
+// it about a host (SM_PRIV_SIZE).
+const PrivSize = 16
 
 var statusProcNames = [...]string{"NULL", "STAT", "MON", "UNMON", "UNMON_ALL", "SIMU_CRASH", "NOTIFY"}
 
@@ -76,5 +82,58 @@ func (r *StatResult) Encode(e *xdr.Encoder) {
 // Decode decodes r.
 func (r *StatResult) Decode(d *xdr.Decoder) error {
 	r.Failed, r.State = d.Bool(), d.Uint32()
+	return d.Err()
+}
+
+// MonArgs are the arguments of SM_MON (mon), and without Priv of SM_UNMON (mon_id): when
+// the state of the host Name changes, the status monitor is to call a procedure of a
+// program of this host.
+type MonArgs struct {
+	Name             []byte
+	MyName           []byte
+	Prog, Vers, Proc uint32
+	Priv             [PrivSize]byte
+}
+
+// Encode appends a, as the arguments of SM_MON.
+func (a *MonArgs) Encode(e *xdr.Encoder) {
+	a.EncodeID(e)
+	e.FixedOpaque(a.Priv[:])
+}
+
+// EncodeID appends a, as the arguments of SM_UNMON.
+func (a *MonArgs) EncodeID(e *xdr.Encoder) {
+	e.Opaque(a.Name)
+	e.Opaque(a.MyName)
+	for _, v := range [...]uint32{a.Prog, a.Vers, a.Proc} {
+		e.Uint32(v)
+	}
+}
+
+// Decode decodes a, of SM_MON, borrowed.
+func (a *MonArgs) Decode(d *xdr.Decoder) error {
+	a.Name, a.MyName = d.String(MaxObject), d.String(MaxObject)
+	a.Prog, a.Vers, a.Proc = d.Uint32(), d.Uint32(), d.Uint32()
+	copy(a.Priv[:], d.FixedOpaque(PrivSize))
+	return d.Err()
+}
+
+// ChangeArgs are the arguments of NLM4_SM_NOTIFY (status of the status monitor): the
+// state of a host has changed, for which MonArgs had Priv.
+type ChangeArgs struct {
+	NotifyArgs
+	Priv [PrivSize]byte
+}
+
+// Encode appends a.
+func (a *ChangeArgs) Encode(e *xdr.Encoder) {
+	a.NotifyArgs.Encode(e)
+	e.FixedOpaque(a.Priv[:])
+}
+
+// Decode decodes a, borrowed.
+func (a *ChangeArgs) Decode(d *xdr.Decoder) error {
+	a.NotifyArgs.Decode(d)
+	copy(a.Priv[:], d.FixedOpaque(PrivSize))
 	return d.Err()
 }
