@@ -3,12 +3,15 @@ package nfsserver
 import (
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/nlm"
 	"loopnfs/internal/nlm4"
+	rpcbind "loopnfs/internal/portmap"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/xdr"
@@ -295,3 +298,42 @@ func FuzzLockArgs(f *testing.F) {
 type raw []byte
 
 func (r raw) Encode(e *xdr.Encoder) { e.Buf = append(e.Buf, r[:min(len(r), maxArgs)]...) }
+
+// FSINFO of a client on this host, the first call of a mount after its kernel has
+// registered a lock manager, is answered once the portmapper was looked at.
+func TestMountingHere(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	var asked atomic.Int32
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for nc, err := l.Accept(); err == nil; nc, err = l.Accept() {
+			for b, err := readRecord(nc); err == nil; b, err = readRecord(nc) {
+				d := xdr.NewDecoder(b)
+				var e xdr.Encoder
+				mark := sunrpc.BeginRecord(&e)
+				sunrpc.ReplySuccess(&e, d.Uint32())
+				e.Uint32(2049)
+				sunrpc.EndRecord(&e, mark, 0)
+				asked.Add(1)
+				nc.Write(e.Buf)
+			}
+			nc.Close()
+		}
+	})
+	t.Cleanup(func() { l.Close(); serving.Wait() })
+	locks := newLocks(t)
+	f := serve(t, func(cfg *Config) { cfg.Locks = locks })
+	r, err := rpcbind.Register(l.Addr().String(), 2049, []rpcbind.Program{{Number: nlm4.Program, Version: nlm4.Version, Claim: rpcbind.Seize}})
+	check(t, err)
+	locks.LookAfter(r)
+	c := dial(t, f.addr)
+	args, info := nfs3.FSInfoArgs{Handle: c.root()}, nfs3.FSInfoResult{}
+	for range 3 {
+		before := asked.Load()
+		c.call(nfs3.ProcFSInfo, &args, &info)
+		if info.Status != nfs3.StatusOK || asked.Load() == before {
+			t.Errorf("FSINFO: %v, the portmapper was asked %d times", info.Status, asked.Load()-before)
+		}
+	}
+}

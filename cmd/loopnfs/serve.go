@@ -16,7 +16,7 @@ import (
 
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/nfs3"
-	"loopnfs/internal/nlm4"
+	"loopnfs/internal/nlm"
 	"loopnfs/internal/portmap"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
@@ -92,7 +92,7 @@ file again, which is like this, all but dir being optional:
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
 	f.BoolVar(&opts.portmap, "portmap", false, "tell the portmapper of this host (rpcbind) about the port, for clients that ask it")
-	f.BoolVar(&opts.locks, "locks", false, "serve locks (NLM) to clients on other hosts that mount without nolock; they ask the portmapper for it (--portmap)")
+	f.BoolVar(&opts.locks, "locks", false, "serve locks (NLM) to clients that mount without nolock, on this host and others; they ask the portmapper for it (--portmap)")
 	f.BoolVar(&opts.async, "async-metadata", false, "answer before changes of names and attributes are on the disk: faster, and a crash may undo them")
 	f.BoolVar(&opts.require, "require-guard", false, "do not start if the process cannot be guarded against want of memory in every way")
 	f.StringSliceVar((*[]string)(&opts.without), "without", nil, "switch `mechanisms` off, to see what happens")
@@ -180,7 +180,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
-	registration, err := opts.register(server, cfg.Logger)
+	registration, err := opts.register(server)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
@@ -214,30 +214,23 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	}
 }
 
-// register tells the portmapper where the server is, if it is to know. A status monitor
-// that this host has already (rpc.statd) keeps its place: the lock manager of the
-// kernel's client needs it.
-func (o *serveOptions) register(server *stack.Server, log *slog.Logger) (*portmap.Registration, error) {
+// register tells the portmapper where the server is, if it is to know, and sees to it
+// that this stays so for what the kernel of this host registers, too.
+func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, error) {
 	if !o.portmap {
 		return nil, nil
 	}
-	port := server.Addr().(*net.TCPAddr).Port
 	progs := []portmap.Program{
 		{Number: nfs3.Program, Version: nfs3.Version}, {Number: nfs3.MountProgram, Version: nfs3.MountVersion},
 	}
 	if o.locks {
-		progs = append(progs, portmap.Program{Number: nlm4.Program, Version: nlm4.Version})
-		monitor := portmap.Program{Number: nlm4.StatusProgram, Version: nlm4.StatusVersion}
-		switch there, err := portmap.LocalPort(portmap.DefaultAddr, monitor); {
-		case errors.Is(err, portmap.ErrNotRegistered) || err == nil && there == port:
-			progs = append(progs, monitor, portmap.Program{Number: monitor.Number, Version: monitor.Version, UDP: true})
-		case err == nil:
-			log.Warn("this host has a status monitor (rpc.statd), which keeps its place", "port", there,
-				"costs", "clients that start again tell it, not this server: what they had locked stays locked until this server starts again",
-				"remedy", "stop rpc.statd, if this host needs no locks of other servers, and start this server again")
-		}
+		progs = append(progs, nlm.Programs()...)
 	}
-	return portmap.Register(portmap.DefaultAddr, port, progs)
+	r, err := portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port, progs)
+	if err == nil && o.locks {
+		server.Locks.LookAfter(r)
+	}
+	return r, err
 }
 
 // reload reads the exports again.

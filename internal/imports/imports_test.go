@@ -45,7 +45,7 @@ var table = []struct {
 	{"internal/nfs3", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/nlm4", nil},
 	{"internal/portmap", []string{"internal/sunrpc"}},
-	{"internal/nlm", []string{"internal/nlm4", "internal/sunrpc", "internal/portmap"}},
+	{"internal/nlm", []string{"internal/nlm4", "internal/sunrpc", "internal/portmap", "internal/hostaddr"}},
 	{"reclaim/writeback", []string{"alloc/gfp", "internal/vfs"}},
 	{"internal/pagecache", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback"}},
 	{"reclaim", []string{"alloc/gfp", "internal/vfs", "alloc", "reclaim/writeback", "internal/pagecache"}},
@@ -57,7 +57,7 @@ var table = []struct {
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm4"})},
+		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm"})},
 }
 
 // foreign lists packages of others that only one of ours may import.

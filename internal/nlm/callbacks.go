@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"loopnfs/internal/hostaddr"
 	"loopnfs/internal/nlm4"
 	"loopnfs/internal/portmap"
 	"loopnfs/internal/sunrpc"
@@ -39,6 +41,8 @@ type job struct {
 	tries int
 	// state is this server's, for notify.
 	state uint32
+	// about is whom the status monitor is to be told of, for track.
+	about netip.Addr
 }
 
 type kind uint8
@@ -47,11 +51,12 @@ const (
 	grant kind = iota
 	notify
 	answer
+	track // a call to the status monitor of this host
 )
 
 // program is what serves the job at the client's.
 func (j *job) program() portmap.Program {
-	if j.kind == notify {
+	if j.kind == notify || j.kind == track {
 		return portmap.Program{Number: nlm4.StatusProgram, Version: nlm4.StatusVersion}
 	}
 	return portmap.Program{Number: nlm4.Program, Version: nlm4.Version}
@@ -59,8 +64,11 @@ func (j *job) program() portmap.Program {
 
 // callbacks are the calls to clients that are to be made, and the workers that make
 // them. The number of jobs is bounded by who adds them: one for each waiter, each
-// client of the list and each answer, of which there are maxAnswers.
+// client of the list, each address of those, and each answer, of which there are
+// maxAnswers.
 type callbacks struct {
+	own     atomic.Uint32 // the port of this server, if it is registered
+	addrs   hostaddr.Addresses
 	cfg     *Config
 	machine []byte
 	ctx     context.Context
@@ -192,7 +200,7 @@ func (w *worker) call(j *job, proc uint32, args func(*xdr.Encoder)) (xdr.Decoder
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(j.here, 0))
 	}
 	p := j.program()
-	port, err := portmap.Port(ctx, &dialer, netip.AddrPortFrom(j.Addr, w.cfg.PortmapPort), p, w.buf)
+	port, err := w.port(ctx, &dialer, j, p)
 	if err != nil {
 		return xdr.Decoder{}, unreached
 	}
@@ -206,6 +214,25 @@ func (w *worker) call(j *job, proc uint32, args func(*xdr.Encoder)) (xdr.Decoder
 		return xdr.Decoder{}, unreached
 	}
 	return xdr.Decoder{}, lost
+}
+
+// errSelf is returned for a client that has no program of its own: this server is the one
+// that is registered.
+var errSelf = errors.New("nlm: that is this server")
+
+// port asks the portmapper of the client for the port of a program. The lock manager of
+// this host's own kernel serves all versions on one port, and only the lower ones are
+// registered as its own.
+func (w *worker) port(ctx context.Context, d *net.Dialer, j *job, p portmap.Program) (uint16, error) {
+	local := w.addrs.IsLocal(j.Addr, j.here)
+	if local && p.Number == nlm4.Program {
+		p.Version = kernelVersion
+	}
+	port, err := portmap.Port(ctx, d, netip.AddrPortFrom(j.Addr, w.cfg.PortmapPort), p, w.buf)
+	if err == nil && local && uint32(port) == w.own.Load() {
+		err = errSelf
+	}
+	return port, err
 }
 
 // refused reports whether a call that failed has certainly not been carried out.

@@ -25,10 +25,13 @@
 // grace period grants only what its client says it had. A client that says it has
 // started again loses its locks, if they are from before.
 //
+// Clients can be on the server's own host, whose kernel registers a lock manager of the
+// same name: LookAfter. A status monitor that the host has (rpc.statd) is told of clients.
+//
 // Everything is bounded: see Limits. Memory is of the Go heap, never of the arena.
 //
-// Lock order: monitor.mu, Manager.mu, callbacks.mu. No network call is made and no disk
-// used under the last two.
+// Lock order: monitor.mu, Manager.mu, callbacks.mu, and tracker.mu before the last. No
+// network call is made and no disk used under any but the first.
 //
 // Deliberately not here: versions 1 to 3, GRANTED_MSG (GRANTED with its reply is called
 // instead), locks that a local program sees, and fairness between those who wait and

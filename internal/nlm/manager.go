@@ -6,9 +6,11 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"loopnfs/internal/nlm4"
+	"loopnfs/internal/portmap"
 	"loopnfs/internal/xdr"
 )
 
@@ -20,6 +22,8 @@ type Manager struct {
 	list    *monitor
 	calls   callbacks
 	pruning *time.Timer
+	watch   atomic.Pointer[portmap.Watch]
+	statd   tracker
 
 	mu       sync.Mutex
 	table    *table
@@ -45,6 +49,7 @@ func New(cfg Config) (*Manager, error) {
 	if m.name, err = os.Hostname(); err != nil {
 		return nil, err
 	}
+	m.statd.queued = map[netip.Addr]bool{}
 	for _, e := range list.all() {
 		m.awaited[e.Client] = true
 	}
@@ -79,13 +84,17 @@ func (m *Manager) Close() error {
 	if m.pruning != nil {
 		m.pruning.Stop()
 	}
+	m.watch.Load().Close()
 	m.calls.close()
-	return m.list.prune(m.idle)
+	_, err := m.list.prune(m.idle)
+	return err
 }
 
 // prune takes clients off the list that have no locks, at the end of the grace period.
 func (m *Manager) prune() {
-	if err := m.list.prune(m.idle); err != nil {
+	gone, err := m.list.prune(m.idle)
+	m.track(gone...)
+	if err != nil {
 		m.cfg.Logger.Warn("locks: the list of clients with locks cannot be shortened", "error", err,
 			"costs", "they are told of the next start")
 	}
@@ -130,6 +139,16 @@ func (m *Manager) refusal(reclaim bool) nlm4.Status {
 		return nlm4.DeniedGracePeriod
 	}
 	return nlm4.Granted
+}
+
+// refusalOf is refusal for LOCK. What the owner has can be reclaimed at any time: clients
+// may be told of one start twice, by this server and by the status monitor of its host.
+// mu is held.
+func (m *Manager) refusalOf(a *nlm4.LockArgs, o *owner, last uint64) nlm4.Status {
+	if a.Reclaim && m.table.has(a.Lock.Handle, held{o, a.Exclusive, a.Lock.Range.Start, last}) {
+		return nlm4.Granted
+	}
+	return m.refusal(a.Reclaim)
 }
 
 // withOwner finds who calls and calls f with mu held; what f grants is told to clients.
@@ -213,7 +232,7 @@ func (m *Manager) lock(p Peer, a *nlm4.LockArgs) nlm4.Status {
 		return nlm4.TooBig
 	}
 	return m.withOwner(p, l.Caller, l.Owner, l.SVID, func(h *host, o *owner) (nlm4.Status, []*waiter) {
-		if status := m.refusal(a.Reclaim); status != nlm4.Granted {
+		if status := m.refusalOf(a, o, last); status != nlm4.Granted {
 			return status, nil
 		}
 		if a.State != 0 {
@@ -230,8 +249,12 @@ func (m *Manager) lock(p Peer, a *nlm4.LockArgs) nlm4.Status {
 func (m *Manager) remember(p Peer, a *nlm4.LockArgs) nlm4.Status {
 	var h *host
 	var monitored bool
-	status := m.withOwner(p, a.Lock.Caller, a.Lock.Owner, a.Lock.SVID, func(host *host, _ *owner) (nlm4.Status, []*waiter) {
-		if status := m.refusal(a.Reclaim); status != nlm4.Granted {
+	last, ok := a.Lock.Range.Last()
+	if !ok {
+		return nlm4.TooBig
+	}
+	status := m.withOwner(p, a.Lock.Caller, a.Lock.Owner, a.Lock.SVID, func(host *host, o *owner) (nlm4.Status, []*waiter) {
+		if status := m.refusalOf(a, o, last); status != nlm4.Granted {
 			return status, nil
 		}
 		h, monitored = host, host.monitored
@@ -252,6 +275,7 @@ func (m *Manager) remember(p Peer, a *nlm4.LockArgs) nlm4.Status {
 		m.cfg.Logger.Error("locks: a client cannot be put on the list, and gets no locks", "client", e.Addr.String(), "error", err)
 		return nlm4.DeniedNoLocks
 	}
+	m.track(e)
 	return nlm4.Granted
 }
 
@@ -385,6 +409,8 @@ func (m *Manager) do(w *worker, j *job) (again bool, after time.Duration) {
 	case answer:
 		_, out := w.call(j, j.proc, func(e *xdr.Encoder) { e.Buf = append(e.Buf, j.args...) })
 		again, after = out == unreached && j.tries < 2, m.cfg.RetryFirst
+	case track:
+		again, after = m.callMonitor(w, j), m.cfg.retryAfter(j.tries)
 	}
 	return again && j.tries < m.cfg.Tries, after
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,12 +33,21 @@ type fakeClient struct {
 	wg   sync.WaitGroup
 
 	mu       sync.Mutex
-	silent   int         // so many calls of the lock manager get no reply
-	absent   bool        // the portmapper knows of nothing
-	deny     nlm4.Status // what GRANTED is answered with
+	silent   int               // so many calls of the lock manager get no reply
+	absent   bool              // the portmapper knows of nothing
+	deny     nlm4.Status       // what GRANTED is answered with
+	ports    map[uint32]uint16 // by program, of version 4 if it has more, and others than that of the client
 	called   chan nlm4.TestArgs
+	tracked  chan trackCall
 	notified chan nlm4.NotifyArgs
 	answers  chan nlm4.Result
+}
+
+// trackCall is SM_MON or SM_UNMON.
+type trackCall struct {
+	proc, prog, vers, called uint32
+	name                     string
+	priv                     [nlm4.PrivSize]byte
 }
 
 // startClient starts a client at 127.0.0.n, with the port of the first if there is one.
@@ -48,7 +58,8 @@ func startClient(t *testing.T, n int, port uint16) *fakeClient {
 		t.Fatal(err)
 	}
 	c := &fakeClient{peer: Peer{addr, netip.MustParseAddr("127.0.0.1")}, l: l, called: make(chan nlm4.TestArgs, 100),
-		notified: make(chan nlm4.NotifyArgs, 100), answers: make(chan nlm4.Result, 100)}
+		notified: make(chan nlm4.NotifyArgs, 100), answers: make(chan nlm4.Result, 100),
+		tracked: make(chan trackCall, 100)}
 	c.wg.Go(func() {
 		for nc, err := l.Accept(); err == nil; nc, err = l.Accept() {
 			c.wg.Go(func() { c.answer(t, nc) })
@@ -93,12 +104,34 @@ func (c *fakeClient) carryOut(t *testing.T, call *sunrpc.Call, d *xdr.Decoder, e
 	defer c.mu.Unlock()
 	switch call.Prog {
 	case 100000:
-		if c.absent {
+		port, ok := c.ports[d.Uint32()]
+		vers := d.Uint32()
+		switch {
+		case call.Proc == 1: // SET: it is there already
+			e.Bool(false)
+		case c.absent:
 			e.Uint32(0)
-		} else {
+		case ok && vers != 3:
+			e.Uint32(uint32(port))
+		default:
 			e.Uint32(uint32(c.port()))
 		}
 	case nlm4.StatusProgram:
+		if call.Proc == nlm4.StatusProcMon || call.Proc == nlm4.StatusProcUnmon {
+			b := slices.Concat(d.Rest(), make([]byte, nlm4.PrivSize)) // SM_UNMON has none
+			var a nlm4.MonArgs
+			more := xdr.NewDecoder(b)
+			if err := a.Decode(&more); err != nil {
+				t.Error(err)
+			}
+			c.tracked <- trackCall{call.Proc, a.Prog, a.Vers, a.Proc, string(a.Name), a.Priv}
+			if call.Proc == nlm4.StatusProcMon {
+				(&nlm4.StatResult{Failed: c.deny != 0, State: 5}).Encode(e)
+			} else {
+				e.Uint32(5)
+			}
+			return true
+		}
 		var a nlm4.NotifyArgs
 		if err := a.Decode(d); err != nil || call.Proc != nlm4.StatusProcNotify {
 			t.Error(call.Proc, err)
@@ -331,7 +364,14 @@ func TestGraceAndReclaim(t *testing.T) {
 	two.graceEnd = time.Now()
 	two.mu.Unlock()
 	want(t, "after the grace period", c.lock(two, 2, false), nlm4.Denied)
-	want(t, "a reclaim too late", two.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, Reclaim: true, Lock: lockOf(1, 0, 10)}), nlm4.DeniedGracePeriod)
+	for _, tt := range []struct {
+		svid      uint32
+		exclusive bool
+		n         uint64
+		want      nlm4.Status
+	}{{1, true, 10, nlm4.Granted}, {1, true, 11, nlm4.DeniedGracePeriod}, {1, false, 10, nlm4.DeniedGracePeriod}, {2, true, 10, nlm4.DeniedGracePeriod}} {
+		want(t, fmt.Sprintf("a late reclaim, %+v", tt), two.Lock(c.peer, &nlm4.LockArgs{Exclusive: tt.exclusive, Reclaim: true, Lock: lockOf(tt.svid, 0, tt.n)}), tt.want)
+	}
 	want(t, "unlock", c.unlock(two, 1), nlm4.Granted)
 	if err := two.Close(); err != nil {
 		t.Error(err)
@@ -479,12 +519,15 @@ func TestServeStatus(t *testing.T) {
 		args             []byte
 		want             error
 	}{
-		{nlm4.StatusProgram, 1, 0, nil, nil},
+		{nlm4.StatusProgram, 1, 0, nil, sunrpc.ProcUnavail}, // mount.nfs, which is to start rpc.statd
 		{nlm4.StatusProgram, 1, nlm4.StatusProcStat, []byte("\x00\x00\x00\x01c\x00\x00\x00"), nil},
 		{nlm4.StatusProgram, 1, nlm4.StatusProcNotify, []byte("\xff\xff\xff\xff"), sunrpc.GarbageArgs},
 		{nlm4.StatusProgram, 1, 2, nil, sunrpc.ProcUnavail},
 		{nlm4.StatusProgram, 2, 0, nil, sunrpc.ProgMismatch},
-		{nlm4.Program, 4, 0, nil, sunrpc.ProgUnavail},
+		{nlm4.Program, 4, 0, nil, nil},
+		{nlm4.Program, 3, 0, nil, sunrpc.ProgMismatch},
+		{nlm4.Program, 4, nlm4.ProcLock, nil, sunrpc.ProcUnavail},
+		{100003, 3, 0, nil, sunrpc.ProgUnavail},
 		{nlm4.StatusProgram, 1, nlm4.StatusProcNotify, e.Buf, nil},
 	} {
 		if err := call(tt.prog, tt.vers, tt.proc, tt.args); fmt.Sprint(err) != fmt.Sprint(tt.want) {

@@ -167,16 +167,29 @@ func (m *monitor) add(e entry, added func()) error {
 	return nil
 }
 
+// hasAddr reports whether a client at addr is on the list.
+func (m *monitor) hasAddr(addr netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.hosts {
+		if c.Addr == addr {
+			return true
+		}
+	}
+	return false
+}
+
 // prune takes off the list whoever is of no use, which idle decides.
-func (m *monitor) prune(idle func(Client) bool) error {
+func (m *monitor) prune(idle func(Client) bool) (gone []entry, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
-	for c := range m.hosts {
+	for c, e := range m.hosts {
 		if !idle(c) {
 			continue
 		}
 		delete(m.hosts, c)
+		gone = append(gone, e)
 		if m.dir == "" {
 			continue
 		}
@@ -184,7 +197,7 @@ func (m *monitor) prune(idle func(Client) bool) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return gone, errors.Join(errs...)
 }
 
 // write replaces a file, on stable storage.

@@ -169,6 +169,14 @@ func (t *table) file(handle []byte) *file {
 	return &file{handle: string(handle)}
 }
 
+// has reports whether an owner has what it may want to have.
+func (t *table) has(handle []byte, want held) bool {
+	f := t.files[string(handle)]
+	return f != nil && slices.ContainsFunc(f.held, func(h held) bool {
+		return h.owner == want.owner && h.exclusive == want.exclusive && h.start <= want.start && want.last <= h.last
+	})
+}
+
 // keep keeps f as long as it has something; it is called after every change.
 func (t *table) keep(f *file) {
 	if len(f.held) == 0 && len(f.waiting) == 0 && len(f.shares) == 0 {

@@ -1,6 +1,6 @@
 // Package portmap speaks to portmappers (rpcbind, RFC 1833): it tells that of this host
-// which programs are served on which port, for clients that ask it, and asks those of
-// other hosts.
+// which programs are served on which port, for clients that ask it, sees to it that this
+// stays so, and asks those of other hosts.
 package portmap
 
 import (
@@ -50,7 +50,18 @@ var ErrNotRegistered = errors.New("portmap: the program is not registered")
 type Program struct {
 	Number, Version uint32
 	UDP             bool
+	// Claim is for those that are registered.
+	Claim Claim
 }
+
+// Claim says what becomes of a program that somebody else has registered.
+type Claim uint8
+
+const (
+	Exclusive Claim = iota // it is an error
+	Seize                  // it is taken from them
+	Yield                  // they keep it, and it is registered once they are gone
+)
 
 func (p Program) proto() uint32 {
 	if p.UDP {
@@ -61,26 +72,32 @@ func (p Program) proto() uint32 {
 
 // Registration is what the portmapper at an address was told.
 type Registration struct {
-	addr  string
-	port  uint32
-	progs []Program
+	addr    string
+	sockets []string // of the same portmapper, for Seize
+	port    uint32
+	progs   []Program
 }
 
-// Register tells the portmapper at addr that progs are served on port. What is
-// registered there already is an error, unless it is that port.
+// Register tells the portmapper at addr that progs are served on port. What somebody
+// else has registered there is dealt with as its Claim says.
 func Register(addr string, port int, progs []Program) (*Registration, error) {
-	r := &Registration{addr: addr, port: uint32(port)}
+	r := &Registration{addr: addr, sockets: localSockets, port: uint32(port)}
+	return r, r.registerAll(progs)
+}
+
+// registerAll registers progs, or nothing.
+func (r *Registration) registerAll(progs []Program) error {
 	for _, p := range progs {
-		if err := r.register(p, r.port); err != nil {
-			return nil, errors.Join(err, r.Close())
+		if err := r.register(p); err != nil {
+			return errors.Join(err, r.Close())
 		}
 		r.progs = append(r.progs, p)
 	}
-	return r, nil
+	return nil
 }
 
-func (r *Registration) register(p Program, port uint32) error {
-	done, err := r.call(procSet, p, port)
+func (r *Registration) register(p Program) error {
+	done, err := r.call(procSet, p, r.port)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("there is no portmapper at %s: start rpcbind, or serve without --portmap, since mounts with port= and mountport= need none", r.addr)
@@ -92,11 +109,17 @@ func (r *Registration) register(p Program, port uint32) error {
 	switch there, err := r.call(procPort, p, 0); {
 	case err != nil:
 		return fmt.Errorf("portmapper at %s: %w", r.addr, err)
-	case there != port:
+	case there == r.port || p.Claim == Yield:
+		return nil
+	case p.Claim == Seize:
+		return r.seize(p, there)
+	default:
 		return fmt.Errorf("the portmapper at %s has program %d on port %d: stop that server first, or remove the entry with rpcinfo -d %d %d", r.addr, p.Number, there, p.Number, p.Version)
 	}
-	return nil
 }
+
+// Port is where the programs are served.
+func (r *Registration) Port() uint16 { return uint16(r.port) }
 
 // Close takes back what is still there: the lock manager of the kernel replaces whatever
 // there was of its program. A nil r has nothing to take back.
@@ -125,26 +148,20 @@ func (r *Registration) call(proc uint32, p Program, port uint32) (result uint32,
 
 func call(ctx context.Context, dialer *net.Dialer, addr string, proc uint32, p Program, port uint32, buf []byte) (uint32, error) {
 	c := sunrpc.Call{XID: rand.Uint32(), Prog: program, Vers: version, Proc: proc}
-	d, err := sunrpc.Once(ctx, dialer, addr, &c, func(e *xdr.Encoder) {
-		for _, v := range [...]uint32{p.Number, p.Version, p.proto(), port} {
-			e.Uint32(v)
-		}
-	}, buf)
+	d, err := sunrpc.Once(ctx, dialer, addr, &c, mapping(p, port), buf)
 	if err != nil {
 		return 0, err
 	}
 	return d.Uint32(), d.Err()
 }
 
-// LocalPort asks the portmapper of this host, at addr, for the port of a program;
-// ErrNotRegistered if it has none.
-func LocalPort(addr string, p Program) (port int, err error) {
-	r := &Registration{addr: addr}
-	n, err := r.call(procPort, p, 0)
-	if err == nil && n == 0 {
-		err = ErrNotRegistered
+// mapping appends the arguments of version 2.
+func mapping(p Program, port uint32) func(*xdr.Encoder) {
+	return func(e *xdr.Encoder) {
+		for _, v := range [...]uint32{p.Number, p.Version, p.proto(), port} {
+			e.Uint32(v)
+		}
 	}
-	return int(n), err
 }
 
 // Port asks the portmapper at addr for the port of a program; ErrNotRegistered if it has
@@ -176,13 +193,7 @@ func port6(ctx context.Context, d *net.Dialer, addr string, p Program, buf []byt
 	if p.UDP {
 		netid = "udp6"
 	}
-	res, err := sunrpc.Once(ctx, d, addr, &c, func(e *xdr.Encoder) {
-		e.Uint32(p.Number)
-		e.Uint32(p.Version)
-		for _, s := range [...]string{netid, "", ""} {
-			e.String(s)
-		}
-	}, buf)
+	res, err := sunrpc.Once(ctx, d, addr, &c, mapping3(p, netid), buf)
 	if err != nil {
 		return 0, err
 	}
@@ -191,6 +202,17 @@ func port6(ctx context.Context, d *net.Dialer, addr string, p Program, buf []byt
 		return 0, res.Err()
 	}
 	return portOf(universal)
+}
+
+// mapping3 appends the arguments of version 3, without an address and an owner.
+func mapping3(p Program, netid string) func(*xdr.Encoder) {
+	return func(e *xdr.Encoder) {
+		e.Uint32(p.Number)
+		e.Uint32(p.Version)
+		for _, s := range [...]string{netid, "", ""} {
+			e.String(s)
+		}
+	}
 }
 
 // portOf returns the port of a universal address, "ADDRESS.HIGH.LOW" (RFC 5665 §5.2.3.4).

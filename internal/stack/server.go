@@ -155,8 +155,8 @@ type Server struct {
 	cfg    ServerConfig
 	mem    *Memory
 	addr   net.Addr
-	status *net.UDPConn // of the status monitor; nil without Locks
-	served chan error   // one result of NFS.Serve
+	status []*net.UDPConn // of the status monitor; none without Locks
+	served chan error     // one result of NFS.Serve
 
 	serving sync.WaitGroup // status
 
@@ -287,7 +287,8 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 }
 
 // startLocks starts the lock manager, if there is to be one, and its status monitor at
-// the address of the server: clients that start again say so over UDP.
+// the address of the server, where clients that start again say so over UDP, and at
+// loopBack.
 func (s *Server) startLocks(addr net.Addr) (err error) {
 	if !s.cfg.Locks {
 		return nil
@@ -296,14 +297,26 @@ func (s *Server) startLocks(addr net.Addr) (err error) {
 	if err != nil {
 		return err
 	}
-	s.status, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr.(*net.TCPAddr).AddrPort()))
+	at := addr.(*net.TCPAddr).AddrPort()
+	s.serveStatus(at)
+	if a := at.Addr().Unmap(); !a.IsUnspecified() && a != loopBack {
+		s.serveStatus(netip.AddrPortFrom(loopBack, at.Port()))
+	}
+	return nil
+}
+
+// loopBack is where rpc.statd calls the lock managers of its host.
+var loopBack = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+func (s *Server) serveStatus(at netip.AddrPort) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		s.cfg.Logger.Warn("clients that start again cannot say so", "error", err,
 			"costs", "what they had locked stays locked until this server starts again", "remedy", "free this port for UDP")
-		return nil
+		return
 	}
-	s.serving.Go(func() { s.Locks.ServeStatus(s.status) })
-	return nil
+	s.status = append(s.status, conn)
+	s.serving.Go(func() { s.Locks.ServeStatus(conn) })
 }
 
 // stopLocks ends the lock manager. Who has locks is told by the next.
@@ -311,10 +324,10 @@ func (s *Server) stopLocks() error {
 	if s.Locks == nil {
 		return nil
 	}
-	if s.status != nil {
-		s.status.Close()
-		s.serving.Wait()
+	for _, conn := range s.status {
+		conn.Close()
 	}
+	s.serving.Wait()
 	return s.Locks.Close()
 }
 

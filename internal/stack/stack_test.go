@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"loopnfs/fusefs"
+	"loopnfs/internal/nlm4"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
 	"loopnfs/nfsclient"
@@ -113,7 +115,7 @@ func TestLocks(t *testing.T) {
 	mem.Start()
 	t.Cleanup(mem.Stop)
 	state := t.TempDir()
-	s, err := StartServer(mem, ServerConfig{Exports: []ExportConfig{{Dir: t.TempDir(), Name: "/e"}}, StateDir: state, Listen: "127.0.0.1:0", Locks: true})
+	s, err := StartServer(mem, ServerConfig{Exports: []ExportConfig{{Dir: t.TempDir(), Name: "/e"}}, StateDir: state, Listen: "127.0.0.2:0", Locks: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,13 +123,22 @@ func TestLocks(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(state, "locks", "state")); err != nil || strings.TrimSpace(string(b)) != fmt.Sprint(s.Locks.State()) {
 		t.Errorf("%q, %v; the state is %d", b, err, s.Locks.State())
 	}
-	u, err := net.Dial("udp", s.Addr().String())
+	at := s.Addr().(*net.TCPAddr)
+	statOverUDP(t, at.AddrPort())
+	statOverUDP(t, netip.AddrPortFrom(loopBack, uint16(at.Port))) // where rpc.statd calls
+}
+
+// statOverUDP calls SM_STAT.
+func statOverUDP(t *testing.T, at netip.AddrPort) {
+	t.Helper()
+	u, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer u.Close()
 	var e xdr.Encoder
-	sunrpc.EncodeCall(&e, &sunrpc.Call{XID: 7, Prog: 100024, Vers: 1})
+	sunrpc.EncodeCall(&e, &sunrpc.Call{XID: 7, Prog: nlm4.StatusProgram, Vers: nlm4.StatusVersion, Proc: nlm4.StatusProcStat})
+	(&nlm4.StatArgs{Name: []byte("c")}).Encode(&e)
 	b := make([]byte, 100)
 	if _, err := u.Write(e.Buf); err != nil {
 		t.Fatal(err)

@@ -24,6 +24,12 @@ func Once(ctx context.Context, d *net.Dialer, addr string, c *Call, args func(*x
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
+	return Exchange(nc, c, args, buf)
+}
+
+// Exchange makes one call over the stream nc, which nobody else uses meanwhile, as Once
+// does. After an error nc is of no use any more.
+func Exchange(nc net.Conn, c *Call, args func(*xdr.Encoder), buf []byte) (xdr.Decoder, error) {
 	e := xdr.Encoder{Buf: buf[:0]}
 	mark := BeginRecord(&e)
 	EncodeCall(&e, c)
