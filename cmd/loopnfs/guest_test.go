@@ -31,13 +31,19 @@ func TestKernelMount(t *testing.T) {
 
 // TestKernelLocks runs testdata/guest/locks.sh in a guest, like TestKernelMount: mounts
 // without nolock, with the lock manager of the kernel's client on the other side.
-func TestKernelLocks(t *testing.T) {
+func TestKernelLocks(t *testing.T) { testKernelLocks(t, "locks.sh") }
+
+// TestKernelLocksHere runs testdata/guest/looplocks.sh in the same way: the client is on
+// the server's own host.
+func TestKernelLocksHere(t *testing.T) { testKernelLocks(t, "looplocks.sh") }
+
+func testKernelLocks(t *testing.T, script string) {
 	kernel, exe := os.Getenv("LOOPNFS_GUEST"), os.Getenv("LOOPNFS")
 	if kernel == "" || exe == "" {
 		t.Skip("it boots a guest: set LOOPNFS_GUEST=6.12 and LOOPNFS=.../bin/loopnfs")
 	}
 	out, err := exec.Command(exe, "drill", "guest", "--kernel", kernel, "--memory", "256MiB",
-		"--file", "testdata/guest/locks.sh", "--file", "testdata/guest/locks.py", "--", "sh", "./locks.sh").CombinedOutput()
+		"--file", "testdata/guest/"+script, "--file", "testdata/guest/locks.py", "--", "sh", "./"+script).CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
