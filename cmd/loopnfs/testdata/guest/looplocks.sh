@@ -1,6 +1,6 @@
 # Locks of the kernel's client on the server's own host, in the same network, with rpcbind
-# and rpc.statd as they are, and of another host, which has a kernel, a network and, as far
-# as it goes, programs of its own. Ends at the first thing that is not so.
+# and rpc.statd as they are, and of another host: a network with an rpcbind and an rpc.statd
+# of its own. Ends at the first thing that is not so.
 set -u
 PATH=$PATH:/job:/sbin:/usr/sbin
 here=10.9.0.1 there=10.9.0.2
@@ -27,6 +27,7 @@ serve() {
 # A process of the other host: its network, and its own /run and /var/lib/nfs.
 remote() { nsenter --net=/run/netns/cli --mount=/tmp/ns/mnt "$@"; }
 
+# lock NAME MODE...: tries to lock and says "got", "busy", or an error; rlock on the other host.
 lock() { timeout 100 python3 /job/locks.py try "$@"; }
 rlock() { timeout 100 nsenter --net=/run/netns/cli --mount=/tmp/ns/mnt python3 /job/locks.py try "$@"; }
 is() { [ "$1" = "$2" ] || fail "$2, want $1"; }
@@ -42,14 +43,14 @@ await() {
 # port VERSION PROTO: what the portmapper has of the lock manager.
 port() { rpcinfo -p 127.0.0.1 | awk -v v=$1 -v p=$2 '$1 == 100021 && $2 == v && $3 == p { print $4 }'; }
 
-# hold NAME FILE: has a process lock a file until "let NAME go".
+# hold NAME FILE: has a process, holder, lock a file until it is killed.
 hold() {
 	python3 /job/locks.py hold "$2" exclusive >/tmp/"$1" &
 	holder=$!
 	await got /tmp/"$1"
 }
 
-# waits FILE CMD...: a process waits for what holder has, and gets it when that goes.
+# waits CMD...: a process that CMD runs waits for $file, and gets it when holder goes.
 waits() {
 	: >/tmp/waited
 	"$@" python3 /job/locks.py wait $file exclusive >/tmp/waited &
