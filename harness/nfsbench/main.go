@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,11 @@ func main() {
 		fail(tcpPeer())
 		return
 	}
-	var err error
+	code, done, err := apart(anyOutside(flag.Args()))
+	fail(err)
+	if done {
+		os.Exit(code)
+	}
 	b.only, err = regexp.Compile(*only)
 	fail(err)
 	b.size = *sizeMiB << 20
@@ -70,6 +75,11 @@ func main() {
 		names = []string{"loopnfs", "gonfs", "ganesha"}
 	}
 	fail(b.run(ctx, names))
+}
+
+// anyOutside reports whether one of the servers runs already.
+func anyOutside(names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, ":") })
 }
 
 func fail(err error) {
@@ -116,7 +126,7 @@ func (b *bench) run(ctx context.Context, names []string) (err error) {
 // mountExt4 makes a file system of its own, so that no other work is in its journal.
 func mountExt4(top, dir string) (umount func(), err error) {
 	image := filepath.Join(top, "image")
-	script := `set -e; truncate -s 4G "$1"; mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$1"
+	script := `set -e; truncate -s 4G "$1"; mkfs.ext4 -q -F -N 1000000 -E lazy_itable_init=0,lazy_journal_init=0 "$1"
 dev=$(losetup -f --show --direct-io=on "$1"); mount "$dev" "$2"; losetup -d "$dev"`
 	if out, err := exec.Command("sh", "-c", script, "sh", image, dir).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot make an ext4 to serve (-fs dir does without): %w\n%s", err, out)

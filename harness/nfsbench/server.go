@@ -30,8 +30,11 @@ type server struct {
 	argv  []string
 	files map[string]string
 
-	cmd *exec.Cmd
-	log bytes.Buffer
+	// portmap is set for one that does not start without a portmapper.
+	portmap bool
+
+	cmd, rpcbind *exec.Cmd
+	log          bytes.Buffer
 }
 
 // freePort returns a port that nobody has at the moment.
@@ -61,10 +64,10 @@ func newServer(name, bin, dir, state string, flags []string) (*server, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.mountAddr, s.export = "127.0.0.1:"+mount, dir
+		s.mountAddr, s.export, s.portmap = "127.0.0.1:"+mount, dir, true
 		conf := filepath.Join(state, "ganesha.conf")
 		s.files = map[string]string{conf: fmt.Sprintf(ganeshaConfig, port, mount, dir)}
-		s.argv = []string{"ganesha.nfsd", "-F", "-f", conf, "-L", filepath.Join(state, "ganesha.log"), "-p", filepath.Join(state, "ganesha.pid")}
+		s.argv = []string{"ganesha.nfsd", "-F", "-f", conf, "-L", "STDERR", "-p", filepath.Join(state, "ganesha.pid")}
 	default: // loopnfs, of this or another commit
 		s.argv = append([]string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":/", "--listen", s.addr,
 			"--state", state, "--squash", "none"}, flags...)
@@ -73,7 +76,7 @@ func newServer(name, bin, dir, state string, flags []string) (*server, error) {
 }
 
 const ganeshaConfig = `
-NFS_CORE_PARAM { Protocols = 3; NFS_Port = %s; MNT_Port = %s; Enable_NLM = false; Enable_RQUOTA = false; Bind_addr = 127.0.0.1; }
+NFS_CORE_PARAM { Protocols = 3; NFS_Port = %s; MNT_Port = %s; Enable_NLM = false; Enable_RQUOTA = false; }
 EXPORT { Export_Id = 1; Path = %s; Pseudo = /export; Access_Type = RW; Squash = none; SecType = sys; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 `
@@ -88,6 +91,9 @@ func (s *server) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.startPortmap(); err != nil {
+		return err
+	}
 	s.log.Reset()
 	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
@@ -100,6 +106,34 @@ func (s *server) start(ctx context.Context) error {
 		return fmt.Errorf("%s: %w\n%s", s.name, err, &s.log)
 	}
 	return nil
+}
+
+// startPortmap starts a portmapper, unless there is one.
+func (s *server) startPortmap() error {
+	const addr = "127.0.0.1:111"
+	answers := func() bool {
+		nc, err := net.Dial("tcp", addr)
+		if err == nil {
+			nc.Close()
+		}
+		return err == nil
+	}
+	if !s.portmap || answers() {
+		return nil
+	}
+	s.rpcbind = exec.Command("rpcbind", "-f")
+	s.rpcbind.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := s.rpcbind.Start(); err != nil {
+		return fmt.Errorf("%s needs a portmapper: %w", s.name, err)
+	}
+	for range 100 {
+		if answers() {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.stop()
+	return fmt.Errorf("%s needs a portmapper, and rpcbind does not answer on %s", s.name, addr)
 }
 
 // await waits until NFS and MOUNT are served.
@@ -145,14 +179,17 @@ func (s *server) root() (nfs3.FileHandle, error) {
 
 // stop ends the server; what it does not end by itself in time is killed.
 func (s *server) stop() {
-	if s.cmd == nil {
-		return
+	for _, cmd := range []**exec.Cmd{&s.cmd, &s.rpcbind} {
+		if *cmd == nil {
+			continue
+		}
+		p := (*cmd).Process
+		_ = p.Signal(syscall.SIGTERM)
+		kill := time.AfterFunc(20*time.Second, func() { _ = syscall.Kill(-p.Pid, syscall.SIGKILL) })
+		_ = (*cmd).Wait()
+		kill.Stop()
+		*cmd = nil
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	kill := time.AfterFunc(20*time.Second, func() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
-	_ = s.cmd.Wait()
-	kill.Stop()
-	s.cmd = nil
 }
 
 // usage is what the server's processes have used.
