@@ -110,13 +110,8 @@ func (in *inode) bump() {
 
 // fill writes the attributes that callers see. am is held.
 func (in *inode) fill(a *vfs.Attr) {
-	st := &in.st
-	*a = vfs.Attr{
-		Type: in.typ, Mode: st.Mode & 0o7777, Nlink: uint32(st.Nlink),
-		UID: st.Uid, GID: st.Gid, Size: uint64(st.Size), Used: uint64(st.Blocks) * 512,
-		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), FSID: st.Dev, Ino: st.Ino,
-		Atime: timeOf(st.Atim), Mtime: in.mtime, Ctime: in.ctime,
-	}
+	*a = attrOf(&in.st)
+	a.Mtime, a.Ctime = in.mtime, in.ctime
 	if in.typ == vfs.TypeRegular {
 		a.Size = in.size.Load()
 		a.Used = in.used(a.Used)

@@ -16,7 +16,7 @@ const (
 	MinIO            = alloc.PageSize
 	MaxMaxIO         = 1 << 20
 	DefaultFlushers  = 2
-	DefaultMaxInodes = 65536
+	DefaultMaxInodes = 16384
 	DefaultMaxFiles  = 65536
 	maxFlushers      = 64
 	maxCalls         = 4096

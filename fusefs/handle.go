@@ -47,7 +47,8 @@ func (s *Store) seal(raw *rawHandle) (h handle, err error) {
 	}
 	h.b[0], h.b[1] = handleVersion, byte(raw.typ)
 	n := 2 + copy(h.b[2:], raw.data[:raw.bytes])
-	h.n = uint8(n + copy(h.b[n:n+macSize], s.mac(h.b[:n])))
+	sum := s.mac(h.b[:n])
+	h.n = uint8(n + copy(h.b[n:], sum[:]))
 	return h, nil
 }
 
@@ -64,7 +65,7 @@ func parseHandle(b []byte) (h handle, ok bool) {
 // open checks h and returns what the kernel knows it by.
 func (s *Store) open(h *handle) (raw rawHandle, ok bool) {
 	n := int(h.n) - macSize
-	if !hmac.Equal(s.mac(h.b[:n]), h.b[n:h.n]) {
+	if sum := s.mac(h.b[:n]); !hmac.Equal(sum[:], h.b[n:h.n]) {
 		return raw, false
 	}
 	h.raw(&raw)
@@ -77,10 +78,21 @@ func (h *handle) raw(raw *rawHandle) {
 	raw.bytes = uint32(copy(raw.data[:], h.b[2:int(h.n)-macSize]))
 }
 
-func (s *Store) mac(b []byte) []byte {
-	m := hmac.New(sha256.New, s.key[:])
-	m.Write(b)
-	return m.Sum(nil)[:macSize]
+func (s *Store) mac(b []byte) (sum [macSize]byte) {
+	s.macMu.Lock()
+	defer s.macMu.Unlock()
+	s.macHash.Reset()
+	s.macHash.Write(b)
+	s.macSum = s.macHash.Sum(s.macSum[:0])
+	copy(sum[:], s.macSum)
+	return sum
+}
+
+// useKey has handles checked with the export's key, which has one of names.
+func (s *Store) useKey(stateDir string, names []string) error {
+	key, err := loadKey(stateDir, names)
+	s.macHash, s.macSum = hmac.New(sha256.New, key[:]), make([]byte, 0, sha256.Size)
+	return err
 }
 
 // loadKey reads the export's key from the state directory, or makes one. The

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,7 +39,9 @@ type Store struct {
 	dev       uint64
 	fsType    string
 	readOnly  bool
-	key       [keySize]byte
+	macMu     sync.Mutex
+	macHash   hash.Hash // keyed; guarded by macMu, as macSum
+	macSum    []byte
 	ids       *idTable // nil: the backing file system has file handles
 	groups    []uint32 // of the process, to be restored
 	maxIO     uint32
@@ -151,8 +154,7 @@ func (s *Store) probe(cfg *StoreConfig) error {
 	if noHandles != nil {
 		return s.useTable(cfg, st.Ino, noHandles)
 	}
-	s.key, err = loadKey(cfg.StateDir, keyNames(s.rootFD, &raw))
-	return err
+	return s.useKey(cfg.StateDir, keyNames(s.rootFD, &raw))
 }
 
 // kernelHandles reports why the backing file system has no handles that can be
@@ -183,7 +185,7 @@ func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
 	binary.BigEndian.PutUint64(root.data[:], ino)
 	name := keyName([]byte("table"), &root)
 	var err error
-	if s.key, err = loadKey(cfg.StateDir, []string{name}); err != nil {
+	if err := s.useKey(cfg.StateDir, []string{name}); err != nil {
 		return err
 	}
 	name = strings.TrimSuffix(name, ".key") + ".ids"

@@ -47,6 +47,13 @@ func (t *table) init(limit int) {
 	t.byID, t.byRaw = map[vfs.NodeID]*inode{}, map[rawKey]*inode{}
 }
 
+// hasRoom reports whether another inode can come without one that goes.
+func (t *table) hasRoom() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID) < t.limit
+}
+
 func (t *table) get(id vfs.NodeID) *inode {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -135,10 +135,10 @@ func ExportID(name string) uint32 {
 // export is an Export in use.
 type export struct {
 	Export
-	ioMax     uint32 // rtmax and wtmax, bytes
-	handleLen int    // of the root's handle, what to expect of others
-	// heedsNoWait is set if the file system is a vfs.NoWaiter.
-	heedsNoWait bool
+	ioMax       uint32     // rtmax and wtmax, bytes
+	handleLen   int        // of the root's handle, what to expect of others
+	heedsNoWait bool       // the file system is a vfs.NoWaiter
+	stater      vfs.Stater // the file system, if it is one
 }
 
 // allows reports whether a client may use x at all.
@@ -200,6 +200,7 @@ func newExportTable(cfg *Config) (*exportTable, error) {
 			return nil, fmt.Errorf("nfsserver: export %q: its file system can move no data", x.Name)
 		}
 		_, x.heedsNoWait = x.FS.(vfs.NoWaiter)
+		x.stater, _ = x.FS.(vfs.Stater)
 		h, err := x.FS.Handle(vfs.RootID, nil)
 		if err != nil {
 			return nil, fmt.Errorf("nfsserver: export %q: file handle of its root: %w", x.Name, err)

@@ -23,19 +23,25 @@ const (
 // the request ends. decodeErr is the error of decoding the arguments; there is
 // no node then.
 func (r *request) node(decodeErr error, fh *nfs3.FileHandle) (vfs.NodeID, error) {
-	if decodeErr != nil {
-		return 0, r.undecodable(decodeErr)
-	}
-	h := r.handle[:copy(r.handle[:], fh.Bytes())]
-	if err := r.enterByHandle(h); err != nil {
+	h, err := r.ownHandle(decodeErr, fh)
+	if err != nil {
 		return 0, err
 	}
-	node, err := r.exp.FS.ByHandle(&r.op, h[handlePrefix:])
+	node, err := r.exp.FS.ByHandle(&r.op, h)
 	if err != nil {
 		return 0, err
 	}
 	r.hold(node)
 	return node, nil
+}
+
+// ownHandle enters the export of a handle, and returns what that knows the file by.
+func (r *request) ownHandle(decodeErr error, fh *nfs3.FileHandle) ([]byte, error) {
+	if decodeErr != nil {
+		return nil, r.undecodable(decodeErr)
+	}
+	h := r.handle[:copy(r.handle[:], fh.Bytes())]
+	return h[min(handlePrefix, len(h)):], r.enterByHandle(h)
 }
 
 // enterByHandle enters the export that the handle h belongs to.
@@ -82,8 +88,7 @@ func (r *request) enter(x *export) error {
 
 // fileHandle returns the handle of a node of the request's export.
 func (r *request) fileHandle(node vfs.NodeID) (nfs3.FileHandle, error) {
-	h := binary.BigEndian.AppendUint32(r.handle[:0], handleVersion<<24|r.exp.ID)
-	h, err := r.exp.FS.Handle(node, h)
+	h, err := r.exp.FS.Handle(node, r.handlePrefix())
 	if err != nil {
 		return nfs3.FileHandle{}, err
 	}
@@ -92,6 +97,11 @@ func (r *request) fileHandle(node vfs.NodeID) (nfs3.FileHandle, error) {
 		return fh, syscall.EREMOTEIO // NFS3ERR_SERVERFAULT
 	}
 	return fh, nil
+}
+
+// handlePrefix begins a handle of the request's export.
+func (r *request) handlePrefix() []byte {
+	return binary.BigEndian.AppendUint32(r.handle[:0], handleVersion<<24|r.exp.ID)
 }
 
 // hold has a reference to node given back when the request ends.

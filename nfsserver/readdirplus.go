@@ -90,6 +90,10 @@ func (r *request) addPlus(dir vfs.NodeID) bool {
 // or may not be looked up, is listed without.
 func (r *request) identify(dir vfs.NodeID, e *nfs3.EntryPlus) {
 	e.Attr.Has, e.Handle.Has = false, false
+	if r.exp.stater != nil && string(e.Name) != "." && string(e.Name) != ".." {
+		r.statEntry(dir, e)
+		return
+	}
 	mark := r.nrefs
 	ent, err := r.lookupEntry(dir, e.Name)
 	if err != nil {
@@ -103,4 +107,14 @@ func (r *request) identify(dir vfs.NodeID, e *nfs3.EntryPlus) {
 		r.nrefs--
 		r.exp.FS.Forget(ent.Node, 1)
 	}
+}
+
+// statEntry is identify for a file system that need not keep the file in memory.
+func (r *request) statEntry(dir vfs.NodeID, e *nfs3.EntryPlus) {
+	h, err := r.exp.stater.StatEntry(&r.op, dir, borrowed(e.Name), &r.attr, r.handlePrefix())
+	if err != nil {
+		return
+	}
+	e.Attr.Set(&r.attr)
+	e.Handle.Handle, e.Handle.Has = nfs3.MakeHandle(h)
 }

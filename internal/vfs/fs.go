@@ -63,6 +63,17 @@ type NoWaiter interface {
 	HeedsNoWait()
 }
 
+// Stater is an FS that tells of files without keeping them in memory: who lists or walks
+// a large tree makes no nodes.
+type Stater interface {
+	FS
+	// Stat is ByHandle, GetAttr and Forget.
+	Stat(op *Op, handle []byte, attr *Attr) error
+	// StatEntry is Lookup, Handle and Forget; it does not know "..". The handle is
+	// appended to buf.
+	StatEntry(op *Op, dir NodeID, name string, attr *Attr, buf []byte) ([]byte, error)
+}
+
 // Entry is what a look-up or a creation returns: a node, referenced once for
 // the caller, and its attributes.
 type Entry struct {

@@ -1,0 +1,102 @@
+package fusefs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// Stat implements vfs.Stater. A file comes into memory if no other has to go for it: it
+// may be looked at again, and then costs a tenth.
+func (s *Store) Stat(op *vfs.Op, b []byte, a *vfs.Attr) error {
+	h, ok := parseHandle(b)
+	if !ok {
+		return vfs.ErrBadHandle
+	}
+	if in := s.nodes.ref(&h); in != nil {
+		defer s.Forget(in.id, 1)
+		return s.GetAttr(op, in.id, a)
+	}
+	if op.MustWait() {
+		return errWouldWait
+	}
+	if s.nodes.hasRoom() {
+		node, err := s.byNewHandle(h)
+		if err != nil {
+			return err
+		}
+		defer s.Forget(node, 1)
+		return s.GetAttr(op, node, a)
+	}
+	raw, ok := s.open(&h)
+	if !ok {
+		return vfs.ErrBadHandle
+	}
+	fd, err := s.openRaw(&raw, unix.O_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return s.statFD(fd, a)
+}
+
+// StatEntry implements vfs.Stater.
+func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, buf []byte) ([]byte, error) {
+	in, err := s.directory(dir)
+	if err != nil {
+		return buf, err
+	}
+	if err := checkName(name); err != nil {
+		return buf, err
+	}
+	fd, err := s.acquireNow(op, in, fdRead)
+	if err != nil {
+		return buf, err
+	}
+	defer s.fds.release(in)
+	b := s.scratch.get()
+	defer s.scratch.put(b)
+	b.name.set(name)
+	child, err := s.openChild(op, fd, b)
+	if err != nil {
+		return buf, err
+	}
+	defer unix.Close(child)
+	if err := s.nameOf(child, b, found{in: in, name: name}); err != nil {
+		return buf, err
+	}
+	if known := s.nodes.findRaw(&b.raw); known != nil {
+		return append(buf, known.key.bytes()...), s.attrNow(op, known, child, a)
+	}
+	h, err := s.seal(&b.raw)
+	if err != nil {
+		return buf, err
+	}
+	return append(buf, h.bytes()...), s.statFD(child, a)
+}
+
+// statFD tells what the backing file system says of a file that is not in memory.
+func (s *Store) statFD(fd int, a *vfs.Attr) error {
+	var st unix.Stat_t
+	if err := fstat(fd, &st); err != nil {
+		return err
+	}
+	switch {
+	case st.Dev != s.dev:
+		return unix.EACCES // something is mounted there
+	case st.Nlink == 0:
+		return vfs.ErrStale
+	}
+	*a = attrOf(&st)
+	return nil
+}
+
+// attrOf returns the attributes of the backing file.
+func attrOf(st *unix.Stat_t) vfs.Attr {
+	return vfs.Attr{
+		Type: typeOf(st.Mode), Mode: st.Mode & 0o7777, Nlink: uint32(st.Nlink),
+		UID: st.Uid, GID: st.Gid, Size: uint64(st.Size), Used: uint64(st.Blocks) * 512,
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), FSID: st.Dev, Ino: st.Ino,
+		Atime: timeOf(st.Atim), Mtime: timeOf(st.Mtim), Ctime: timeOf(st.Ctim),
+	}
+}
