@@ -16,7 +16,7 @@ const (
 	MinIO            = alloc.PageSize
 	MaxMaxIO         = 1 << 20
 	DefaultFlushers  = 2
-	DefaultMaxInodes = 16384
+	DefaultMaxInodes = 8192
 	DefaultMaxFiles  = 65536
 	maxFlushers      = 64
 	maxCalls         = 4096
