@@ -13,7 +13,7 @@ EXEC := $(if $(SUDO),-exec '$(SUDO)')
 # have installed it.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
 
-.PHONY: build drill drill-vm drill-vm-full test check bench clean setup-build setup-test setup-drill setup-vm
+.PHONY: build drill drill-vm drill-vm-full test check bench bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm
 
 # Without libc and debug tables: what a server does not need is not in memory, and
 # threads have the small stacks of the runtime.
@@ -43,7 +43,14 @@ check: setup-build
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./internal/imports
 
-bench: setup-test
+# Beside other servers; with REF=COMMIT beside that one, too.
+bench: setup-bench build
+	$(GO) build -o bin/nfsbench ./harness/nfsbench
+	$(if $(REF),scripts/build-ref.sh $(REF) bin/ref)
+	$(SUDO) bin/nfsbench -commit "$$(git describe --always --dirty 2>/dev/null)" -json bench.json -svg bench.svg \
+		loopnfs $(if $(REF),$(REF)=bin/ref) ganesha gonfs
+
+bench-packages: setup-test
 	$(GO) test $(EXEC) -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) ./...
 
 clean:
@@ -53,6 +60,8 @@ setup-build:
 	@scripts/setup.sh build
 setup-test:
 	@scripts/setup.sh test
+setup-bench:
+	@scripts/setup.sh bench
 setup-drill:
 	@scripts/setup.sh drill
 setup-vm:

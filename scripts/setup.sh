@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, testing and drilling need, and is not there yet.
 #
-#   scripts/setup.sh build|test|drill|vm
+#   scripts/setup.sh build|test|drill|bench|vm
 #
 # Knows Debian and Ubuntu. Elsewhere it names what is missing and fails.
 set -euo pipefail
@@ -19,6 +19,13 @@ test | drill)
 	need fio fio
 	need nfs-cp libnfs-utils
 	;;
+bench)
+	need mkfs.ext4 e2fsprogs
+	need losetup util-linux
+	need rpcbind rpcbind
+	need ganesha.nfsd nfs-ganesha
+	[ -n "$(find /usr/lib -name 'libfsalvfs.so' 2>/dev/null)" ] || missing+=(nfs-ganesha-vfs)
+	;;
 vm)
 	need qemu-system-x86_64 qemu-system-x86
 	need debootstrap debootstrap
@@ -27,7 +34,7 @@ vm)
 	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 	;;
 *)
-	echo "usage: scripts/setup.sh build|test|drill|vm" >&2
+	echo "usage: scripts/setup.sh build|test|drill|bench|vm" >&2
 	exit 2
 	;;
 esac

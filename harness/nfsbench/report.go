@@ -152,5 +152,3 @@ func (r *report) writeJSON() error {
 	}
 	return errors.Join(err, f.Close())
 }
-
-func (r *report) draw() error { return nil }

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"html"
+	"os"
+	"strings"
+)
+
+// Sizes of the picture, in pixels.
+const (
+	picWidth, labelWidth, barWidth = 900, 330, 430
+	barHeight, rowGap, topHeight   = 15, 14, 64
+)
+
+var barColours = []string{"#2563eb", "#f59e0b", "#10b981", "#a855f7", "#64748b"}
+
+// draw writes a bar chart: for each row, the servers beside the best of them.
+func (r *report) draw() error {
+	if r.b.picture == "" {
+		return nil
+	}
+	var b strings.Builder
+	y := topHeight
+	for i := 0; i < len(r.lines); i += len(r.servers) {
+		y = drawRow(&b, r.lines[i:i+len(r.servers)], y) + rowGap
+	}
+	var head strings.Builder
+	fmt.Fprintf(&head, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`, picWidth, y)
+	fmt.Fprintf(&head, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="20" font-size="15" font-weight="bold">NFSv3 servers side by side</text>`)
+	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; longer is better, and the best of a row fills it</text>`, html.EscapeString(r.machine))
+	x := labelWidth
+	for i, s := range r.servers {
+		fmt.Fprintf(&head, `<rect x="%d" y="46" width="11" height="11" fill="%s"/><text x="%d" y="56">%s</text>`,
+			x, barColours[i%len(barColours)], x+16, html.EscapeString(s.name))
+		x += 40 + 8*len(s.name)
+	}
+	return os.WriteFile(r.b.picture, []byte(head.String()+b.String()+"</svg>\n"), 0o644)
+}
+
+// drawRow draws one row from y down and returns where it ends.
+func drawRow(b *strings.Builder, lines []line, y int) int {
+	best := 0.0
+	for i := range lines {
+		best = max(best, lines[i].worth())
+	}
+	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, labelWidth-10, y+12, html.EscapeString(lines[0].Row))
+	for i := range lines {
+		l := &lines[i]
+		width := 0.0
+		if best > 0 {
+			width = l.worth() / best * barWidth
+		}
+		text := "failed"
+		if l.result != nil {
+			text = number(l.Value) + " " + l.Unit
+		}
+		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" fill="#334155">%s</text>`,
+			labelWidth, y, width, barHeight-2, barColours[i%len(barColours)], labelWidth+width+6, y+11, text)
+		y += barHeight
+	}
+	return y
+}
+
+// worth is larger the better the result is.
+func (l *line) worth() float64 {
+	switch {
+	case l.result == nil || l.Value == 0:
+		return 0
+	case l.Unit == "s":
+		return 1 / l.Value
+	}
+	return l.Value
+}
