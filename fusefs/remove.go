@@ -62,13 +62,16 @@ func (t target) gone(s *Store, raw *rawHandle, mountID *int32) (gone, ok bool) {
 	return gone, true
 }
 
-// finish forgets the file if it has no name any more and is in memory. No lock
-// is held.
-func (t target) finish(s *Store, op *vfs.Op) {
+// finish ends a call that took the name away, or did not. It forgets the file if it
+// has no name any more and is in memory. No lock is held.
+func (t target) finish(s *Store, op *vfs.Op, taken bool) {
 	if t.fd < 0 {
 		return
 	}
 	defer unix.Close(t.fd)
+	if !taken {
+		return
+	}
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	gone, ok := t.gone(s, &b.raw, &b.mountID)
@@ -108,7 +111,7 @@ func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.
 	t := d.lookAt(name)
 	err = d.as(func() error { return unix.Unlinkat(d.fd, name, flags) })
 	d.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return d.wcc, err
 }
 
@@ -134,7 +137,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 	src.moved(b, newName, err == nil)
 	a.leave(err == nil)
 	b.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return a.wcc, b.wcc, err
 }
 
@@ -169,7 +172,7 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 	err = d.as(func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
 	src.moved(d, newName, err == nil)
 	d.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return d.wcc, err
 }
 
