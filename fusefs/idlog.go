@@ -123,6 +123,18 @@ func (l *idLog) reach(upTo int64, sync bool) error {
 	return nil
 }
 
+// works returns why the log cannot be written, if the last attempt failed and
+// another one does, too.
+func (l *idLog) works() error {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	if !failed {
+		return nil
+	}
+	return l.write()
+}
+
 // complain says once that the log cannot be written. mu is held.
 func (l *idLog) complain(err error) {
 	if !l.failed {
@@ -198,7 +210,7 @@ func (l *idLog) end(f *os.File, size, upTo int64, held []byte, err error) {
 // it makes one. copyUp: the file system is an overlay. close ends it.
 func openTable(state, name string, root int, ino uint64, copyUp bool, log *slog.Logger) (*idTable, error) {
 	t := &idTable{
-		root: root, copyUp: copyUp, log: log, limit: maxRecords, next: rootNumber + 1, tag: randomTag(),
+		root: root, copyUp: copyUp, log: log, limit: maxRecords, most: maxLive, next: rootNumber + 1, tag: randomTag(),
 		byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{},
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 	}

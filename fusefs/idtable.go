@@ -24,6 +24,9 @@ const (
 	// maxRecords bounds the memory of a table to some 190 MB, which is what
 	// a host that serves a million files of a container can spare.
 	maxRecords = 1_000_000
+	// maxLive bounds it, too, if names are long or files have many of them, to as
+	// much; in bytes of the log.
+	maxLive = 128 << 20
 	// maxPlaces is how many names of one file are remembered.
 	maxPlaces = 4
 	// maxSteps bounds the opens for one handle, whatever the names lead to.
@@ -53,7 +56,8 @@ type idTable struct {
 	root   int // descriptor of the exported directory
 	copyUp bool
 	log    *slog.Logger
-	limit  int
+	limit  int   // of records
+	most   int64 // of live
 	tag    uint64
 	disk   idLog
 
@@ -162,10 +166,11 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	default:
 		t.remove(r) // another file has the inode number now
 	}
-	if len(t.byNumber) >= t.limit {
+	if t.noRoom() {
 		if !t.full {
 			t.full = true
-			t.log.Warn("the table of file handles is full: files that no client has seen yet get ENOSPC", "limit", t.limit,
+			t.log.Warn("the table of file handles is full: files that no client has seen yet get ENOSPC",
+				"files", len(t.byNumber)-1, "limit", t.limit, "bytes", t.live, "most", t.most,
 				"remedy", "export a directory of ext4, XFS, btrfs or tmpfs, or a smaller one")
 		}
 		return false, unix.ENOSPC
@@ -177,6 +182,9 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	r.raw(raw)
 	return true, nil
 }
+
+// noRoom reports whether nothing can be added. mu is held.
+func (t *idTable) noRoom() bool { return len(t.byNumber) >= t.limit || t.live >= t.most }
 
 func (r *idRecord) has(p place) bool {
 	for i := range r.at {
@@ -197,18 +205,21 @@ func (t *idTable) see(r *idRecord, id *fileID, p place) {
 }
 
 // place puts p in front of the places of r, in place of the one that was seen the
-// longest time ago if there are too many. mu is held.
+// longest time ago if there are too many, or no room is left. mu is held.
 func (t *idTable) place(r *idRecord, id *fileID, p place) {
+	i, most := 0, maxPlaces
+	if t.live >= t.most {
+		most = 1
+	}
 	t.turn(r, id)
 	t.live -= r.size()
-	i := 0
 	for i < len(r.at) && r.at[i] != p {
 		i++
 	}
 	switch {
 	case i < len(r.at):
 		p = r.at[i]
-	case i < maxPlaces:
+	case i < most:
 		p.name = strings.Clone(p.name) // may be a part of a request
 		r.at = append(r.at[:i:i], p)   // most have one place, and no room for more
 	default:
@@ -265,10 +276,14 @@ func (t *idTable) mark() uint64 {
 	return t.next
 }
 
-// room reports whether another file can get a handle: ENOSPC if not.
+// room reports whether another file can get a handle: ENOSPC if not, or why the log
+// cannot be written.
 func (t *idTable) room() error {
+	if err := t.disk.works(); err != nil {
+		return err
+	}
 	t.mu.Lock()
-	full := len(t.byNumber) >= t.limit
+	full := t.noRoom()
 	t.mu.Unlock()
 	if full && t.sweep() == 0 {
 		return unix.ENOSPC

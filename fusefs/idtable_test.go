@@ -621,7 +621,7 @@ func TestRecordSize(t *testing.T) {
 	}
 	needRoot(t)
 	const n = 200_000
-	tab := &idTable{limit: n + 1, next: 1, byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{}}
+	tab := &idTable{limit: n + 1, most: maxLive, next: 1, byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{}}
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
