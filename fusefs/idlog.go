@@ -214,6 +214,7 @@ func openTable(state, name string, root int, ino uint64, copyUp bool, log *slog.
 		byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{},
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	t.moves.L = &t.mu
 	r := &idRecord{number: rootNumber, fileID: fileID{ino: ino, typ: vfs.TypeDirectory}}
 	t.byNumber[rootNumber], t.byIno[ino] = r, r
 	l := &t.disk

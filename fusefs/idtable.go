@@ -33,6 +33,8 @@ const (
 	maxSteps = 4096
 	// sweepSize is how many records are looked at to make room for one.
 	sweepSize = 32
+	// maxAgain is how many times a file is looked for again because names changed.
+	maxAgain = 16
 	// recordBytes is what a record takes on the heap: see TestRecordSize.
 	recordBytes = 190
 
@@ -49,6 +51,9 @@ const (
 // number, the type, and the time of birth where the file system keeps it. On an
 // overlay the time of birth changes when a lower file is copied up, so there it
 // only tells a file that was renamed from a new one with an old inode number.
+//
+// A rename changes the name first and the record later. Who does not find a file in
+// between looks again (begin, end).
 //
 // Invariant: whoever has a handle, its record is in the log (idLog). No lock is
 // held over system calls on the exported files or on the log.
@@ -69,6 +74,9 @@ type idTable struct {
 	byIno    map[uint64]*idRecord
 	live     int64 // bytes of the log that are not out of date
 	full     bool  // it was said that there is no room
+
+	begun, ended uint64 // calls that give files other names
+	moves        sync.Cond
 }
 
 // idRecord is one file.
@@ -313,6 +321,44 @@ func (t *idTable) drop(raw *rawHandle) {
 	_ = t.disk.write() // an error was logged; it is written later
 }
 
+// begin says that a file is being given another name; end, that this is over and
+// its record says so.
+func (t *idTable) begin() {
+	t.mu.Lock()
+	t.begun++
+	t.mu.Unlock()
+}
+
+func (t *idTable) end() {
+	t.mu.Lock()
+	t.ended++
+	t.moves.Broadcast()
+	t.mu.Unlock()
+	_ = t.disk.write() // an error was logged; it is written later
+}
+
+// named returns how many files have begun to get another name, and have got it.
+func (t *idTable) named() (begun, ended uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun, t.ended
+}
+
+// settled reports that no file has been given another name since named returned
+// begun and ended, and that raw is not found for another reason. If one has, it
+// returns when those that had begun are over.
+func (t *idTable) settled(raw *rawHandle, begun, ended uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if begun == ended && begun == t.begun || t.get(raw) == nil {
+		return true
+	}
+	for upTo := t.begun; t.ended < upTo; {
+		t.moves.Wait()
+	}
+	return false
+}
+
 // moved notes that the file open as fd, which was what was says, has another name
 // now. To give it one may have copied it up. What cannot be written now is written
 // later; clients may have to look the file up again.
@@ -392,7 +438,18 @@ func (t *idTable) copied(raw *rawHandle, fd int) {
 }
 
 // find opens the file of a handle with O_PATH.
-func (t *idTable) find(raw *rawHandle) (int, error) {
+func (t *idTable) find(raw *rawHandle) (fd int, err error) {
+	for range maxAgain {
+		begun, ended := t.named()
+		fd, err = t.findOnce(raw)
+		if !errors.Is(err, vfs.ErrStale) || t.settled(raw, begun, ended) {
+			break
+		}
+	}
+	return fd, err
+}
+
+func (t *idTable) findOnce(raw *rawHandle) (int, error) {
 	t.mu.Lock()
 	r := t.get(raw)
 	p := ""

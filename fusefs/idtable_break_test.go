@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +29,73 @@ func TestTableKeepsWhatWasNotRemoved(t *testing.T) {
 	if p, _ := f.read(n, 0, 100); string(p) != "unwritten" {
 		t.Errorf("read %q", p)
 	}
+}
+
+// A handle is good at any moment of a rename by this server.
+func TestTableFindsWhatIsBeingRenamed(t *testing.T) {
+	f := tableFixture(t, nil)
+	dir := f.mkdir(vfs.RootID, "dir0", 0o755)
+	var raw rawHandle
+	h, _ := parseHandle(f.handle(f.create(f.mkdir(dir, "sub", 0o755), "file", 0o644)))
+	h.raw(&raw)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	op := f.mem.newOp("renamer")
+	wg.Go(func() {
+		defer close(done)
+		for i := range 3000 {
+			if _, _, err := f.Rename(op, vfs.RootID, fmt.Sprint("dir", i%2), vfs.RootID, fmt.Sprint("dir", (i+1)%2)); err != nil {
+				t.Errorf("rename: %v", err)
+			}
+		}
+	})
+	bad, all := 0, 0
+	for stop := false; !stop; all++ {
+		select {
+		case <-done:
+			stop = true
+		default:
+		}
+		fd, err := f.openRaw(&raw, unix.O_RDONLY)
+		if err != nil {
+			bad++
+			continue
+		}
+		unix.Close(fd)
+	}
+	wg.Wait()
+	if bad > 0 {
+		t.Errorf("%d of %d times the handle was not good", bad, all)
+	}
+}
+
+// Who does not find a file while it is being renamed waits for its record.
+func TestTableWaitsForARename(t *testing.T) {
+	f := tableFixture(t, nil)
+	dir := f.mkdir(vfs.RootID, "dir", 0o755)
+	var raw rawHandle
+	h, _ := parseHandle(f.handle(f.create(dir, "file", 0o644)))
+	h.raw(&raw)
+	d := &dirOp{s: f.Store, b: f.scratch.get()}
+	d.in, _ = f.inode(vfs.RootID)
+	d.fd = f.rootFD
+	src := d.lookAtMoved("dir")
+	f.ok(os.Rename(f.path("dir"), f.path("moved")))
+	opened := make(chan error)
+	go func() {
+		fd, err := f.openRaw(&raw, unix.O_RDONLY)
+		if err == nil {
+			unix.Close(fd)
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+		defer func() { f.ok(<-opened) }()
+	}
+	src.moved(d, "moved", true)
 }
 
 // Long names and many links take no more memory than many files.
@@ -52,6 +121,36 @@ func TestTableIsLimitedInBytes(t *testing.T) {
 	f.Forget(n, 1)
 	f.evictAll()
 	f.opens(h, ino)
+}
+
+// REMOVE of one name while LINK gives another one does not lose the file.
+func TestTableLinkWhileRemove(t *testing.T) {
+	f := tableFixture(t, nil)
+	a, b := f.mkdir(vfs.RootID, "a", 0o755), f.mkdir(vfs.RootID, "b", 0o755)
+	op := f.mem.newOp("linker")
+	lost := 0
+	for range 2000 {
+		n := f.create(a, "x", 0o644)
+		h := f.handle(n)
+		var wg sync.WaitGroup
+		var lerr error
+		wg.Go(func() { _, _, lerr = f.Link(op, n, b, "y") })
+		_, err := f.Remove(f.op, a, "x")
+		f.ok(err)
+		wg.Wait()
+		if lerr == nil {
+			if m, err := f.ByHandle(f.op, h); err != nil {
+				lost++
+			} else {
+				f.Forget(m, 1)
+			}
+			f.remove(b, "y")
+		}
+		f.Forget(n, 1)
+	}
+	if lost > 0 {
+		t.Errorf("%d files with a name have no handle", lost)
+	}
 }
 
 // While the log cannot be written nothing is made that would have no handle.

@@ -28,22 +28,28 @@ func (d *dirOp) lookAt(name string) target {
 	return t
 }
 
-// lookAtMoved is lookAt for what is going to have another name.
+// lookAtMoved is lookAt for what is going to have another name. With a table of
+// handles, moved has to follow.
 func (d *dirOp) lookAtMoved(name string) target {
 	if d.s.ids == nil {
 		return target{fd: -1}
 	}
-	return d.lookAt(name)
+	t := d.lookAt(name)
+	d.s.ids.begin()
+	return t
 }
 
 // moved tells the table of handles the new name. The lock of its directory is held.
 func (t target) moved(d *dirOp, name string, made bool) {
-	if t.fd < 0 {
+	if d.s.ids == nil {
 		return
 	}
-	defer unix.Close(t.fd)
-	if made {
+	if made && t.fd >= 0 {
 		d.s.ids.moved(t.fd, &t.was, placeIn(d.in, name))
+	}
+	d.s.ids.end()
+	if t.fd >= 0 {
+		unix.Close(t.fd)
 	}
 }
 
@@ -194,6 +200,7 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
+	s.linking()
 	err = d.as(func() error {
 		err := linkFD(fd, d.fd, name)
 		if err != nil && isGone(fd) {
@@ -207,16 +214,27 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 		in.changes.Add(1)
 		in.bump()
 		err = s.attr(in, fd, &a) // before somebody can remove it
-		s.linked(in, fd, placeIn(d.in, name))
 	}
+	s.linked(d, in, fd, name, made)
 	d.leave(made)
 	return a, d.wcc, err
 }
 
-// linked tells the table of handles about another name of in, open as fd.
-func (s *Store) linked(in *inode, fd int, p place) {
-	var id fileID
-	if s.ids != nil && identify(fd, &id) == nil {
-		s.ids.moved(fd, &id, p)
+// linking says that a file is going to have another name. linked has to follow.
+func (s *Store) linking() {
+	if s.ids != nil {
+		s.ids.begin()
 	}
+}
+
+// linked tells the table of handles about another name of in, open as fd.
+func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool) {
+	if s.ids == nil {
+		return
+	}
+	var id fileID
+	if made && identify(fd, &id) == nil {
+		s.ids.moved(fd, &id, placeIn(d.in, name))
+	}
+	s.ids.end()
 }
