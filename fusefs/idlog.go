@@ -28,13 +28,14 @@ import (
 //	           4      1   1          2            8     8     8      8        8
 //
 // opFile says that a file was seen at a place, and looked so; opGone that its
-// handle is never good again.
+// handle is never good again. The type has typeUpper if the file is of the upper layer.
 const (
 	idMagic     = "loopids\x01"
 	idHeader    = 8 + 8 + 4
 	idFixed     = 8 + 5*8
 	opFile      = 1
 	opGone      = 2
+	typeUpper   = 0x80
 	idSyncDelay = time.Second // what LOOKUP has told may be lost with the power for so long
 	idSlack     = 1 << 20     // bytes out of date that nobody minds
 )
@@ -43,7 +44,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func appendRecord(b []byte, op byte, r *idRecord, p place) []byte {
 	start := len(b)
-	b = append(b, 0, 0, 0, 0, op, byte(r.typ))
+	typ := byte(r.typ)
+	if r.upper {
+		typ |= typeUpper
+	}
+	b = append(b, 0, 0, 0, 0, op, typ)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(p.name)))
 	for _, v := range [...]uint64{r.number, r.tag, r.ino, uint64(r.born), p.dir} {
 		b = binary.BigEndian.AppendUint64(b, v)
@@ -329,7 +334,8 @@ func (t *idTable) replay(in *bufio.Reader) (int, error) {
 	for i := range v {
 		v[i] = binary.BigEndian.Uint64(b[8+8*i:])
 	}
-	r := idRecord{number: v[0], tag: v[1], fileID: fileID{ino: v[2], born: int64(v[3]), typ: vfs.FileType(b[5])}}
+	r := idRecord{number: v[0], tag: v[1], upper: b[5]&typeUpper != 0,
+		fileID: fileID{ino: v[2], born: int64(v[3]), typ: vfs.FileType(b[5] &^ typeUpper)}}
 	return n, t.apply(b[4], &r, place{v[4], string(b[idFixed:n])})
 }
 
@@ -353,6 +359,7 @@ func (t *idTable) apply(op byte, as *idRecord, p place) error {
 		t.byNumber[r.number], t.byIno[r.ino] = r, r
 		t.next = max(t.next, r.number+1)
 	}
+	r.upper = as.upper
 	t.place(r, &as.fileID, p)
 	return nil
 }

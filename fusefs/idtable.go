@@ -50,7 +50,8 @@ const (
 // one of the last names it was seen by leads to what the record says: the inode
 // number, the type, and the time of birth where the file system keeps it. On an
 // overlay the time of birth changes when a lower file is copied up, so there it
-// only tells a file that was renamed from a new one with an old inode number.
+// counts only for files that are known to be in the upper layer, and to tell a file
+// that was renamed from a new one with an old inode number.
 //
 // A rename changes the name first and the record later. Who does not find a file in
 // between looks again (begin, end).
@@ -83,7 +84,8 @@ type idTable struct {
 type idRecord struct {
 	number, tag uint64
 	fileID
-	at []place // where it was seen, last first; of the root: nothing
+	upper bool    // of an overlay's upper layer: it keeps its time of birth
+	at    []place // where it was seen, last first; of the root: nothing
 }
 
 // place is a name in a directory, which is known by the number of its record.
@@ -128,7 +130,13 @@ func (r *idRecord) raw(raw *rawHandle) {
 // is reports whether id can be the file of r, seen where r was seen before.
 func (t *idTable) is(r *idRecord, id *fileID) bool {
 	return r.ino == id.ino && r.typ == id.typ && id.nlink > 0 &&
-		(t.copyUp || r.born == id.born || r.number == rootNumber)
+		(t.copyUp && !r.upper || r.born == id.born || r.number == rootNumber)
+}
+
+// same reports whether id, which was seen at p, is the file of r, which has its inode
+// number.
+func (t *idTable) same(r *idRecord, id *fileID, p place) bool {
+	return r.has(p) && t.is(r, id) || r.typ == id.typ && r.born == id.born && id.born != 0
 }
 
 // name returns the handle of the file open as fd, which was found at p. Records
@@ -142,9 +150,13 @@ func (t *idTable) name(fd int, p place, since uint64, raw *rawHandle) error {
 	if id.nlink == 0 {
 		return vfs.ErrStale
 	}
-	fresh, err := t.record(&id, p, since, raw)
+	link, err := t.linkOf(&id, p)
+	if err != nil {
+		return err
+	}
+	fresh, err := t.record(&id, p, since, link, raw)
 	if err == unix.ENOSPC && t.sweep() > 0 {
-		fresh, err = t.record(&id, p, since, raw)
+		fresh, err = t.record(&id, p, since, link, raw)
 	}
 	if err != nil {
 		return err
@@ -157,8 +169,35 @@ func (t *idTable) name(fd int, p place, since uint64, raw *rawHandle) error {
 	return t.disk.write()
 }
 
-// record finds or makes the record of a file.
-func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fresh bool, err error) {
+// linkOf returns the record that a file without a time of birth, found at p, is
+// another name of, or nil: the one that has its inode number and is still there.
+func (t *idTable) linkOf(id *fileID, p place) (*idRecord, error) {
+	if id.born != 0 {
+		return nil, nil
+	}
+	var raw rawHandle
+	t.mu.Lock()
+	r := t.byIno[id.ino]
+	if r == nil || r.has(p) || r.typ != id.typ {
+		t.mu.Unlock()
+		return nil, nil
+	}
+	r.raw(&raw)
+	t.mu.Unlock()
+	fd, err := t.find(&raw)
+	switch {
+	case err == nil:
+		unix.Close(fd)
+		return r, nil
+	case errors.Is(err, vfs.ErrStale):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// record finds or makes the record of a file. link is that of another name of it, or
+// nil.
+func (t *idTable) record(id *fileID, p place, since uint64, link *idRecord, raw *rawHandle) (fresh bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.byIno[id.ino]
@@ -167,8 +206,8 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	case r.number == rootNumber:
 		r.raw(raw)
 		return false, nil
-	case r.number >= since && (r.has(p) && t.is(r, id) || r.typ == id.typ && r.born == id.born):
-		t.see(r, id, p)
+	case r.number >= since && (t.same(r, id, p) || r == link):
+		t.see(r, id, p, since > 0)
 		r.raw(raw)
 		return false, nil
 	default:
@@ -186,7 +225,7 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	r = &idRecord{number: t.next, tag: t.tag, fileID: *id}
 	t.next++
 	t.byNumber[r.number], t.byIno[r.ino] = r, r
-	t.see(r, id, p)
+	t.see(r, id, p, since > 0)
 	r.raw(raw)
 	return true, nil
 }
@@ -203,9 +242,12 @@ func (r *idRecord) has(p place) bool {
 	return false
 }
 
-// see notes that r was seen at p, and looks like id. mu is held.
-func (t *idTable) see(r *idRecord, id *fileID, p place) {
-	changed := !r.has(p) || r.ino != id.ino || r.born != id.born
+// see notes that r was seen at p, and looks like id; upper: after a change, which an
+// overlay copies a file up for. mu is held.
+func (t *idTable) see(r *idRecord, id *fileID, p place, upper bool) {
+	upper = upper && t.copyUp && !r.upper
+	changed := !r.has(p) || r.ino != id.ino || r.born != id.born || upper
+	r.upper = r.upper || upper
 	t.place(r, id, p)
 	if changed {
 		t.disk.put(opFile, r, r.at[0])
@@ -360,19 +402,20 @@ func (t *idTable) settled(raw *rawHandle, begun, ended uint64) bool {
 }
 
 // moved notes that the file open as fd, which was what was says, has another name
-// now. To give it one may have copied it up. What cannot be written now is written
-// later; clients may have to look the file up again.
-func (t *idTable) moved(fd int, was *fileID, p place) {
+// now: to, and not from. To give it one copies it up. What cannot be written now is
+// written later; clients may have to look the file up again. end follows.
+func (t *idTable) moved(fd int, was *fileID, from, to place) {
 	var id fileID
 	if identify(fd, &id) != nil || id.nlink == 0 {
 		return
 	}
 	t.mu.Lock()
-	if r := t.byIno[was.ino]; r != nil && r.typ == was.typ && r.number != rootNumber {
-		t.see(r, &id, p)
+	defer t.mu.Unlock()
+	r := t.byIno[was.ino]
+	if r == nil || r.number == rootNumber || !t.same(r, was, from) {
+		return
 	}
-	t.mu.Unlock()
-	_ = t.disk.write()
+	t.see(r, &id, to, true)
 }
 
 // gone reports whether the file open as fd, which was what was says before one of
@@ -406,11 +449,7 @@ func (t *idTable) open(raw *rawHandle, flags int) (int, error) {
 	defer unix.Close(fd)
 	// What was found is opened, not its name, which may stand for something
 	// else by now: a FIFO, for one, would keep us waiting.
-	again, err := reopen(fd, flags)
-	if err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY {
-		t.copied(raw, again)
-	}
-	return again, err
+	return reopen(fd, flags)
 }
 
 func reopen(fd, flags int) (int, error) {
@@ -422,16 +461,22 @@ func reopen(fd, flags int) (int, error) {
 	}
 }
 
-// copied notes the identity that the file of raw may have got when it was opened
-// for writing.
-func (t *idTable) copied(raw *rawHandle, fd int) {
+// copied notes the identity that in, open as fd, may have got from a change, or from
+// being opened for writing; at is another name that it got, or nil; upper: an overlay
+// has copied it up for sure.
+func (t *idTable) copied(in *inode, fd int, at *place, upper bool) {
 	var id fileID
 	if identify(fd, &id) != nil || id.nlink == 0 {
 		return
 	}
+	var raw rawHandle
+	in.key.raw(&raw)
 	t.mu.Lock()
-	if r := t.get(raw); r != nil && r.number != rootNumber {
-		t.see(r, &id, r.at[0])
+	if r := t.get(&raw); r != nil && r.number != rootNumber {
+		if at == nil {
+			at = &r.at[0]
+		}
+		t.see(r, &id, *at, upper)
 	}
 	t.mu.Unlock()
 	_ = t.disk.write() // an error was logged; it is written later
@@ -559,7 +604,7 @@ func (t *idTable) walk(r *idRecord, steps *int) (int, error) {
 		if fd >= 0 {
 			t.mu.Lock()
 			if r.has(p) {
-				t.see(r, &r.fileID, p)
+				t.see(r, &r.fileID, p, false)
 			}
 			t.mu.Unlock()
 			return fd, nil
@@ -595,7 +640,7 @@ func (t *idTable) nameUp(fd int, raw *rawHandle) error {
 	}
 	t.mu.Lock()
 	r := t.byIno[id.ino]
-	if r != nil && (r.number == rootNumber || r.typ == id.typ && r.born == id.born) {
+	if r != nil && (r.number == rootNumber || r.typ == id.typ && r.born == id.born && id.born != 0) {
 		r.raw(raw)
 		t.mu.Unlock()
 		return t.disk.write()

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"loopnfs/internal/vfs"
 )
 
+// A call that fails takes nothing from a file that somebody else moved, not even
 // what is not written yet.
 func TestTableKeepsWhatWasNotRemoved(t *testing.T) {
 	f := tableFixture(t, nil)
@@ -121,6 +123,179 @@ func TestTableIsLimitedInBytes(t *testing.T) {
 	f.Forget(n, 1)
 	f.evictAll()
 	f.opens(h, ino)
+}
+
+// ramfsDir returns a directory without file handles and without times of birth.
+func ramfsDir(t testing.TB) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "ramfs", 0, ""); err != nil {
+		t.Skipf("cannot mount a ramfs here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// reuse makes the record of h look as if its inode number were ino, as if another
+// file got it.
+func (f *fixture) reuse(h []byte, ino uint64) {
+	p, _ := parseHandle(h)
+	var raw rawHandle
+	p.raw(&raw)
+	f.ids.mu.Lock()
+	defer f.ids.mu.Unlock()
+	r := f.ids.get(&raw)
+	delete(f.ids.byIno, r.ino)
+	r.ino = ino
+	f.ids.byIno[ino] = r
+}
+
+func (f *fixture) inoOf(name string) uint64 {
+	f.t.Helper()
+	var st unix.Stat_t
+	f.ok(unix.Lstat(f.path(name), &st))
+	return st.Ino
+}
+
+func TestTableWithoutTimesOfBirth(t *testing.T) {
+	f := newFixture(t, options{dir: ramfsDir(t)})
+	if f.ids == nil {
+		t.Skip("ramfs has file handles here")
+	}
+	e := f.create(vfs.RootID, "a", 0o644)
+	old := f.handle(e)
+	f.Forget(e, 1)
+	f.ok(os.Remove(f.path("a"))) // by somebody else
+	f.evictAll()
+	f.ok(os.WriteFile(f.path("b"), nil, 0o644))
+	f.reuse(old, f.inoOf("b"))
+	l := f.lookup(vfs.RootID, "b")
+	if bytes.Equal(f.handle(l.Node), old) {
+		t.Error("the handle of a file that is gone is that of another one")
+	}
+	f.stale(old)
+	// Hard links, and what is renamed, stay one file.
+	f.ok(os.Link(f.path("b"), f.path("c")))
+	if c := f.lookup(vfs.RootID, "c"); c.Node != l.Node {
+		t.Error("a hard link is another file")
+	}
+	_, _, err := f.Rename(f.op, vfs.RootID, "b", vfs.RootID, "d")
+	f.ok(err)
+	f.remove(vfs.RootID, "c")
+	f.opens(f.handle(l.Node), l.Attr.Ino)
+}
+
+// RENAME of a file that no client has looked up does not revive a handle.
+func TestTableRenameOfAnInodeNumberUsedAgain(t *testing.T) {
+	for _, fs := range []func(t testing.TB) string{func(t testing.TB) string { return overlayDir(t, nil) }, ramfsDir} {
+		f := newFixture(t, options{dir: fs(t)})
+		if f.ids == nil {
+			continue
+		}
+		n := f.create(vfs.RootID, "a", 0o644)
+		old := f.handle(n)
+		f.Forget(n, 1)
+		f.ok(os.Remove(f.path("a")))
+		f.evictAll()
+		f.ok(os.WriteFile(f.path("b"), nil, 0o644))
+		f.reuse(old, f.inoOf("b"))
+		_, _, err := f.Rename(f.op, vfs.RootID, "b", vfs.RootID, "c")
+		f.ok(err)
+		f.stale(old)
+	}
+}
+
+// A file that was made through the server is told from one that takes its place and
+// its inode number, also on an overlay, and also after a restart.
+func TestTableTellsWhatOthersReplace(t *testing.T) {
+	f := tableFixture(t, nil)
+	reused := 0
+	for i := 0; i < 50 && reused < 3; i++ {
+		n := f.create(vfs.RootID, "f", 0o644)
+		old, ino := f.handle(n), f.getattr(n).Ino
+		f.Forget(n, 1)
+		if i%2 == 1 {
+			f = f.again()
+		}
+		f.evictAll()
+		f.ok(os.Remove(f.path("f")))
+		for j := 0; j < 20; j++ { // others may take the inode number first
+			f.ok(os.WriteFile(f.path("f"), nil, 0o644))
+			if f.inoOf("f") == ino {
+				reused++
+				f.stale(old)
+				e := f.lookup(vfs.RootID, "f")
+				if bytes.Equal(f.handle(e.Node), old) {
+					t.Error("two files with one handle")
+				}
+				f.Forget(e.Node, 1)
+				break
+			}
+			f.ok(os.Remove(f.path("f")))
+		}
+		f.evictAll()
+		_ = os.Remove(f.path("f"))
+	}
+	if reused == 0 {
+		t.Skip("the file system did not use an inode number again")
+	}
+}
+
+// Whatever copies a file of the lower layer up, its handle stays good, and leads to
+// one file only.
+func TestTableFollowsCopyUpOfLinks(t *testing.T) {
+	names := []string{"mode", "link", "rename", "write", "size"}
+	f := tableFixture(t, func(dir string) {
+		for _, name := range names {
+			_ = os.WriteFile(filepath.Join(dir, name), []byte("lower"), 0o644)
+			_ = os.Link(filepath.Join(dir, name), filepath.Join(dir, name+"2"))
+		}
+	})
+	for _, name := range names {
+		e := f.lookup(vfs.RootID, name)
+		h := f.handle(e.Node)
+		f.read(e.Node, 0, 100)         // opens it by its first name
+		f.lookup(vfs.RootID, name+"2") // and now there is another one
+		var err error
+		switch name {
+		case "mode":
+			_, err = f.SetAttr(f.op, e.Node, mode(0o600))
+		case "size":
+			_, err = f.SetAttr(f.op, e.Node, &vfs.SetAttr{SetSize: true, Size: 3})
+		case "link":
+			_, _, err = f.Link(f.op, e.Node, vfs.RootID, "link3")
+		case "rename":
+			_, _, err = f.Rename(f.op, vfs.RootID, name, vfs.RootID, "renamed")
+		case "write":
+			f.write(e.Node, 0, []byte("upper"), vfs.FileSync)
+		}
+		f.ok(err)
+		if name == "write" {
+			in, _ := f.inode(e.Node)
+			in.m.Truncate(0) // what is read comes from the file
+			if p, _ := f.read(e.Node, 0, 100); string(p) != "upper" {
+				t.Errorf("what was written as %q is read as %q", "upper", p)
+			}
+			if p, _ := os.ReadFile(f.path(name)); string(p) != "upper" {
+				t.Errorf("what was written to the file that was opened is %q", p)
+			}
+		}
+		f.Forget(e.Node, 1)
+		f.evictAll()
+		if name == "rename" {
+			name = "renamed"
+		}
+		n, err := f.ByHandle(f.op, h)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got, want := f.getattr(n).Ino, f.inoOf(name); got != want {
+			t.Errorf("the handle of %s, inode %d, leads to %d", name, want, got)
+		}
+		f.Forget(n, 1)
+	}
 }
 
 // REMOVE of one name while LINK gives another one does not lose the file.

@@ -10,7 +10,8 @@ import (
 // afterwards whether that was the last name.
 type target struct {
 	fd  int
-	was fileID // with a table of handles
+	was fileID // with a table of handles; and where it was
+	at  place
 }
 
 // lookAt notes what name stands for; that there is nothing is no error.
@@ -21,9 +22,12 @@ func (d *dirOp) lookAt(name string) target {
 		return target{fd: -1}
 	}
 	t := target{fd: fd}
-	if d.s.ids != nil && identify(fd, &t.was) != nil {
-		unix.Close(fd)
-		return target{fd: -1}
+	if d.s.ids != nil {
+		t.at = placeIn(d.in, name)
+		if identify(fd, &t.was) != nil {
+			unix.Close(fd)
+			return target{fd: -1}
+		}
 	}
 	return t
 }
@@ -45,7 +49,7 @@ func (t target) moved(d *dirOp, name string, made bool) {
 		return
 	}
 	if made && t.fd >= 0 {
-		d.s.ids.moved(t.fd, &t.was, placeIn(d.in, name))
+		d.s.ids.moved(t.fd, &t.was, t.at, placeIn(d.in, name))
 	}
 	d.s.ids.end()
 	if t.fd >= 0 {
@@ -232,9 +236,9 @@ func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool) {
 	if s.ids == nil {
 		return
 	}
-	var id fileID
-	if made && identify(fd, &id) == nil {
-		s.ids.moved(fd, &id, placeIn(d.in, name))
+	if made {
+		p := placeIn(d.in, name)
+		s.ids.copied(in, fd, &p, true)
 	}
 	s.ids.end()
 }
