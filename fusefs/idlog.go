@@ -251,7 +251,8 @@ func (l *idLog) exclude() (err error) {
 		return err
 	}
 	if err = unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return errors.New("another server uses it: end that one, or give this one a state directory of its own")
+		return errors.New("another server uses it, or another export whose directory has the same inode number: " +
+			"end that one, or give this one a state directory of its own")
 	}
 	return err
 }
