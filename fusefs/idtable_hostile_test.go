@@ -352,3 +352,25 @@ func TestTableMakesNothingWithoutALog(t *testing.T) {
 	f.ok(os.Remove(filepath.Join(state, "filler")))
 	f.create(vfs.RootID, "after", 0o644)
 }
+
+// A directory of another file system, with the same inode number, is not taken for the
+// one that the table is of.
+func TestTableOfAnotherFileSystem(t *testing.T) {
+	lower := func(dir string) { _ = os.WriteFile(filepath.Join(dir, "f"), []byte(dir), 0o644) }
+	state := t.TempDir()
+	var ids [2]unix.Statfs_t
+	f := newFixture(t, options{dir: overlayIn(t, tmpfsDir(t, ""), lower), state: state})
+	g := newFixture(t, options{dir: overlayIn(t, tmpfsDir(t, ""), lower), state: t.TempDir()})
+	f.ok(unix.Fstatfs(f.rootFD, &ids[0]))
+	f.ok(unix.Fstatfs(g.rootFD, &ids[1]))
+	if f.rootIno != g.rootIno || ids[0].Fsid == ids[1].Fsid {
+		t.Skipf("roots: inodes %d and %d, file systems %v and %v", f.rootIno, g.rootIno, ids[0].Fsid, ids[1].Fsid)
+	}
+	h := f.handle(f.lookup(vfs.RootID, "f").Node)
+	f.ok(f.Shutdown())
+	f.ok(g.Shutdown())
+	g = newFixture(t, options{dir: g.dir, state: state})
+	if _, err := g.ByHandle(g.op, h); err == nil {
+		t.Error("a handle of one file system leads to a file of another")
+	}
+}
