@@ -222,6 +222,9 @@ func (in *inode) openFlags(k fdKind) int {
 // openInode opens in by its handle. A file without a name can be opened by some
 // file systems only through the descriptor that keeps it alive.
 func (s *Store) openInode(in *inode, k fdKind) (int, error) {
+	if s.ids != nil {
+		return s.openNamed(in, k)
+	}
 	var raw rawHandle
 	in.key.raw(&raw)
 	fd, err := s.openRaw(&raw, in.openFlags(k))
@@ -229,6 +232,27 @@ func (s *Store) openInode(in *inode, k fdKind) (int, error) {
 		if again := s.fds.peek(in); again >= 0 {
 			return unix.Open("/proc/self/fd/"+strconv.Itoa(again), in.openFlags(k)&^unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		}
+	}
+	return fd, err
+}
+
+// openNamed is openInode with a table of handles. What is open already is opened
+// again: it needs no name, and an overlay makes different files of the names of one
+// when it copies it up.
+func (s *Store) openNamed(in *inode, k fdKind) (fd int, err error) {
+	flags := in.openFlags(k)
+	if had := s.fds.peek(in); had >= 0 {
+		if fd, err = reopen(had, flags); err != nil && s.spareFiles(err) {
+			fd, err = reopen(had, flags)
+		}
+		err = openError(err, flags)
+	} else {
+		var raw rawHandle
+		in.key.raw(&raw)
+		fd, err = s.openRaw(&raw, flags)
+	}
+	if err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY {
+		s.ids.copied(in, fd, nil, true)
 	}
 	return fd, err
 }

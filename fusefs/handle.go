@@ -246,17 +246,28 @@ func (s *Store) openHandle(raw *rawHandle, flags int) (int, error) {
 // openRaw is openHandle for the rest of the store. What is gone is ErrStale.
 func (s *Store) openRaw(raw *rawHandle, flags int) (int, error) {
 	fd, err := s.openHandle(raw, flags)
+	if err != nil && s.spareFiles(err) {
+		fd, err = s.openHandle(raw, flags)
+	}
+	return fd, openError(err, flags)
+}
+
+// spareFiles reports whether err is that too many files are open, and some of those
+// that nobody uses were closed.
+func (s *Store) spareFiles(err error) bool {
+	return (err == unix.EMFILE || err == unix.ENFILE) && s.fds.closeIdle() > 0
+}
+
+// openError returns what callers get for the error of an open by handle.
+func openError(err error, flags int) error {
 	switch err {
 	case unix.ESTALE, unix.ENOENT, unix.EINVAL:
 		if err == unix.EINVAL && flags&unix.O_DIRECT != 0 {
-			return -1, err
+			return err
 		}
-		return -1, vfs.ErrStale
+		return vfs.ErrStale
 	case unix.EMFILE, unix.ENFILE:
-		if s.fds.closeIdle() > 0 {
-			return s.openHandle(raw, flags)
-		}
-		return -1, vfs.ErrJukebox
+		return vfs.ErrJukebox
 	}
-	return fd, err
+	return err
 }

@@ -28,13 +28,14 @@ import (
 //	           4      1   1          2            8     8     8      8        8
 //
 // opFile says that a file was seen at a place, and looked so; opGone that its
-// handle is never good again.
+// handle is never good again. The type has typeUpper if the file is of the upper layer.
 const (
 	idMagic     = "loopids\x01"
 	idHeader    = 8 + 8 + 4
 	idFixed     = 8 + 5*8
 	opFile      = 1
 	opGone      = 2
+	typeUpper   = 0x80
 	idSyncDelay = time.Second // what LOOKUP has told may be lost with the power for so long
 	idSlack     = 1 << 20     // bytes out of date that nobody minds
 )
@@ -43,7 +44,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 func appendRecord(b []byte, op byte, r *idRecord, p place) []byte {
 	start := len(b)
-	b = append(b, 0, 0, 0, 0, op, byte(r.typ))
+	typ := byte(r.typ)
+	if r.upper {
+		typ |= typeUpper
+	}
+	b = append(b, 0, 0, 0, 0, op, typ)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(p.name)))
 	for _, v := range [...]uint64{r.number, r.tag, r.ino, uint64(r.born), p.dir} {
 		b = binary.BigEndian.AppendUint64(b, v)
@@ -123,6 +128,18 @@ func (l *idLog) reach(upTo int64, sync bool) error {
 	return nil
 }
 
+// works returns why the log cannot be written, if the last attempt failed and
+// another one does, too.
+func (l *idLog) works() error {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	if !failed {
+		return nil
+	}
+	return l.write()
+}
+
 // complain says once that the log cannot be written. mu is held.
 func (l *idLog) complain(err error) {
 	if !l.failed {
@@ -198,10 +215,11 @@ func (l *idLog) end(f *os.File, size, upTo int64, held []byte, err error) {
 // it makes one. copyUp: the file system is an overlay. close ends it.
 func openTable(state, name string, root int, ino uint64, copyUp bool, log *slog.Logger) (*idTable, error) {
 	t := &idTable{
-		root: root, copyUp: copyUp, log: log, limit: maxRecords, next: rootNumber + 1, tag: randomTag(),
+		root: root, copyUp: copyUp, log: log, limit: maxRecords, most: maxLive, next: rootNumber + 1, tag: randomTag(),
 		byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{},
 		stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	t.moves.L = &t.mu
 	r := &idRecord{number: rootNumber, fileID: fileID{ino: ino, typ: vfs.TypeDirectory}}
 	t.byNumber[rootNumber], t.byIno[ino] = r, r
 	l := &t.disk
@@ -233,7 +251,8 @@ func (l *idLog) exclude() (err error) {
 		return err
 	}
 	if err = unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		return errors.New("another server uses it: end that one, or give this one a state directory of its own")
+		return errors.New("another server uses it, or another export whose directory has the same inode number: " +
+			"end that one, or give this one a state directory of its own")
 	}
 	return err
 }
@@ -316,7 +335,8 @@ func (t *idTable) replay(in *bufio.Reader) (int, error) {
 	for i := range v {
 		v[i] = binary.BigEndian.Uint64(b[8+8*i:])
 	}
-	r := idRecord{number: v[0], tag: v[1], fileID: fileID{ino: v[2], born: int64(v[3]), typ: vfs.FileType(b[5])}}
+	r := idRecord{number: v[0], tag: v[1], upper: b[5]&typeUpper != 0,
+		fileID: fileID{ino: v[2], born: int64(v[3]), typ: vfs.FileType(b[5] &^ typeUpper)}}
 	return n, t.apply(b[4], &r, place{v[4], string(b[idFixed:n])})
 }
 
@@ -340,6 +360,7 @@ func (t *idTable) apply(op byte, as *idRecord, p place) error {
 		t.byNumber[r.number], t.byIno[r.ino] = r, r
 		t.next = max(t.next, r.number+1)
 	}
+	r.upper = as.upper
 	t.place(r, &as.fileID, p)
 	return nil
 }

@@ -24,12 +24,17 @@ const (
 	// maxRecords bounds the memory of a table to some 190 MB, which is what
 	// a host that serves a million files of a container can spare.
 	maxRecords = 1_000_000
+	// maxLive bounds it, too, if names are long or files have many of them, to as
+	// much; in bytes of the log.
+	maxLive = 128 << 20
 	// maxPlaces is how many names of one file are remembered.
 	maxPlaces = 4
 	// maxSteps bounds the opens for one handle, whatever the names lead to.
 	maxSteps = 4096
 	// sweepSize is how many records are looked at to make room for one.
 	sweepSize = 32
+	// maxAgain is how many times a file is looked for again because names changed.
+	maxAgain = 16
 	// recordBytes is what a record takes on the heap: see TestRecordSize.
 	recordBytes = 190
 
@@ -45,7 +50,11 @@ const (
 // one of the last names it was seen by leads to what the record says: the inode
 // number, the type, and the time of birth where the file system keeps it. On an
 // overlay the time of birth changes when a lower file is copied up, so there it
-// only tells a file that was renamed from a new one with an old inode number.
+// counts only for files that are known to be in the upper layer, and to tell a file
+// that was renamed from a new one with an old inode number.
+//
+// A rename changes the name first and the record later. Who does not find a file in
+// between looks again (begin, end).
 //
 // Invariant: whoever has a handle, its record is in the log (idLog). No lock is
 // held over system calls on the exported files or on the log.
@@ -53,7 +62,8 @@ type idTable struct {
 	root   int // descriptor of the exported directory
 	copyUp bool
 	log    *slog.Logger
-	limit  int
+	limit  int   // of records
+	most   int64 // of live
 	tag    uint64
 	disk   idLog
 
@@ -65,13 +75,17 @@ type idTable struct {
 	byIno    map[uint64]*idRecord
 	live     int64 // bytes of the log that are not out of date
 	full     bool  // it was said that there is no room
+
+	begun, ended uint64 // calls that give files other names
+	moves        sync.Cond
 }
 
 // idRecord is one file.
 type idRecord struct {
 	number, tag uint64
 	fileID
-	at []place // where it was seen, last first; of the root: nothing
+	upper bool    // of an overlay's upper layer: it keeps its time of birth
+	at    []place // where it was seen, last first; of the root: nothing
 }
 
 // place is a name in a directory, which is known by the number of its record.
@@ -116,7 +130,13 @@ func (r *idRecord) raw(raw *rawHandle) {
 // is reports whether id can be the file of r, seen where r was seen before.
 func (t *idTable) is(r *idRecord, id *fileID) bool {
 	return r.ino == id.ino && r.typ == id.typ && id.nlink > 0 &&
-		(t.copyUp || r.born == id.born || r.number == rootNumber)
+		(t.copyUp && !r.upper || r.born == id.born || r.number == rootNumber)
+}
+
+// same reports whether id, which was seen at p, is the file of r, which has its inode
+// number.
+func (t *idTable) same(r *idRecord, id *fileID, p place) bool {
+	return r.has(p) && t.is(r, id) || r.typ == id.typ && r.born == id.born && id.born != 0
 }
 
 // name returns the handle of the file open as fd, which was found at p. Records
@@ -130,9 +150,13 @@ func (t *idTable) name(fd int, p place, since uint64, raw *rawHandle) error {
 	if id.nlink == 0 {
 		return vfs.ErrStale
 	}
-	fresh, err := t.record(&id, p, since, raw)
+	link, err := t.linkOf(&id, p)
+	if err != nil {
+		return err
+	}
+	fresh, err := t.record(&id, p, since, link, raw)
 	if err == unix.ENOSPC && t.sweep() > 0 {
-		fresh, err = t.record(&id, p, since, raw)
+		fresh, err = t.record(&id, p, since, link, raw)
 	}
 	if err != nil {
 		return err
@@ -145,8 +169,35 @@ func (t *idTable) name(fd int, p place, since uint64, raw *rawHandle) error {
 	return t.disk.write()
 }
 
-// record finds or makes the record of a file.
-func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fresh bool, err error) {
+// linkOf returns the record that a file without a time of birth, found at p, is
+// another name of, or nil: the one that has its inode number and is still there.
+func (t *idTable) linkOf(id *fileID, p place) (*idRecord, error) {
+	if id.born != 0 {
+		return nil, nil
+	}
+	var raw rawHandle
+	t.mu.Lock()
+	r := t.byIno[id.ino]
+	if r == nil || r.has(p) || r.typ != id.typ {
+		t.mu.Unlock()
+		return nil, nil
+	}
+	r.raw(&raw)
+	t.mu.Unlock()
+	fd, err := t.find(&raw)
+	switch {
+	case err == nil:
+		unix.Close(fd)
+		return r, nil
+	case errors.Is(err, vfs.ErrStale):
+		return nil, nil
+	}
+	return nil, err
+}
+
+// record finds or makes the record of a file. link is that of another name of it, or
+// nil.
+func (t *idTable) record(id *fileID, p place, since uint64, link *idRecord, raw *rawHandle) (fresh bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.byIno[id.ino]
@@ -155,17 +206,18 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	case r.number == rootNumber:
 		r.raw(raw)
 		return false, nil
-	case r.number >= since && (r.has(p) && t.is(r, id) || r.typ == id.typ && r.born == id.born):
-		t.see(r, id, p)
+	case r.number >= since && (t.same(r, id, p) || r == link):
+		t.see(r, id, p, since > 0)
 		r.raw(raw)
 		return false, nil
 	default:
 		t.remove(r) // another file has the inode number now
 	}
-	if len(t.byNumber) >= t.limit {
+	if t.noRoom() {
 		if !t.full {
 			t.full = true
-			t.log.Warn("the table of file handles is full: files that no client has seen yet get ENOSPC", "limit", t.limit,
+			t.log.Warn("the table of file handles is full: files that no client has seen yet get ENOSPC",
+				"files", len(t.byNumber)-1, "limit", t.limit, "bytes", t.live, "most", t.most,
 				"remedy", "export a directory of ext4, XFS, btrfs or tmpfs, or a smaller one")
 		}
 		return false, unix.ENOSPC
@@ -173,10 +225,13 @@ func (t *idTable) record(id *fileID, p place, since uint64, raw *rawHandle) (fre
 	r = &idRecord{number: t.next, tag: t.tag, fileID: *id}
 	t.next++
 	t.byNumber[r.number], t.byIno[r.ino] = r, r
-	t.see(r, id, p)
+	t.see(r, id, p, since > 0)
 	r.raw(raw)
 	return true, nil
 }
+
+// noRoom reports whether nothing can be added. mu is held.
+func (t *idTable) noRoom() bool { return len(t.byNumber) >= t.limit || t.live >= t.most }
 
 func (r *idRecord) has(p place) bool {
 	for i := range r.at {
@@ -187,9 +242,12 @@ func (r *idRecord) has(p place) bool {
 	return false
 }
 
-// see notes that r was seen at p, and looks like id. mu is held.
-func (t *idTable) see(r *idRecord, id *fileID, p place) {
-	changed := !r.has(p) || r.ino != id.ino || r.born != id.born
+// see notes that r was seen at p, and looks like id; upper: after a change, which an
+// overlay copies a file up for. mu is held.
+func (t *idTable) see(r *idRecord, id *fileID, p place, upper bool) {
+	upper = upper && t.copyUp && !r.upper
+	changed := !r.has(p) || r.ino != id.ino || r.born != id.born || upper
+	r.upper = r.upper || upper
 	t.place(r, id, p)
 	if changed {
 		t.disk.put(opFile, r, r.at[0])
@@ -197,18 +255,21 @@ func (t *idTable) see(r *idRecord, id *fileID, p place) {
 }
 
 // place puts p in front of the places of r, in place of the one that was seen the
-// longest time ago if there are too many. mu is held.
+// longest time ago if there are too many, or no room is left. mu is held.
 func (t *idTable) place(r *idRecord, id *fileID, p place) {
+	i, most := 0, maxPlaces
+	if t.live >= t.most {
+		most = 1
+	}
 	t.turn(r, id)
 	t.live -= r.size()
-	i := 0
 	for i < len(r.at) && r.at[i] != p {
 		i++
 	}
 	switch {
 	case i < len(r.at):
 		p = r.at[i]
-	case i < maxPlaces:
+	case i < most:
 		p.name = strings.Clone(p.name) // may be a part of a request
 		r.at = append(r.at[:i:i], p)   // most have one place, and no room for more
 	default:
@@ -265,10 +326,14 @@ func (t *idTable) mark() uint64 {
 	return t.next
 }
 
-// room reports whether another file can get a handle: ENOSPC if not.
+// room reports whether another file can get a handle: ENOSPC if not, or why the log
+// cannot be written.
 func (t *idTable) room() error {
+	if err := t.disk.works(); err != nil {
+		return err
+	}
 	t.mu.Lock()
-	full := len(t.byNumber) >= t.limit
+	full := t.noRoom()
 	t.mu.Unlock()
 	if full && t.sweep() == 0 {
 		return unix.ENOSPC
@@ -298,20 +363,59 @@ func (t *idTable) drop(raw *rawHandle) {
 	_ = t.disk.write() // an error was logged; it is written later
 }
 
+// begin says that a file is being given another name; end, that this is over and
+// its record says so.
+func (t *idTable) begin() {
+	t.mu.Lock()
+	t.begun++
+	t.mu.Unlock()
+}
+
+func (t *idTable) end() {
+	t.mu.Lock()
+	t.ended++
+	t.moves.Broadcast()
+	t.mu.Unlock()
+	_ = t.disk.write() // an error was logged; it is written later
+}
+
+// named returns how many files have begun to get another name, and have got it.
+func (t *idTable) named() (begun, ended uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun, t.ended
+}
+
+// settled reports that no file has been given another name since named returned
+// begun and ended, and that raw is not found for another reason. If one has, it
+// returns when those that had begun are over.
+func (t *idTable) settled(raw *rawHandle, begun, ended uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if begun == ended && begun == t.begun || t.get(raw) == nil {
+		return true
+	}
+	for upTo := t.begun; t.ended < upTo; {
+		t.moves.Wait()
+	}
+	return false
+}
+
 // moved notes that the file open as fd, which was what was says, has another name
-// now. To give it one may have copied it up. What cannot be written now is written
-// later; clients may have to look the file up again.
-func (t *idTable) moved(fd int, was *fileID, p place) {
+// now: to, and not from. To give it one copies it up. What cannot be written now is
+// written later; clients may have to look the file up again. end follows.
+func (t *idTable) moved(fd int, was *fileID, from, to place) {
 	var id fileID
 	if identify(fd, &id) != nil || id.nlink == 0 {
 		return
 	}
 	t.mu.Lock()
-	if r := t.byIno[was.ino]; r != nil && r.typ == was.typ && r.number != rootNumber {
-		t.see(r, &id, p)
+	defer t.mu.Unlock()
+	r := t.byIno[was.ino]
+	if r == nil || r.number == rootNumber || !t.same(r, was, from) {
+		return
 	}
-	t.mu.Unlock()
-	_ = t.disk.write()
+	t.see(r, &id, to, true)
 }
 
 // gone reports whether the file open as fd, which was what was says before one of
@@ -345,11 +449,7 @@ func (t *idTable) open(raw *rawHandle, flags int) (int, error) {
 	defer unix.Close(fd)
 	// What was found is opened, not its name, which may stand for something
 	// else by now: a FIFO, for one, would keep us waiting.
-	again, err := reopen(fd, flags)
-	if err == nil && flags&unix.O_ACCMODE != unix.O_RDONLY {
-		t.copied(raw, again)
-	}
-	return again, err
+	return reopen(fd, flags)
 }
 
 func reopen(fd, flags int) (int, error) {
@@ -361,23 +461,40 @@ func reopen(fd, flags int) (int, error) {
 	}
 }
 
-// copied notes the identity that the file of raw may have got when it was opened
-// for writing.
-func (t *idTable) copied(raw *rawHandle, fd int) {
+// copied notes the identity that in, open as fd, may have got from a change, or from
+// being opened for writing; at is another name that it got, or nil; upper: an overlay
+// has copied it up for sure.
+func (t *idTable) copied(in *inode, fd int, at *place, upper bool) {
 	var id fileID
 	if identify(fd, &id) != nil || id.nlink == 0 {
 		return
 	}
+	var raw rawHandle
+	in.key.raw(&raw)
 	t.mu.Lock()
-	if r := t.get(raw); r != nil && r.number != rootNumber {
-		t.see(r, &id, r.at[0])
+	if r := t.get(&raw); r != nil && r.number != rootNumber {
+		if at == nil {
+			at = &r.at[0]
+		}
+		t.see(r, &id, *at, upper)
 	}
 	t.mu.Unlock()
 	_ = t.disk.write() // an error was logged; it is written later
 }
 
 // find opens the file of a handle with O_PATH.
-func (t *idTable) find(raw *rawHandle) (int, error) {
+func (t *idTable) find(raw *rawHandle) (fd int, err error) {
+	for range maxAgain {
+		begun, ended := t.named()
+		fd, err = t.findOnce(raw)
+		if !errors.Is(err, vfs.ErrStale) || t.settled(raw, begun, ended) {
+			break
+		}
+	}
+	return fd, err
+}
+
+func (t *idTable) findOnce(raw *rawHandle) (int, error) {
 	t.mu.Lock()
 	r := t.get(raw)
 	p := ""
@@ -487,7 +604,7 @@ func (t *idTable) walk(r *idRecord, steps *int) (int, error) {
 		if fd >= 0 {
 			t.mu.Lock()
 			if r.has(p) {
-				t.see(r, &r.fileID, p)
+				t.see(r, &r.fileID, p, false)
 			}
 			t.mu.Unlock()
 			return fd, nil
@@ -523,7 +640,7 @@ func (t *idTable) nameUp(fd int, raw *rawHandle) error {
 	}
 	t.mu.Lock()
 	r := t.byIno[id.ino]
-	if r != nil && (r.number == rootNumber || r.typ == id.typ && r.born == id.born) {
+	if r != nil && (r.number == rootNumber || r.typ == id.typ && r.born == id.born && id.born != 0) {
 		r.raw(raw)
 		t.mu.Unlock()
 		return t.disk.write()

@@ -460,7 +460,7 @@ func TestTableLogStaysShort(t *testing.T) {
 		f.ids.mu.Lock()
 		r := &idRecord{number: 1<<32 + uint64(i), fileID: fileID{ino: 1 << 60, typ: vfs.TypeRegular}}
 		f.ids.byNumber[r.number], f.ids.byIno[r.ino] = r, r
-		f.ids.see(r, &r.fileID, place{rootNumber, long})
+		f.ids.see(r, &r.fileID, place{rootNumber, long}, false)
 		f.ids.remove(r)
 		f.ids.mu.Unlock()
 		written = f.ids.disk.queued.Load()
@@ -621,7 +621,7 @@ func TestRecordSize(t *testing.T) {
 	}
 	needRoot(t)
 	const n = 200_000
-	tab := &idTable{limit: n + 1, next: 1, byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{}}
+	tab := &idTable{limit: n + 1, most: maxLive, next: 1, byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{}}
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -629,7 +629,7 @@ func TestRecordSize(t *testing.T) {
 		p := place{rootNumber, fmt.Sprintf("a-name-of-20-%07d", i)}
 		id := fileID{ino: i + 100, typ: vfs.TypeRegular, nlink: 1}
 		var raw rawHandle
-		if _, err := tab.record(&id, p, 0, &raw); err != nil {
+		if _, err := tab.record(&id, p, 0, nil, &raw); err != nil {
 			t.Fatal(err)
 		}
 		tab.disk.buf = tab.disk.buf[:0]

@@ -10,7 +10,8 @@ import (
 // afterwards whether that was the last name.
 type target struct {
 	fd  int
-	was fileID // with a table of handles
+	was fileID // with a table of handles; and where it was
+	at  place
 }
 
 // lookAt notes what name stands for; that there is nothing is no error.
@@ -21,29 +22,38 @@ func (d *dirOp) lookAt(name string) target {
 		return target{fd: -1}
 	}
 	t := target{fd: fd}
-	if d.s.ids != nil && identify(fd, &t.was) != nil {
-		unix.Close(fd)
-		return target{fd: -1}
+	if d.s.ids != nil {
+		t.at = placeIn(d.in, name)
+		if identify(fd, &t.was) != nil {
+			unix.Close(fd)
+			return target{fd: -1}
+		}
 	}
 	return t
 }
 
-// lookAtMoved is lookAt for what is going to have another name.
+// lookAtMoved is lookAt for what is going to have another name. With a table of
+// handles, moved has to follow.
 func (d *dirOp) lookAtMoved(name string) target {
 	if d.s.ids == nil {
 		return target{fd: -1}
 	}
-	return d.lookAt(name)
+	t := d.lookAt(name)
+	d.s.ids.begin()
+	return t
 }
 
 // moved tells the table of handles the new name. The lock of its directory is held.
 func (t target) moved(d *dirOp, name string, made bool) {
-	if t.fd < 0 {
+	if d.s.ids == nil {
 		return
 	}
-	defer unix.Close(t.fd)
-	if made {
-		d.s.ids.moved(t.fd, &t.was, placeIn(d.in, name))
+	if made && t.fd >= 0 {
+		d.s.ids.moved(t.fd, &t.was, t.at, placeIn(d.in, name))
+	}
+	d.s.ids.end()
+	if t.fd >= 0 {
+		unix.Close(t.fd)
 	}
 }
 
@@ -62,13 +72,16 @@ func (t target) gone(s *Store, raw *rawHandle, mountID *int32) (gone, ok bool) {
 	return gone, true
 }
 
-// finish forgets the file if it has no name any more and is in memory. No lock
-// is held.
-func (t target) finish(s *Store, op *vfs.Op) {
+// finish ends a call that took the name away, or did not. It forgets the file if it
+// has no name any more and is in memory. No lock is held.
+func (t target) finish(s *Store, op *vfs.Op, taken bool) {
 	if t.fd < 0 {
 		return
 	}
 	defer unix.Close(t.fd)
+	if !taken {
+		return
+	}
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	gone, ok := t.gone(s, &b.raw, &b.mountID)
@@ -108,7 +121,7 @@ func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.
 	t := d.lookAt(name)
 	err = d.as(func() error { return unix.Unlinkat(d.fd, name, flags) })
 	d.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return d.wcc, err
 }
 
@@ -134,7 +147,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 	src.moved(b, newName, err == nil)
 	a.leave(err == nil)
 	b.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return a.wcc, b.wcc, err
 }
 
@@ -169,7 +182,7 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 	err = d.as(func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
 	src.moved(d, newName, err == nil)
 	d.leave(err == nil)
-	t.finish(s, op)
+	t.finish(s, op, err == nil)
 	return d.wcc, err
 }
 
@@ -191,6 +204,7 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
+	s.linking()
 	err = d.as(func() error {
 		err := linkFD(fd, d.fd, name)
 		if err != nil && isGone(fd) {
@@ -204,16 +218,27 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 		in.changes.Add(1)
 		in.bump()
 		err = s.attr(in, fd, &a) // before somebody can remove it
-		s.linked(in, fd, placeIn(d.in, name))
 	}
+	s.linked(d, in, fd, name, made)
 	d.leave(made)
 	return a, d.wcc, err
 }
 
-// linked tells the table of handles about another name of in, open as fd.
-func (s *Store) linked(in *inode, fd int, p place) {
-	var id fileID
-	if s.ids != nil && identify(fd, &id) == nil {
-		s.ids.moved(fd, &id, p)
+// linking says that a file is going to have another name. linked has to follow.
+func (s *Store) linking() {
+	if s.ids != nil {
+		s.ids.begin()
 	}
+}
+
+// linked tells the table of handles about another name of in, open as fd.
+func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool) {
+	if s.ids == nil {
+		return
+	}
+	if made {
+		p := placeIn(d.in, name)
+		s.ids.copied(in, fd, &p, true)
+	}
+	s.ids.end()
 }

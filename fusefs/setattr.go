@@ -46,6 +46,9 @@ func (s *Store) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (w vfs.WC
 	}
 	if err = s.setAttr(op, in, fd, set); err == nil {
 		in.bump()
+		if s.ids != nil {
+			s.ids.copied(in, fd, nil, false)
+		}
 	}
 	in.changes.Add(1)
 	s.post(in, fd, &w)

@@ -175,16 +175,21 @@ func (s *Store) kernelHandles(raw *rawHandle) (no, err error) {
 }
 
 // useTable has a table in the state directory do what the file system cannot. Its
-// name comes from the inode number of the root: what has no handles often has no
-// other number that stays from mount to mount.
+// name comes from the inode number of the root, and from the number of the file system
+// if it has one (statfs): what has no handles often has no other that stays from mount
+// to mount.
 func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
 	if err := s.keepsInodes(); err != nil {
 		return err
 	}
+	var sf unix.Statfs_t
+	err := unix.Fstatfs(s.rootFD, &sf)
+	if err != nil {
+		return err
+	}
 	root := rawHandle{typ: tableType, bytes: 8}
 	binary.BigEndian.PutUint64(root.data[:], ino)
-	name := keyName([]byte("table"), &root)
-	var err error
+	name := keyName(fmt.Appendf(nil, "table %v", sf.Fsid.Val), &root)
 	if err := s.useKey(cfg.StateDir, []string{name}); err != nil {
 		return err
 	}

@@ -108,8 +108,13 @@ func tmpfsDir(t testing.TB, mountOptions string) string {
 // handles. lower, if not nil, fills the lower directory.
 func overlayDir(t testing.TB, lower func(dir string)) string {
 	t.Helper()
+	return overlayIn(t, diskDir(t), lower)
+}
+
+// overlayIn is overlayDir with its layers in base.
+func overlayIn(t testing.TB, base string, lower func(dir string)) string {
+	t.Helper()
 	needRoot(t)
-	base := diskDir(t)
 	for _, name := range []string{"lower", "upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(base, name), 0o755); err != nil {
 			t.Fatal(err)

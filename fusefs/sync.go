@@ -183,10 +183,14 @@ func (s *Store) Sync(op *vfs.Op, node vfs.NodeID) error {
 	if err != nil {
 		return err
 	}
-	if err := s.syncInode(op.Scope, in, true); err != nil || s.ids == nil {
-		return err
+	if s.ids != nil {
+		// First, that no old record outlives a file whose inode number another
+		// one has got.
+		if err := s.ids.disk.sync(); err != nil {
+			return err
+		}
 	}
-	return s.ids.disk.sync() // its handle, or those that its entries got
+	return s.syncInode(op.Scope, in, true)
 }
 
 // Commit implements vfs.FS. It puts the whole file on stable storage, which
