@@ -318,7 +318,8 @@ func (c *conn) allocData(n int) bool {
 // ends readers with a deadline of its own, comes before that deadline is set or
 // after it.
 func (c *conn) readData() error {
-	if c.stream.Buffered() >= c.data.Len() {
+	// What is buffered beyond the fragment may be the mark of another, and not enough.
+	if n, _ := c.stream.RecordRemaining(); min(n, c.stream.Buffered()) >= c.data.Len() {
 		return c.stream.ReadVec(c.data.Bufs)
 	}
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {
