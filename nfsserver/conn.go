@@ -300,8 +300,11 @@ func (c *conn) allocData(n int) bool {
 	}
 	c.data.Pins = c.data.Pins[:0]
 	fs := c.folios[:alloc.Pages(n)]
-	if err := c.srv.cfg.Arena.AllocInto(sc, flags, fs); err != nil {
-		return false
+	if c.srv.cfg.Arena.AllocInto(sc, flags&^gfp.NoFS, fs) != nil {
+		c.flush() // clients wait for those replies, and they pin pages
+		if c.srv.cfg.Arena.AllocInto(sc, flags, fs) != nil {
+			return false
+		}
 	}
 	c.data.Owner = c.srv.cfg.Arena
 	for _, f := range fs {
