@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,4 +71,21 @@ func TestWriteNowKeepsSuid(t *testing.T) {
 	if a := f.getattr(node); a.Mode != 0o777 {
 		t.Errorf("mode %o after WRITE", a.Mode)
 	}
+}
+
+// Who closes a file without a name waits for the disk to forget its data.
+func TestNowDropsNoFile(t *testing.T) {
+	f := newFixture(t, options{})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, pattern(4096, 1), vfs.FileSync)
+	f.ok(os.Remove(filepath.Join(f.dir, "f")))
+	var a vfs.Attr
+	op := now(f.op)
+	if err := f.GetAttr(op, node, &a); err == nil || !op.Waits {
+		t.Errorf("GETATTR: %v, waits: %v", err, op.Waits)
+	}
+	if in, _ := f.inode(node); f.fds.peek(in) < 0 {
+		t.Error("it was closed")
+	}
+	f.wants(f.GetAttr(f.op, node, &a), vfs.ErrStale)
 }

@@ -133,7 +133,7 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 		return errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(in, fd); err != nil {
+	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
 	in.fill(&w.Post)
