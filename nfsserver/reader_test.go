@@ -1,8 +1,10 @@
 package nfsserver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -111,5 +113,57 @@ func TestPanicOfReader(t *testing.T) {
 	_, err := c.try(nfs3.ProcWrite, &nfs3.WriteArgs{Handle: c.file("file"), Count: 10}, pattern(10), &res)
 	if err == nil || p.tries.Load() != 1 {
 		t.Errorf("WRITE: %v, %v, %d bytes, %d tries", err, res.Status, res.Count, p.tries.Load())
+	}
+}
+
+// waitFS has every WRITE wait.
+type waitFS struct {
+	*memFS
+	tries, done atomic.Int32
+}
+
+func (*waitFS) HeedsNoWait() {}
+
+func (w *waitFS) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how vfs.Stable, res *vfs.WriteResult) error {
+	w.tries.Add(1)
+	if op.MustWait() {
+		return vfs.ErrJukebox
+	}
+	w.done.Add(1)
+	return w.memFS.Write(op, node, off, v, how, res)
+}
+
+// A WRITE that the reader has tried and a worker carries out is still one call: sent again,
+// on its connection or another, it is not done again, and the data is all there.
+func TestDuplicateOfPutOff(t *testing.T) {
+	w := &waitFS{}
+	f := serve(t, func(c *Config) {
+		w.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = w
+	})
+	f.fs.put(t, rootNode, "file", nil)
+	c := dial(t, f.addr)
+	h := c.file("file")
+	g := newGate(t)
+	f.fs.onWrite.set(g.wait)
+	rec := nfsCall(7, nfs3.ProcWrite, &nfs3.WriteArgs{Handle: h, Count: 5000}, pattern(5000))
+	one, two := dialFrom(t, "127.0.0.1", f.addr), dialFrom(t, "127.0.0.1", f.addr)
+	one.Write(rec)
+	<-g.entered
+	one.Write(rec)
+	two.Write(rec)
+	eventually(t, "both are known to be sent again", func() bool { return f.srv.Stats().InFlight == 2 && f.srv.Stats().Duplicates == 1 })
+	g.release()
+	for _, nc := range []net.Conn{one, two} {
+		nc.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if reply, err := readRecord(nc); err != nil || statusIn(reply) != nfs3.StatusOK {
+			t.Errorf("WRITE: %v", err)
+		}
+	}
+	if _, got := c.read(h, 0, 5000); !bytes.Equal(got, pattern(5000)) {
+		t.Error("the data differs")
+	}
+	if w.tries.Load() != 2 || w.done.Load() != 1 {
+		t.Errorf("%d tries, carried out %d times", w.tries.Load(), w.done.Load())
 	}
 }
