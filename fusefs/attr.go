@@ -13,12 +13,15 @@ import (
 // leaves in the backing file. What the backing file looked like after we touched
 // it last is kept (snap); if it looks different, somebody else changed it.
 
-// look brings what is known of in up to date through fd. am is held.
-func (s *Store) look(in *inode, fd int) error {
+// look brings what is known of in up to date through fd, for op. am is held.
+func (s *Store) look(op *vfs.Op, in *inode, fd int) error {
 	if err := fstat(fd, &in.st); err != nil {
 		return err
 	}
 	if in.nameless() && in.opens.Load() == 0 {
+		if op.MustWait() {
+			return errWouldWait // the last close of a file may take long
+		}
 		s.fds.drop(in)
 		return vfs.ErrStale
 	}
@@ -137,7 +140,7 @@ func (s *Store) attrNow(op *vfs.Op, in *inode, fd int, a *vfs.Attr) error {
 		return errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(in, fd); err != nil {
+	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
 	in.fill(a)

@@ -94,6 +94,9 @@ func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 	case unix.EXDEV: // a mount point; what is mounted there is not exported
 		return -1, unix.EACCES
 	case unix.EMFILE, unix.ENFILE:
+		if resolve&resolveCached != 0 {
+			return -1, unix.EAGAIN // closing files may take long
+		}
 		if s.fds.closeIdle() == 0 {
 			return -1, vfs.ErrJukebox
 		}

@@ -57,6 +57,26 @@ func (s *Store) pagesNow(op *vfs.Op, in *inode, sp span, b *scratch) (size uint6
 	return in.size.Load(), nil
 }
 
+// copyNow copies v into the pages of sp and makes them dirty. All that it may have to wait
+// for comes before the first change: am, which is held where the backing file is touched,
+// and the disk. The lock is held exclusively.
+func (s *Store) copyNow(op *vfs.Op, in *inode, fd int, sp span, b *scratch, v *vfs.Vec, res *vfs.WriteResult) error {
+	if !in.lockAttr(op) {
+		return errWouldWait
+	}
+	defer in.am.Unlock()
+	if needsDisk(sp, b) || in.losesSuid(op) {
+		op.MustWait()
+		return errWouldWait
+	}
+	if err := s.prepare(in, fd, sp, b); err != nil {
+		return err
+	}
+	s.copyIn(sp, b, v)
+	s.dirtyPages(op, in, fd, sp, b, res)
+	return nil
+}
+
 // needsDisk reports whether something of the pages of sp may have to be read before they
 // are written to: those that are there and not filled, and those that are written in part.
 func needsDisk(sp span, b *scratch) bool {

@@ -80,7 +80,7 @@ func (s *Store) Access(op *vfs.Op, node vfs.NodeID, want uint32) (uint32, error)
 		return 0, errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(in, fd); err != nil {
+	if err := s.look(op, in, fd); err != nil {
 		return 0, err
 	}
 	have := vfs.MayAccess(in.typ, want, func(want uint32) error { return s.permission(op, in, fd, want) })

@@ -50,7 +50,7 @@ func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
 		return errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(in, fd); err != nil {
+	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
 	if attr != nil {

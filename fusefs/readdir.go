@@ -56,7 +56,7 @@ func (r *reader) run() (eof bool, err error) {
 // look checks the caller's right and whether the listing is good.
 func (r *reader) look() (valid bool, err error) {
 	r.in.am.Lock()
-	err = r.s.look(r.in, r.fd)
+	err = r.s.look(r.op, r.in, r.fd)
 	if err == nil {
 		err = r.s.permission(r.op, r.in, r.fd, vfs.MayRead)
 	}

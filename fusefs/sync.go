@@ -230,7 +230,7 @@ func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 		want = vfs.MayWrite
 	}
 	in.am.Lock()
-	if err = s.look(in, fd); err == nil {
+	if err = s.look(op, in, fd); err == nil {
 		err = s.ioPermission(op, in, fd, want)
 	}
 	if err == nil {

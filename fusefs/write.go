@@ -110,16 +110,16 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 		res.WCC.HasPost = true
 		return nil
 	}
-	if op.NoWait && needsDisk(sp, b) {
-		op.MustWait()
-		return errWouldWait
+	if op.NoWait {
+		return s.copyNow(op, in, fd, sp, b, v, res)
 	}
 	if err := s.prepare(in, fd, sp, b); err != nil {
 		return err
 	}
 	s.copyIn(sp, b, v)
-	s.dirtyPages(op, in, fd, sp, b, &res.WCC)
-	res.Count = uint32(sp.n)
+	in.am.Lock()
+	defer in.am.Unlock()
+	s.dirtyPages(op, in, fd, sp, b, res)
 	return nil
 }
 
@@ -133,7 +133,7 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 		return errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(in, fd); err != nil {
+	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
 	in.fill(&w.Post)
@@ -205,10 +205,8 @@ func (s *Store) copyIn(sp span, b *scratch, v *vfs.Vec) {
 
 // dirtyPages makes the pages of sp dirty and the file as long as they need, at
 // once as far as anybody sees who looks at the attributes. The size comes first:
-// a flusher writes only what lies within it.
-func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, w *vfs.WCC) {
-	in.am.Lock()
-	defer in.am.Unlock()
+// a flusher writes only what lies within it. am is held.
+func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, res *vfs.WriteResult) {
 	if end := sp.off + uint64(sp.n); end > in.size.Load() {
 		in.size.Store(end)
 	}
@@ -217,17 +215,24 @@ func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, w
 		in.m.MarkDirty(f)
 	}
 	s.stripSuid(op, in, fd)
-	in.fill(&w.Post)
-	w.HasPost = true
+	in.fill(&res.WCC.Post)
+	res.WCC.HasPost, res.Count = true, uint32(sp.n)
+}
+
+// losesSuid reports whether a WRITE by the caller of op takes away set-uid or set-gid
+// (dentry_needs_remove_privs). am is held.
+func (in *inode) losesSuid(op *vfs.Op) bool {
+	return op.Cred.UID != 0 && (in.st.Mode&unix.S_ISUID != 0 ||
+		in.st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP)
 }
 
 // stripSuid takes away set-uid and set-gid from a file that a user writes to
 // (file_remove_privs). am is held.
 func (s *Store) stripSuid(op *vfs.Op, in *inode, fd int) {
-	mode := in.st.Mode & 0o7777
-	if op.Cred.UID == 0 || mode&unix.S_ISUID == 0 && mode&(unix.S_ISGID|unix.S_IXGRP) != unix.S_ISGID|unix.S_IXGRP {
+	if !in.losesSuid(op) {
 		return
 	}
+	mode := in.st.Mode & 0o7777
 	mode &^= unix.S_ISUID
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID

@@ -8,7 +8,7 @@ import (
 // postOp puts the attributes of node into p if they can be had. node is 0 if
 // the procedure did not get as far.
 func (r *request) postOp(node vfs.NodeID, p *nfs3.PostOpAttr) {
-	if node != 0 && r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {
+	if node != 0 && !r.op.Waits && r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {
 		p.Set(&r.attr)
 	}
 }
@@ -16,7 +16,7 @@ func (r *request) postOp(node vfs.NodeID, p *nfs3.PostOpAttr) {
 // complete fills in the attributes after a change, or after an attempt, if the
 // file system has not given any.
 func (r *request) complete(node vfs.NodeID, w *vfs.WCC) {
-	if node == 0 || w.HasPost {
+	if node == 0 || w.HasPost || r.op.Waits {
 		return
 	}
 	if r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {

@@ -300,8 +300,11 @@ func (c *conn) allocData(n int) bool {
 	}
 	c.data.Pins = c.data.Pins[:0]
 	fs := c.folios[:alloc.Pages(n)]
-	if err := c.srv.cfg.Arena.AllocInto(sc, flags, fs); err != nil {
-		return false
+	if c.srv.cfg.Arena.AllocInto(sc, flags&^gfp.NoFS, fs) != nil {
+		c.flush() // clients wait for those replies, and they pin pages
+		if c.srv.cfg.Arena.AllocInto(sc, flags, fs) != nil {
+			return false
+		}
 	}
 	c.data.Owner = c.srv.cfg.Arena
 	for _, f := range fs {
@@ -318,7 +321,8 @@ func (c *conn) allocData(n int) bool {
 // ends readers with a deadline of its own, comes before that deadline is set or
 // after it.
 func (c *conn) readData() error {
-	if c.stream.Buffered() >= c.data.Len() {
+	// What is buffered beyond the fragment may be the mark of another, and not enough.
+	if n, _ := c.stream.RecordRemaining(); min(n, c.stream.Buffered()) >= c.data.Len() {
 		return c.stream.ReadVec(c.data.Bufs)
 	}
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {

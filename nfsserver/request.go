@@ -249,7 +249,7 @@ func (r *request) recover() {
 	r.srv.count.panics.Add(1)
 	r.srv.cfg.Logger.Error("panic while serving a call", "call", r.name(),
 		"peer", r.conn.peer.String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	r.accept = sunrpc.SystemErr
+	r.accept, r.op.Waits = sunrpc.SystemErr, false // that is the answer
 	r.refuse(r.accept)
 }
 
