@@ -33,7 +33,7 @@ func (c *conn) fitBuffer() {
 			c.own = c.stream.SetBuffer(big)
 		default:
 		}
-	case c.own != nil && c.stream.Buffered() <= len(c.own)/2 && !c.stream.Full():
+	case c.own != nil && c.stream.Buffered() <= len(c.own)/2:
 		c.returnBuffer()
 	}
 }
