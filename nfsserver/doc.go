@@ -17,6 +17,9 @@
 // allocated from the Go heap and no goroutine is started for a call. A reader
 // that gets no memory or no slot stops reading its socket; nobody else notices.
 //
+// Before a worker is asked, the reader tries calls that seldom have to wait, with
+// vfs.Op.NoWait (serveNow); their replies are sent together when it is about to wait.
+//
 // Each procedure is a function of its own in a file of its own; it decodes with
 // internal/nfs3, calls the FS and encodes. dispatch.go has the table.
 //
