@@ -211,6 +211,37 @@ func TestACL(t *testing.T) {
 	f.wants(err, unix.EACCES)
 }
 
+// What is made in a directory with a default ACL has that, however it is made.
+func TestDefaultACL(t *testing.T) {
+	f := newFixture(t, options{})
+	d := f.mkdir(vfs.RootID, "d", 0o777)
+	const none = 0xffffffff
+	acl := posixACL(1, 7, none, 2, 6, 1234, 4, 0, none, 0x10, 7, none, 0x20, 0, none)
+	if err := unix.Setxattr(filepath.Join(f.dir, "d"), "system.posix_acl_default", acl, 0); err != nil {
+		t.Skipf("no ACL on this file system: %v", err)
+	}
+	for name, how := range map[string]vfs.CreateMode{"unchecked": vfs.Unchecked, "guarded": vfs.Guarded, "exclusive": vfs.Exclusive} {
+		set := mode(0o666)
+		if how == vfs.Exclusive {
+			set = &vfs.SetAttr{}
+		}
+		e, _, err := f.Create(f.op, d, name, how, set, vfs.Verifier{1})
+		f.ok(err)
+		if how == vfs.Exclusive { // its mode comes with a SETATTR afterwards
+			_, err := f.SetAttr(f.op, e.Node, mode(0o660))
+			f.ok(err)
+		}
+		_, err = writeAs(f.Store, f.as(1234, 1), e.Node, 0, []byte("abc"), vfs.Unstable)
+		f.ok(err)
+		_, err = writeAs(f.Store, f.as(1235, 1), e.Node, 0, []byte("abc"), vfs.Unstable)
+		f.wants(err, unix.EACCES)
+	}
+	sub := f.mkdir(d, "sub", 0o777)
+	if have, _ := f.Access(f.as(1235, 1), sub, all); have != 0 {
+		t.Errorf("others have access %#x to a directory made there", have)
+	}
+}
+
 func TestThreadsGetTheirIdentityBack(t *testing.T) {
 	f := newFixture(t, options{})
 	d := f.mkdir(vfs.RootID, "d", 0o777)

@@ -1,6 +1,7 @@
 package nfsserver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -444,5 +445,50 @@ func TestSetExports(t *testing.T) {
 	}
 	if res := c.getattr(root); res.Status != nfs3.StatusOK {
 		t.Errorf("what could not be used changed something: %v", res.Status)
+	}
+}
+
+// Clients by IPv6, and those by IPv4 of a server that listens for both.
+func TestIPv6(t *testing.T) {
+	for _, x := range []struct {
+		listen, dial, allow string
+		want                nfs3.MountStatus
+	}{
+		{"[::1]:0", "[::1]", "::1/128", nfs3.MountOK},
+		{"[::1]:0", "[::1]", "2001:db8::/32", nfs3.MountAcces},
+		{"[::]:0", "127.0.0.1", "127.0.0.0/8", nfs3.MountOK},
+		{"[::]:0", "127.0.0.1", "::1/128", nfs3.MountAcces},
+		{"[::]:0", "[::1]", "::1/128", nfs3.MountOK},
+	} {
+		if l, err := net.Listen("tcp", x.listen); err != nil {
+			t.Skipf("no IPv6 here: %v", err)
+		} else {
+			l.Close()
+		}
+		arena := newArena(t, 16<<20)
+		fs := newMemFS(arena)
+		fs.put(t, rootNode, "file", pattern(10))
+		srv, addr := startOn(t, Config{Arena: arena, Exports: []Export{{
+			Name: "/data", FS: fs, Squash: SquashNone, Allow: []netip.Prefix{netip.MustParsePrefix(x.allow)},
+		}}}, x.listen)
+		_, port, err := net.SplitHostPort(addr)
+		check(t, err)
+		c := dial(t, x.dial+":"+port)
+		if _, got := c.mount("/data"); got != x.want {
+			t.Errorf("%s, listening on %s, allowed %s: MNT: %v, want %v", x.dial, x.listen, x.allow, got, x.want)
+		}
+		if x.want != nfs3.MountOK {
+			continue
+		}
+		if _, data := c.read(c.file("file"), 0, 10); !bytes.Equal(data, pattern(10)) {
+			t.Errorf("%s: %q", x.dial, data)
+		}
+		srv.mu.Lock()
+		for conn := range srv.conns {
+			if !conn.local {
+				t.Errorf("%v is not seen to be on this host", conn.peer)
+			}
+		}
+		srv.mu.Unlock()
 	}
 }
