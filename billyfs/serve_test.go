@@ -3,7 +3,6 @@ package billyfs
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/go-git/go-billy/v5"
 	"github.com/go-git/go-billy/v5/memfs"
@@ -29,8 +27,7 @@ import (
 	"github.com/willscott/go-nfs-client/nfs/rpc"
 	nfshelper "github.com/willscott/go-nfs/helpers"
 
-	"loopnfs/internal/sunrpc"
-	"loopnfs/internal/xdr"
+	"loopnfs/harness/peers"
 )
 
 // mount connects to a server by one connection for MOUNT and NFS.
@@ -94,42 +91,22 @@ func start(t testing.TB, host string, h nfs.Handler, serve func(net.Listener, nf
 	return serving{l.Addr().String(), port, stop}
 }
 
-// libnfs runs one of the tools of libnfs-utils.
-func libnfs(t *testing.T, tool string, args ...string) []byte {
-	t.Helper()
-	if _, err := exec.LookPath(tool); err != nil {
-		t.Skip("libnfs-utils is not installed:", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	var errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, tool, args...)
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s%s", tool, strings.Join(args, " "), err, out, errs.Bytes())
-	}
-	return out
-}
-
 // The tools of libnfs copy a file to the server, list it, and read it back.
 func TestLibnfs(t *testing.T) {
 	for name, fs := range map[string]billy.Filesystem{"memfs": memfs.New(), "osfs": osfs.New(t.TempDir())} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, "127.0.0.1", handlerOf(fs), Serve)
-			url := func(path string) string {
-				return fmt.Sprintf("nfs://127.0.0.1%s?nfsport=%s&mountport=%s", path, s.port, s.port)
-			}
+			url := func(path string) string { return peers.LibnfsURL(net.JoinHostPort("127.0.0.1", s.port), path) }
 			want := pattern(5<<20 + 123)
 			local := filepath.Join(t.TempDir(), "file")
 			if err := os.WriteFile(local, want, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			libnfs(t, "nfs-cp", local, url("/mount/copy"))
-			if got := libnfs(t, "nfs-ls", url("/mount")); !strings.Contains(string(got), "copy") || !strings.Contains(string(got), fmt.Sprint(len(want))) {
+			peers.Libnfs(t, "nfs-cp", local, url("/mount/copy"))
+			if got := peers.Libnfs(t, "nfs-ls", url("/mount")); !strings.Contains(string(got), "copy") || !strings.Contains(string(got), fmt.Sprint(len(want))) {
 				t.Errorf("nfs-ls: %s", got)
 			}
-			if got := libnfs(t, "nfs-cat", url("/mount/copy")); !bytes.Equal(got, want) {
+			if got := peers.Libnfs(t, "nfs-cat", url("/mount/copy")); !bytes.Equal(got, want) {
 				t.Errorf("nfs-cat: %d bytes, not as they were written", len(got))
 			}
 			s.stop()
@@ -143,51 +120,6 @@ func TestLibnfs(t *testing.T) {
 // portmapAddr is a loop-back address that nobody else has a portmapper on.
 const portmapAddr = "127.0.0.78"
 
-// portmap answers every call with the port of s: the client of others asks
-// nobody else where NFS and MOUNT are.
-func portmap(t *testing.T, s serving) {
-	t.Helper()
-	port, err := net.LookupPort("tcp", s.port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", portmapAddr+":111")
-	if err != nil {
-		t.Skip("no portmapper can be run here:", err)
-	}
-	var all sync.WaitGroup
-	t.Cleanup(func() { l.Close(); all.Wait() })
-	all.Go(func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			answerPortmap(nc, uint32(port))
-		}
-	})
-}
-
-func answerPortmap(nc net.Conn, port uint32) {
-	defer nc.Close()
-	var head [8]byte
-	for {
-		if _, err := io.ReadFull(nc, head[:]); err != nil {
-			return
-		}
-		n := binary.BigEndian.Uint32(head[:]) &^ (1 << 31)
-		if _, err := io.CopyN(io.Discard, nc, int64(n)-4); err != nil {
-			return
-		}
-		var e xdr.Encoder
-		mark := sunrpc.BeginRecord(&e)
-		sunrpc.ReplySuccess(&e, binary.BigEndian.Uint32(head[4:]))
-		e.Uint32(port)
-		sunrpc.EndRecord(&e, mark, 0)
-		nc.Write(e.Buf)
-	}
-}
-
 // The same program, the same client, and one line changed.
 func TestOneLine(t *testing.T) {
 	for name, serve := range map[string]func(net.Listener, nfs.Handler) error{
@@ -198,7 +130,7 @@ func TestOneLine(t *testing.T) {
 			t.Run(name+"/"+fsName, func(t *testing.T) {
 				fs := backends[fsName](t)
 				s := start(t, portmapAddr, handlerOf(fs), serve)
-				portmap(t, s)
+				peers.Portmap(t, net.JoinHostPort(portmapAddr, s.port))
 				clientRun(t, perm) // go-nfs has no other mode on memfs
 				s.stop()
 				if got, err := util.ReadFile(fs, "left"); err != nil || string(got) != "for the program" {

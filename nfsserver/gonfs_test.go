@@ -2,9 +2,7 @@ package nfsserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -12,62 +10,18 @@ import (
 	"github.com/vmware/go-nfs-client/nfs"
 	"github.com/vmware/go-nfs-client/nfs/rpc"
 
-	"loopnfs/internal/sunrpc"
-	"loopnfs/internal/xdr"
+	"loopnfs/harness/peers"
 )
 
 // portmapAddr is a loop-back address that nobody else has a portmapper on.
 const portmapAddr = "127.0.0.77"
-
-// portmap answers every call with port, which is what GETPORT returns: the
-// client of others asks nobody else where NFS and MOUNT are.
-func portmap(t *testing.T, port uint32) {
-	t.Helper()
-	l, err := net.Listen("tcp", portmapAddr+":111")
-	if err != nil {
-		t.Skip("no portmapper can be run here:", err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { l.Close(); <-done })
-	go func() {
-		defer close(done)
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			answerPortmap(nc, port)
-		}
-	}()
-}
-
-func answerPortmap(nc net.Conn, port uint32) {
-	defer nc.Close()
-	for {
-		rec, err := readRecord(nc)
-		if err != nil {
-			return
-		}
-		var e xdr.Encoder
-		mark := sunrpc.BeginRecord(&e)
-		sunrpc.ReplySuccess(&e, binary.BigEndian.Uint32(rec))
-		e.Uint32(port)
-		sunrpc.EndRecord(&e, mark, 0)
-		nc.Write(e.Buf)
-	}
-}
 
 // An NFS client that others wrote, from MNT to UMNT.
 func TestVMwareClient(t *testing.T) {
 	arena := newArena(t, 32<<20)
 	fs := newMemFS(arena)
 	_, addr := startOn(t, Config{Exports: []Export{{Name: "/data", FS: fs, Squash: SquashNone}}, Arena: arena}, portmapAddr+":0")
-	_, port, _ := net.SplitHostPort(addr)
-	p, err := net.LookupPort("tcp", port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	portmap(t, uint32(p))
+	peers.Portmap(t, addr)
 	m, err := nfs.DialMount(portmapAddr)
 	if err != nil {
 		t.Fatal(err)
