@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"loopnfs/internal/vfs"
@@ -23,6 +25,7 @@ func TestNoGarbage(t *testing.T) {
 	w := vfs.Vec{Bufs: [][]byte{pattern(65536, 2)}}
 	user := f.as(1000, 1000, 1, 2, 3)
 	atOnce, userAtOnce := now(f.op), now(user)
+	f.ok(os.WriteFile(filepath.Join(f.dir, "other"), nil, 0o644))
 	buf := make([]byte, 0, 64)
 	for name, call := range map[string]func() error{
 		"GetAttr": func() error { return f.GetAttr(f.op, node, &a) },
@@ -72,7 +75,14 @@ func TestNoGarbage(t *testing.T) {
 		"Access at once": func() error { _, err := f.Access(userAtOnce, node, all); return err },
 		"Handle":         func() error { buf, err = f.Handle(node, buf[:0]); return err },
 		"ByHandle":       func() error { _, err := f.ByHandle(f.op, h); f.Forget(node, 1); return err },
-		"Access":         func() error { _, err := f.Access(user, node, all); return err },
+		"Stat":           func() error { return f.Stat(f.op, h, &a) },
+		"Stat at once":   func() error { return f.Stat(atOnce, h, &a) },
+		"StatEntry":      func() error { buf, err = f.StatEntry(f.op, vfs.RootID, "f", &a, buf[:0]); return err },
+		"StatEntry of what is not in memory": func() error {
+			buf, err = f.StatEntry(f.op, vfs.RootID, "other", &a, buf[:0])
+			return err
+		},
+		"Access": func() error { _, err := f.Access(user, node, all); return err },
 	} {
 		n := testing.AllocsPerRun(100, func() {
 			if err := call(); err != nil && err != errWouldWait {

@@ -82,16 +82,17 @@ func (s *Store) mac(b []byte) (sum [macSize]byte) {
 	s.macMu.Lock()
 	defer s.macMu.Unlock()
 	s.macHash.Reset()
-	s.macHash.Write(b)
-	s.macSum = s.macHash.Sum(s.macSum[:0])
-	copy(sum[:], s.macSum)
+	s.macBuf = append(s.macBuf[:0], b...) // what is passed to an interface is on the heap
+	s.macHash.Write(s.macBuf)
+	s.macBuf = s.macHash.Sum(s.macBuf[:0])
+	copy(sum[:], s.macBuf)
 	return sum
 }
 
 // useKey has handles checked with the export's key, which has one of names.
 func (s *Store) useKey(stateDir string, names []string) error {
 	key, err := loadKey(stateDir, names)
-	s.macHash, s.macSum = hmac.New(sha256.New, key[:]), make([]byte, 0, sha256.Size)
+	s.macHash, s.macBuf = hmac.New(sha256.New, key[:]), make([]byte, 0, maxHandle)
 	return err
 }
 

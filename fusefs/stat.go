@@ -20,6 +20,11 @@ func (s *Store) Stat(op *vfs.Op, b []byte, a *vfs.Attr) error {
 	if op.MustWait() {
 		return errWouldWait
 	}
+	return s.statOther(op, h, a)
+}
+
+// statOther is Stat for a file that is not in memory.
+func (s *Store) statOther(op *vfs.Op, h handle, a *vfs.Attr) error {
 	if s.nodes.hasRoom() {
 		node, err := s.byNewHandle(h)
 		if err != nil {

@@ -40,8 +40,8 @@ type Store struct {
 	fsType    string
 	readOnly  bool
 	macMu     sync.Mutex
-	macHash   hash.Hash // keyed; guarded by macMu, as macSum
-	macSum    []byte
+	macHash   hash.Hash // keyed; guarded by macMu, as macBuf
+	macBuf    []byte
 	ids       *idTable // nil: the backing file system has file handles
 	groups    []uint32 // of the process, to be restored
 	maxIO     uint32

@@ -18,7 +18,7 @@ import (
 const (
 	DefaultWorkers  = 16
 	DefaultSlots    = 64
-	DefaultMaxConns = 512
+	DefaultMaxConns = 1024
 
 	MaxWorkers = 4096
 	MaxSlots   = 1 << 16

@@ -52,13 +52,10 @@ type conn struct {
 	// Owned by the reader: the call that it receives.
 	task   *waitfor.Task
 	call   sunrpc.Call
-	args   []byte
-	folios []*alloc.Folio
-	data   vfs.Vec
-	charge int64 // bytes that admission has counted for it
+	in     *receipt // nil while there is none
+	charge int64    // bytes that admission has counted for it
 
 	out sendQueue
-	iov [][]byte // replies that are being sent; owned by whoever sends
 }
 
 func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
@@ -73,13 +70,9 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
-		args:   touched[byte](headLimit),
-		folios: make([]*alloc.Folio, s.ioPages),
 		out:    sendQueue{wake: make(chan struct{}, 1)},
 	}
 	c.lastCall.Store(s.uptime())
-	reserveVec(&c.data, s.ioPages+1)
-	c.iov = touched[[]byte](cap(c.data.Bufs) + 2)[:0]
 	return c, c.setOptions()
 }
 
@@ -162,10 +155,10 @@ func (c *conn) report(err error) {
 // receiveAll receives calls until the connection or the server ends.
 func (c *conn) receiveAll() error {
 	defer c.returnBuffer()
-	defer c.flush()
+	defer c.rest()
 	for {
 		if !c.stream.Ready() {
-			c.flush()
+			c.rest()
 			c.fitBuffer()
 		}
 		if c.srv.closing.Load() {
@@ -176,9 +169,21 @@ func (c *conn) receiveAll() error {
 		}
 		c.lastCall.Store(c.srv.uptime())
 		c.recordLen, _ = c.stream.RecordRemaining()
+		if c.in == nil {
+			c.in = c.srv.receipts.take()
+		}
 		if err := c.receive(); err != nil {
 			return c.drained(err)
 		}
+	}
+}
+
+// rest gives up what the reader needs for calls only. The replies are on their way.
+func (c *conn) rest() {
+	c.flush()
+	if c.in != nil {
+		c.srv.receipts.put(c.in)
+		c.in = nil
 	}
 }
 
@@ -222,7 +227,7 @@ func (c *conn) receive() error {
 	if need.payload > 0 {
 		n = need.head
 	}
-	if err := c.stream.ReadFull(c.args[:n]); err != nil {
+	if err := c.stream.ReadFull(c.in.args[:n]); err != nil {
 		return err
 	}
 	c.beginTask()
@@ -280,7 +285,7 @@ func (c *conn) receiveData(n int) (dataErr, err error) {
 	}
 	err = c.readData()
 	if err == sunrpc.ErrRecordEnd {
-		c.data.Release()
+		c.in.data.Release()
 		return xdr.ErrShort, nil
 	}
 	if err != nil {
@@ -298,21 +303,21 @@ func (c *conn) allocData(n int) bool {
 	if c.local {
 		flags |= gfp.High
 	}
-	c.data.Pins = c.data.Pins[:0]
-	fs := c.folios[:alloc.Pages(n)]
+	c.in.data.Pins = c.in.data.Pins[:0]
+	fs := c.in.folios[:alloc.Pages(n)]
 	if c.srv.cfg.Arena.AllocInto(sc, flags&^gfp.NoFS, fs) != nil {
 		c.flush() // clients wait for those replies, and they pin pages
 		if c.srv.cfg.Arena.AllocInto(sc, flags, fs) != nil {
 			return false
 		}
 	}
-	c.data.Owner = c.srv.cfg.Arena
+	c.in.data.Owner = c.srv.cfg.Arena
 	for _, f := range fs {
 		b := c.srv.cfg.Arena.Bytes(f)
 		b = b[:min(n, len(b))]
 		n -= len(b)
-		c.data.Bufs = append(c.data.Bufs, b)
-		c.data.Pins = append(c.data.Pins, f.Num())
+		c.in.data.Bufs = append(c.in.data.Bufs, b)
+		c.in.data.Pins = append(c.in.data.Pins, f.Num())
 	}
 	return true
 }
@@ -322,8 +327,8 @@ func (c *conn) allocData(n int) bool {
 // after it.
 func (c *conn) readData() error {
 	// What is buffered beyond the fragment may be the mark of another, and not enough.
-	if n, _ := c.stream.RecordRemaining(); min(n, c.stream.Buffered()) >= c.data.Len() {
-		return c.stream.ReadVec(c.data.Bufs)
+	if n, _ := c.stream.RecordRemaining(); min(n, c.stream.Buffered()) >= c.in.data.Len() {
+		return c.stream.ReadVec(c.in.data.Bufs)
 	}
 	if err := c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.ReceiveTimeout)); err != nil {
 		return err
@@ -331,7 +336,7 @@ func (c *conn) readData() error {
 	if c.srv.closing.Load() {
 		return errDrain
 	}
-	err := c.stream.ReadVec(c.data.Bufs)
+	err := c.stream.ReadVec(c.in.data.Bufs)
 	if err != nil && err != sunrpc.ErrRecordEnd {
 		return err
 	}
@@ -343,7 +348,7 @@ func (c *conn) readData() error {
 
 // drop gives up what was taken for a call that is not queued.
 func (c *conn) drop() {
-	c.data.Release()
+	c.in.data.Release()
 	if c.charge > 0 {
 		c.srv.adm.putBytes(c, c.charge)
 		c.charge = 0
@@ -354,8 +359,8 @@ func (c *conn) drop() {
 // the workers.
 func (c *conn) handOver(r *request, args, n int) {
 	r.conn, r.call = c, c.call
-	r.args, c.args = c.args, r.args
-	r.data, c.data = c.data, r.data
+	r.args, c.in.args = c.in.args, r.args
+	r.data, c.in.data = c.in.data, r.data
 	r.carries = r.data.Len() > 0
 	r.charge, c.charge = c.charge, 0
 	r.dec.Reset(r.args[min(args, n):n])

@@ -135,8 +135,10 @@ func (c *conn) flush() {
 // sendInline sends as long as the socket takes data. It returns false if there
 // is more to send; the caller hands that over.
 func (c *conn) sendInline() bool {
+	room := c.srv.ranges.take()
+	defer c.srv.ranges.put(room)
 	for n := 0; ; n++ {
-		iov, total := c.out.gather(c.iov[:0])
+		iov, total := c.out.gather(room)
 		if total == 0 {
 			return true
 		}
@@ -158,16 +160,23 @@ func (c *conn) sendInline() bool {
 // sender sends what others leave to it, until wake is closed.
 func (c *conn) sender() {
 	for range c.out.wake {
-		for {
-			iov, total := c.out.gather(c.iov[:0])
-			if total == 0 {
-				break
-			}
-			if err := c.sendWaiting(iov); err != nil {
-				c.abort(err)
-			}
-			c.settle(iov, total)
+		c.sendAll()
+	}
+}
+
+// sendAll sends until nothing is left, and waits for the peer.
+func (c *conn) sendAll() {
+	room := c.srv.ranges.take()
+	defer c.srv.ranges.put(room)
+	for {
+		iov, total := c.out.gather(room)
+		if total == 0 {
+			return
 		}
+		if err := c.sendWaiting(iov); err != nil {
+			c.abort(err)
+		}
+		c.settle(iov, total)
 	}
 }
 

@@ -30,12 +30,15 @@ type Server struct {
 	ioPages     int // its pages
 	recordLimit int // bytes
 
-	dups    *drc
-	adm     admission
-	slots   []*request
-	queue   chan *request
-	bursts  burstBuffers
-	workers sync.WaitGroup
+	dups   *drc
+	adm    admission
+	slots  []*request
+	queue  chan *request
+	bursts burstBuffers
+	// receipts and ranges are lent to connections that receive, or send.
+	receipts spares[*receipt]
+	ranges   spares[[][]byte]
+	workers  sync.WaitGroup
 
 	started time.Time
 	closing atomic.Bool
@@ -67,6 +70,8 @@ func New(cfg Config) (*Server, error) {
 		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	s.exports.Store(exports)
+	s.receipts = newSpares(cfg.Workers, s.newReceipt)
+	s.ranges = newSpares(cfg.Workers, s.newRanges)
 	s.adm = admission{
 		policy: cfg.Receive, poolID: cfg.PoolID,
 		limit: usage{slots: int64(cfg.Slots), bytes: int64(cfg.Arena.Total()) << alloc.PageShift / payloadPart},

@@ -1,6 +1,7 @@
 package sunrpc
 
 import (
+	"sync"
 	"syscall"
 	"unsafe"
 )
@@ -44,14 +45,21 @@ type vecIO struct {
 	// once makes the call and never waits.
 	once func(fd uintptr) bool
 
-	iov   [iovBatch]syscall.Iovec
+	iov   []syscall.Iovec // few, or a batch
 	niov  int
+	few   [few]syscall.Iovec
 	n     int
 	errno syscall.Errno
 }
 
+// few is how many ranges a Stream has room for of its own: enough for small records, and
+// to wait for one. Others are lent for one system call, since most connections are idle.
+const few = 4
+
+var batches = sync.Pool{New: func() any { return new([iovBatch]syscall.Iovec) }}
+
 func (v *vecIO) init(trap uintptr) {
-	v.trap = trap
+	v.trap, v.iov = trap, v.few[:]
 	v.try = v.call
 	v.once = func(fd uintptr) bool {
 		v.call(fd)
@@ -76,6 +84,10 @@ func (v *vecIO) call(fd uintptr) bool {
 func (v *vecIO) finish(err error) (int, error) {
 	n, errno := v.n, v.errno
 	clear(v.iov[:v.niov])
+	if len(v.iov) == iovBatch {
+		batches.Put((*[iovBatch]syscall.Iovec)(v.iov))
+		v.iov = v.few[:]
+	}
 	v.niov, v.n, v.errno = 0, 0, 0
 	if err != nil {
 		return 0, err
@@ -108,6 +120,11 @@ func (v *vecIO) one(b []byte) int {
 
 // add takes b, which is not empty.
 func (v *vecIO) add(b []byte) {
+	if v.niov == few && len(v.iov) == few {
+		v.iov = batches.Get().(*[iovBatch]syscall.Iovec)[:]
+		copy(v.iov, v.few[:])
+		clear(v.few[:])
+	}
 	v.iov[v.niov].Base = &b[0]
 	v.iov[v.niov].SetLen(len(b))
 	v.niov++
