@@ -210,7 +210,7 @@ func (w *worker) run(do func(w *worker, j *job) (bool, time.Duration)) {
 // (nlmclnt_grant). The port is asked for each time: a client that has started again has
 // another one.
 func (w *worker) call(j *job, proc uint32, args func(*xdr.Encoder)) (xdr.Decoder, outcome) {
-	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.CallTime)
+	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.timeOf(j))
 	defer cancel()
 	dialer := net.Dialer{}
 	if j.here.IsValid() {
@@ -258,6 +258,19 @@ func refused(err error) bool {
 	var accept sunrpc.AcceptStat
 	var auth sunrpc.AuthStat
 	return errors.As(err, &dial) && dial.Op == "dial" || errors.As(err, &accept) || errors.As(err, &auth)
+}
+
+// monitorCalls is how many times as long a call to the status monitor of this host may take:
+// rpc.statd looks each name up, which is some 10 s if the name server is not there, does one
+// thing at a time, and carries out what nobody waits for any more, too.
+const monitorCalls = 12
+
+// timeOf bounds the call of j.
+func (c *Config) timeOf(j *job) time.Duration {
+	if j.kind == track {
+		return monitorCalls * c.CallTime
+	}
+	return c.CallTime
 }
 
 // retryAfter is how long to wait after so many tries.

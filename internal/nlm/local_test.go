@@ -194,3 +194,20 @@ func TestTrackedFlood(t *testing.T) {
 	for mon := receive(t, c.tracked); mon.proc != nlm4.StatusProcMon || mon.name != "192.0.2.20"; mon = receive(t, c.tracked) {
 	}
 }
+
+// A status monitor that is slow, as rpc.statd is without a name server, is called once.
+func TestTrackedSlow(t *testing.T) {
+	c := startClient(t, 1, 0)
+	release := make(chan struct{})
+	c.set(func() { c.hang, c.ports = release, map[uint32]uint16{nlm4.StatusProgram: c.port()} })
+	m := manager(t, c, "", func(cfg *Config) { cfg.CallTime = 2 * time.Second })
+	lookAfter(t, m, c)
+	want(t, "lock", remoteLock(m, 1, m.Lock), nlm4.Granted)
+	eventually(t, "the status monitor is called", func() bool { return c.hanging.Load() > 0 })
+	time.Sleep(m.cfg.CallTime + m.cfg.CallTime/2)
+	close(release)
+	receive(t, c.tracked)
+	if n := c.hanging.Load(); n != 1 {
+		t.Errorf("it was called %d times", n)
+	}
+}
