@@ -2,8 +2,10 @@ package nlm
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -210,4 +212,40 @@ func TestTrackedSlow(t *testing.T) {
 	if n := c.hanging.Load(); n != 1 {
 		t.Errorf("it was called %d times", n)
 	}
+}
+
+// Whatever is reclaimed, and when, no two owners have what excludes each other.
+func TestReclaimsExclude(t *testing.T) {
+	c := startClient(t, 1, 0)
+	c.set(func() { c.absent = true })
+	m := manager(t, c, "", nil)
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			p := Peer{netip.AddrFrom4([4]byte{192, 0, 2, byte(n / 2)}), netip.MustParseAddr("192.0.2.100")}
+			for range 3000 {
+				l := lockOf(uint32(n), uint64(rand.N(20)), uint64(1+rand.N(10)))
+				switch rand.N(6) {
+				case 0, 1:
+					m.Lock(p, &nlm4.LockArgs{Exclusive: rand.N(2) == 0, Block: rand.N(2) == 0, State: uint32(rand.N(3)), Lock: l})
+				case 2, 3:
+					m.Lock(p, &nlm4.LockArgs{Exclusive: rand.N(2) == 0, Reclaim: true, Lock: l})
+				case 4:
+					m.Unlock(p, &nlm4.UnlockArgs{Lock: l})
+				case 5:
+					m.Rebooted(p.Addr, []byte("c"), uint32(rand.N(3)))
+				}
+				m.mu.Lock()
+				for _, f := range m.table.files {
+					for _, h := range f.held {
+						if x := f.conflict(h.owner, h.exclusive, h.start, h.last); x != nil {
+							t.Errorf("%+v and %+v", h, *x)
+						}
+					}
+				}
+				m.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 }

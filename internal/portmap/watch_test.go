@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -135,6 +136,11 @@ func (b *rpcbind) carryOut(c *sunrpc.Call, d *xdr.Decoder, e *xdr.Encoder) bool 
 			e.Uint32(there)
 		case c.Proc == procSet && there == 0:
 			b.ports[p] = d.Uint32()
+			e.Bool(true)
+		case c.Proc == procUnset: // whatever it is served over
+			for _, p.UDP = range []bool{false, true} {
+				delete(b.ports, p)
+			}
 			e.Bool(true)
 		default:
 			e.Bool(false)
@@ -510,4 +516,49 @@ func listenAs(t *testing.T, uid int, socket string) net.Listener {
 	}
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// Everything at once: the kernel comes and goes, the portmapper starts again, clients
+// mount, and the server ends in the midst of it.
+func TestWatchStorm(t *testing.T) {
+	b := startRPCBind(t)
+	w, _ := watch(t, b, 5*time.Millisecond, nlmTCP, nlmUDP, nsmTCP)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch rand.N(5) {
+				case 0:
+					b.set(kernel, nlmTCP, nlmUDP)
+				case 1:
+					b.set(0, nlmTCP, nsmTCP)
+				case 2:
+					b.hangUp()
+				default:
+					w.Check(time.Duration(rand.N(3)) * time.Millisecond)
+				}
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	w.Close()
+	close(stop)
+	wg.Wait()
+	b.set(server, w.reg.progs...)
+	b.set(kernel, nlm3TCP)
+	if err := w.reg.Close(); err != nil {
+		t.Error(err)
+	}
+	b.is(t, nlm3TCP, kernel)
+	for _, p := range w.reg.progs {
+		if b.port(p) == server {
+			t.Errorf("%+v is left", p)
+		}
+	}
 }
