@@ -90,6 +90,12 @@ func Register(addr string, port int, progs []Program) (*Registration, error) {
 	return r, r.registerAll(progs)
 }
 
+// Later is Register for a server that is to run whatever the portmapper says: a Watch
+// registers progs, once it lets it. What Seize and Yield are for is dealt with then.
+func Later(addr string, port int, progs []Program) *Registration {
+	return &Registration{addr: addr, sockets: localSockets, port: uint32(port), progs: progs}
+}
+
 // registerAll registers progs, or nothing.
 func (r *Registration) registerAll(progs []Program) error {
 	for _, p := range progs {

@@ -562,3 +562,16 @@ func TestWatchStorm(t *testing.T) {
 		}
 	}
 }
+
+// A server that has nothing registered yet comes by it.
+func TestLater(t *testing.T) {
+	b := startRPCBind(t)
+	b.set(20048, nsmTCP)
+	r := Later(b.addr, server, []Program{nlmTCP, nsmTCP})
+	w := newWatch(r, slog.New(slog.DiscardHandler), func(Program, uint16) {})
+	w.every, w.settle = 10*time.Millisecond, 30*time.Millisecond
+	w.start()
+	defer w.Close()
+	eventually(t, "it is registered", func() bool { return b.port(nlmTCP) == server })
+	b.is(t, nsmTCP, 20048)
+}
