@@ -11,10 +11,10 @@ func fsinfo(r *request) {
 	var args nfs3.FSInfoArgs
 	var res nfs3.FSInfoResult
 	node, err := r.node(args.Decode(&r.dec), &args.Handle)
-	if r.conn.local && r.srv.cfg.Locks != nil {
-		r.srv.cfg.Locks.Mounting()
-	}
 	if err == nil {
+		if r.conn.local && r.srv.cfg.Locks != nil {
+			r.srv.cfg.Locks.Mounting()
+		}
 		st, statErr := r.exp.FS.StatFS(&r.op, node)
 		res.Info, err = r.exp.info(&st), statErr
 	}

@@ -336,4 +336,13 @@ func TestMountingHere(t *testing.T) {
 			t.Errorf("FSINFO: %v, the portmapper was asked %d times", info.Status, asked.Load()-before)
 		}
 	}
+	args.Handle, _ = nfs3.MakeHandle([]byte("none"))
+	locks.Mounting() // nothing is asked meanwhile, other than once a second
+	before, start := asked.Load(), time.Now()
+	for range 100 {
+		c.call(nfs3.ProcFSInfo, &args, &info)
+	}
+	if n, most := int(asked.Load()-before), 2+int(time.Since(start)/time.Second); info.Status != nfs3.StatusBadHandle || n > most {
+		t.Errorf("FSINFO of handles that are none: %v, the portmapper was asked %d times", info.Status, n)
+	}
 }

@@ -180,7 +180,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
-	registration, err := opts.register(server)
+	registration, err := opts.register(server, cfg.Listener != nil, cfg.Logger)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
@@ -216,7 +216,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 
 // register tells the portmapper where the server is, if it is to know, and sees to it
 // that this stays so for what the kernel of this host registers, too.
-func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, error) {
+func (o *serveOptions) register(server *stack.Server, restarted bool, log *slog.Logger) (*portmap.Registration, error) {
 	if !o.portmap {
 		return nil, nil
 	}
@@ -226,11 +226,23 @@ func (o *serveOptions) register(server *stack.Server) (*portmap.Registration, er
 	if o.locks {
 		progs = append(progs, nlm.Programs()...)
 	}
-	r, err := portmap.Register(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port, progs)
+	r, err := registerAt(portmap.DefaultAddr, server.Addr().(*net.TCPAddr).Port, progs, restarted, log)
 	if err == nil && o.locks {
 		server.Locks.LookAfter(r)
 	}
 	return r, err
+}
+
+// registerAt registers progs. A server that was killed and has clients comes back without a
+// portmapper, too, which the want of memory may have ended as well.
+func registerAt(addr string, port int, progs []portmap.Program, restarted bool, log *slog.Logger) (*portmap.Registration, error) {
+	r, err := portmap.Register(addr, port, progs)
+	if err == nil || !restarted {
+		return r, err
+	}
+	log.Warn("the portmapper does not register this server, which is started again all the same", "error", err,
+		"costs", "clients that ask it do not find the server", "remedy", "start rpcbind; without --locks, then start this server again")
+	return portmap.Later(addr, port, progs), nil
 }
 
 // reload reads the exports again.

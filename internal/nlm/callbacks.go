@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,15 @@ type job struct {
 	about netip.Addr
 }
 
+// callee is who is called: one call at a time. The status monitor of this host, which may
+// look names up in vain, does not hold up the clients here.
+type callee struct {
+	addr    netip.Addr
+	monitor bool
+}
+
+func (j *job) callee() callee { return callee{j.Addr, j.kind == track} }
+
 type kind uint8
 
 const (
@@ -79,7 +89,7 @@ type callbacks struct {
 	ready   sync.Cond // a job, or the time of one
 	timer   *time.Timer
 	jobs    []*job
-	busy    map[netip.Addr]bool // clients that are being called
+	busy    map[callee]bool // who is being called
 	answers int
 	closed  bool
 }
@@ -87,7 +97,7 @@ type callbacks struct {
 // start starts the workers; do makes the call of a job and reports whether, and after
 // what time, it is to be made again.
 func (c *callbacks) start(cfg *Config, machine string, do func(w *worker, j *job) (again bool, after time.Duration)) {
-	c.cfg, c.machine, c.busy = cfg, []byte(machine), map[netip.Addr]bool{}
+	c.cfg, c.machine, c.busy = cfg, []byte(machine), map[callee]bool{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.ready.L = &c.mu
 	c.timer = time.AfterFunc(time.Hour, c.ready.Broadcast)
@@ -122,6 +132,13 @@ func (c *callbacks) add(j *job) {
 	c.ready.Signal()
 }
 
+// drop takes back the calls that match and are not being made.
+func (c *callbacks) drop(match func(*job) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.jobs = slices.DeleteFunc(c.jobs, match)
+}
+
 // next waits for a job whose time has come and whose client is not being called; nil
 // at the end.
 func (c *callbacks) next() *job {
@@ -133,7 +150,7 @@ func (c *callbacks) next() *job {
 		if i >= 0 && wait <= 0 {
 			j := c.jobs[i]
 			c.jobs = append(c.jobs[:i], c.jobs[i+1:]...)
-			c.busy[j.Addr] = true
+			c.busy[j.callee()] = true
 			return j
 		}
 		if i >= 0 {
@@ -148,7 +165,7 @@ func (c *callbacks) next() *job {
 func (c *callbacks) earliest(now time.Time) (at int, wait time.Duration) {
 	at = -1
 	for i, j := range c.jobs {
-		if !c.busy[j.Addr] && (at < 0 || j.due.Before(c.jobs[at].due)) {
+		if !c.busy[j.callee()] && (at < 0 || j.due.Before(c.jobs[at].due)) {
 			at = i
 		}
 	}
@@ -162,7 +179,7 @@ func (c *callbacks) earliest(now time.Time) (at int, wait time.Duration) {
 func (c *callbacks) done(j *job, again bool, after time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.busy, j.Addr)
+	delete(c.busy, j.callee())
 	if again {
 		j.due = time.Now().Add(after)
 		c.jobs = append(c.jobs, j)
@@ -193,7 +210,7 @@ func (w *worker) run(do func(w *worker, j *job) (bool, time.Duration)) {
 // (nlmclnt_grant). The port is asked for each time: a client that has started again has
 // another one.
 func (w *worker) call(j *job, proc uint32, args func(*xdr.Encoder)) (xdr.Decoder, outcome) {
-	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.CallTime)
+	ctx, cancel := context.WithTimeout(w.ctx, w.cfg.timeOf(j))
 	defer cancel()
 	dialer := net.Dialer{}
 	if j.here.IsValid() {
@@ -241,6 +258,19 @@ func refused(err error) bool {
 	var accept sunrpc.AcceptStat
 	var auth sunrpc.AuthStat
 	return errors.As(err, &dial) && dial.Op == "dial" || errors.As(err, &accept) || errors.As(err, &auth)
+}
+
+// monitorCalls is how many times as long a call to the status monitor of this host may take:
+// rpc.statd looks each name up, which is some 10 s if the name server is not there, does one
+// thing at a time, and carries out what nobody waits for any more, too.
+const monitorCalls = 12
+
+// timeOf bounds the call of j.
+func (c *Config) timeOf(j *job) time.Duration {
+	if j.kind == track {
+		return monitorCalls * c.CallTime
+	}
+	return c.CallTime
 }
 
 // retryAfter is how long to wait after so many tries.

@@ -21,9 +21,9 @@ type Config struct {
 	// Workers is how many clients are called at once; default DefaultWorkers.
 	Workers int
 
-	// CallTime bounds each call to a client. RetryFirst is when a call that failed is
-	// made again; each time it takes twice as long, up to RetryMost. After Tries it is
-	// given up.
+	// CallTime bounds each call to a client; one to the status monitor of this host may take
+	// 12 times as long. RetryFirst is when a call that failed is made again; each time it
+	// takes twice as long, up to RetryMost. After Tries it is given up.
 	CallTime, RetryFirst, RetryMost time.Duration
 	Tries                           int
 	// PortmapPort is where the portmappers of clients listen; default 111.

@@ -79,12 +79,32 @@ func (m *Manager) track(changed ...entry) {
 	m.statd.mu.Lock()
 	defer m.statd.mu.Unlock()
 	for _, e := range changed {
-		if !m.statd.there || m.statd.queued[e.Addr] || len(m.statd.queued) >= m.cfg.Limits.Clients || m.calls.addrs.IsLocal(e.Addr, e.here) {
+		if !m.statd.there || m.statd.queued[e.Addr] || m.calls.addrs.IsLocal(e.Addr, e.here) {
 			continue
+		}
+		if len(m.statd.queued) >= 2*m.cfg.Limits.Clients {
+			m.forgetGone()
 		}
 		m.statd.queued[e.Addr] = true
 		m.calls.add(&job{entry: entry{Client: Client{Addr: loopBack}}, kind: track, about: e.Addr})
 	}
+}
+
+// forgetGone takes back the calls about addresses that have left the list, so that no more
+// wait than the list is long: what is not told of them is a host too many that is monitored.
+// The lock of the tracker is held.
+func (m *Manager) forgetGone() {
+	listed := map[netip.Addr]bool{}
+	for _, e := range m.list.all() {
+		listed[e.Addr] = true
+	}
+	m.calls.drop(func(j *job) bool {
+		gone := j.kind == track && !listed[j.about]
+		if gone {
+			delete(m.statd.queued, j.about)
+		}
+		return gone
+	})
 }
 
 var loopBack = netip.AddrFrom4([4]byte{127, 0, 0, 1})

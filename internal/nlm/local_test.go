@@ -2,9 +2,12 @@ package nlm
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
+	"time"
 
 	"loopnfs/internal/nlm4"
 	"loopnfs/internal/portmap"
@@ -133,4 +136,116 @@ func TestKernelOfThisHost(t *testing.T) {
 	if len(c.tracked) > 0 {
 		t.Error("the status monitor is told of this host, or is this server")
 	}
+}
+
+// A status monitor that hangs does not keep clients that mount by the same address from
+// being called.
+func TestTrackedHangs(t *testing.T) {
+	c := startClient(t, 1, 0)
+	release := make(chan struct{})
+	c.set(func() { c.hang, c.ports = release, map[uint32]uint16{nlm4.StatusProgram: c.port()} })
+	m := manager(t, c, "", func(cfg *Config) { cfg.CallTime = soon })
+	lookAfter(t, m, c)
+	want(t, "first", c.lock(m, 1, true), nlm4.Granted)
+	want(t, "second", c.lock(m, 2, true), nlm4.Blocked)
+	want(t, "elsewhere", remoteLock(m, 9, func(p Peer, a *nlm4.LockArgs) nlm4.Status {
+		a.Lock.Handle = []byte("other")
+		return m.Lock(p, a)
+	}), nlm4.Granted)
+	eventually(t, "the status monitor is called", func() bool { return c.hanging.Load() > 0 })
+	want(t, "unlock", c.unlock(m, 1), nlm4.Granted)
+	start := time.Now()
+	receive(t, c.called)
+	if d := time.Since(start); d > soon/2 {
+		t.Errorf("GRANTED was called after %v", d)
+	}
+	close(release)
+}
+
+// Clients that come and go faster than the status monitor is told do not keep it from
+// hearing of others.
+func TestTrackedFlood(t *testing.T) {
+	c := startClient(t, 1, 0)
+	release := make(chan struct{})
+	c.set(func() { c.hang, c.ports = release, map[uint32]uint16{nlm4.StatusProgram: c.port()} })
+	m := manager(t, c, "", func(cfg *Config) { cfg.CallTime, cfg.Limits.Clients = soon, 4 })
+	lookAfter(t, m, c)
+	at := func(n byte, f func(Peer, *nlm4.LockArgs) nlm4.Status) nlm4.Status {
+		peer := Peer{netip.AddrFrom4([4]byte{192, 0, 2, n}), netip.MustParseAddr("192.0.2.1")}
+		return f(peer, &nlm4.LockArgs{State: 3, Lock: lockOf(1, 0, 10)})
+	}
+	unlock := func(p Peer, a *nlm4.LockArgs) nlm4.Status { return m.Unlock(p, &nlm4.UnlockArgs{Lock: a.Lock}) }
+	eventually(t, "the status monitor is there", func() bool {
+		m.statd.mu.Lock()
+		defer m.statd.mu.Unlock()
+		return m.statd.there
+	})
+	const last = 20
+	for n := byte(10); n <= last; n++ {
+		want(t, "lock", at(n, m.Lock), nlm4.Granted)
+		if n < last {
+			want(t, "unlock", at(n, unlock), nlm4.Granted)
+		}
+	}
+	m.statd.mu.Lock()
+	if n := len(m.statd.queued); n > 2*4 {
+		t.Errorf("%d calls wait", n)
+	}
+	m.statd.mu.Unlock()
+	close(release)
+	for mon := receive(t, c.tracked); mon.proc != nlm4.StatusProcMon || mon.name != "192.0.2.20"; mon = receive(t, c.tracked) {
+	}
+}
+
+// A status monitor that is slow, as rpc.statd is without a name server, is called once.
+func TestTrackedSlow(t *testing.T) {
+	c := startClient(t, 1, 0)
+	release := make(chan struct{})
+	c.set(func() { c.hang, c.ports = release, map[uint32]uint16{nlm4.StatusProgram: c.port()} })
+	m := manager(t, c, "", func(cfg *Config) { cfg.CallTime = 2 * time.Second })
+	lookAfter(t, m, c)
+	want(t, "lock", remoteLock(m, 1, m.Lock), nlm4.Granted)
+	eventually(t, "the status monitor is called", func() bool { return c.hanging.Load() > 0 })
+	time.Sleep(m.cfg.CallTime + m.cfg.CallTime/2)
+	close(release)
+	receive(t, c.tracked)
+	if n := c.hanging.Load(); n != 1 {
+		t.Errorf("it was called %d times", n)
+	}
+}
+
+// Whatever is reclaimed, and when, no two owners have what excludes each other.
+func TestReclaimsExclude(t *testing.T) {
+	c := startClient(t, 1, 0)
+	c.set(func() { c.absent = true })
+	m := manager(t, c, "", nil)
+	var wg sync.WaitGroup
+	for n := range 4 {
+		wg.Go(func() {
+			p := Peer{netip.AddrFrom4([4]byte{192, 0, 2, byte(n / 2)}), netip.MustParseAddr("192.0.2.100")}
+			for range 3000 {
+				l := lockOf(uint32(n), uint64(rand.N(20)), uint64(1+rand.N(10)))
+				switch rand.N(6) {
+				case 0, 1:
+					m.Lock(p, &nlm4.LockArgs{Exclusive: rand.N(2) == 0, Block: rand.N(2) == 0, State: uint32(rand.N(3)), Lock: l})
+				case 2, 3:
+					m.Lock(p, &nlm4.LockArgs{Exclusive: rand.N(2) == 0, Reclaim: true, Lock: l})
+				case 4:
+					m.Unlock(p, &nlm4.UnlockArgs{Lock: l})
+				case 5:
+					m.Rebooted(p.Addr, []byte("c"), uint32(rand.N(3)))
+				}
+				m.mu.Lock()
+				for _, f := range m.table.files {
+					for _, h := range f.held {
+						if x := f.conflict(h.owner, h.exclusive, h.start, h.last); x != nil {
+							t.Errorf("%+v and %+v", h, *x)
+						}
+					}
+				}
+				m.mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,8 @@ type fakeClient struct {
 	silent   int               // so many calls of the lock manager get no reply
 	absent   bool              // the portmapper knows of nothing
 	deny     nlm4.Status       // what GRANTED is answered with
+	hang     chan struct{}     // the status monitor answers SM_MON once it is closed
+	hanging  atomic.Int32      // such calls
 	ports    map[uint32]uint16 // by program, of version 4 if it has more, and others than that of the client
 	called   chan nlm4.TestArgs
 	tracked  chan trackCall
@@ -87,6 +90,13 @@ func (c *fakeClient) answer(t *testing.T, nc net.Conn) {
 	if err := sunrpc.DecodeCall(&d, &call); err != nil {
 		t.Error(err)
 		return
+	}
+	c.mu.Lock()
+	hang := c.hang
+	c.mu.Unlock()
+	if hang != nil && call.Prog == nlm4.StatusProgram {
+		c.hanging.Add(1)
+		<-hang
 	}
 	var e xdr.Encoder
 	mark := sunrpc.BeginRecord(&e)

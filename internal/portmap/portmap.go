@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,9 @@ const (
 // ErrNotRegistered is returned by Port for a program that the portmapper does not know.
 var ErrNotRegistered = errors.New("portmap: the program is not registered")
 
+// errSilent is returned for a portmapper that is there, and hangs.
+var errSilent = errors.New("it does not answer: start rpcbind again")
+
 // Program is one that is served over TCP, or over UDP.
 type Program struct {
 	Number, Version uint32
@@ -76,6 +80,7 @@ type Registration struct {
 	sockets []string // of the same portmapper, for Seize
 	port    uint32
 	progs   []Program
+	dump    []byte // for seize, made when it is first needed
 }
 
 // Register tells the portmapper at addr that progs are served on port. What somebody
@@ -85,10 +90,16 @@ func Register(addr string, port int, progs []Program) (*Registration, error) {
 	return r, r.registerAll(progs)
 }
 
+// Later is Register for a server that is to run whatever the portmapper says: a Watch
+// registers progs, once it lets it. What Seize and Yield are for is dealt with then.
+func Later(addr string, port int, progs []Program) *Registration {
+	return &Registration{addr: addr, sockets: localSockets, port: uint32(port), progs: progs}
+}
+
 // registerAll registers progs, or nothing.
 func (r *Registration) registerAll(progs []Program) error {
 	for _, p := range progs {
-		if err := r.register(p); err != nil {
+		if err := r.register(context.Background(), p); err != nil {
 			return errors.Join(err, r.Close())
 		}
 		r.progs = append(r.progs, p)
@@ -96,23 +107,25 @@ func (r *Registration) registerAll(progs []Program) error {
 	return nil
 }
 
-func (r *Registration) register(p Program) error {
-	done, err := r.call(procSet, p, r.port)
+func (r *Registration) register(ctx context.Context, p Program) error {
+	done, err := r.call(ctx, procSet, p, r.port)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("there is no portmapper at %s: start rpcbind, or serve without --portmap, since mounts with port= and mountport= need none", r.addr)
 	case err != nil:
-		return fmt.Errorf("portmapper at %s: %w", r.addr, err)
+		return err
 	case done == 1:
 		return nil
 	}
-	switch there, err := r.call(procPort, p, 0); {
+	switch there, err := r.call(ctx, procPort, p, 0); {
 	case err != nil:
-		return fmt.Errorf("portmapper at %s: %w", r.addr, err)
+		return err
 	case there == r.port || p.Claim == Yield:
 		return nil
+	case there == 0: // it has gone meanwhile
+		return r.set(ctx, p)
 	case p.Claim == Seize:
-		return r.seize(p, there)
+		return r.seize(ctx, p, there)
 	default:
 		return fmt.Errorf("the portmapper at %s has program %d on port %d: stop that server first, or remove the entry with rpcinfo -d %d %d", r.addr, p.Number, there, p.Number, p.Version)
 	}
@@ -122,28 +135,50 @@ func (r *Registration) register(p Program) error {
 func (r *Registration) Port() uint16 { return uint16(r.port) }
 
 // Close takes back what is still there: the lock manager of the kernel replaces whatever
-// there was of its program. A nil r has nothing to take back.
+// there was of its program. A portmapper that hangs is waited for as long as one call may
+// take. A nil r has nothing to take back.
 func (r *Registration) Close() error {
 	if r == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
 	var errs []error
 	for _, p := range r.progs {
-		there, err := r.call(procPort, p, 0)
+		there, err := r.call(ctx, procPort, p, 0)
 		if err == nil && there == r.port {
-			_, err = r.call(procUnset, p, 0)
+			_, err = r.call(ctx, procUnset, p, 0)
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("portmapper at %s: %w", r.addr, err))
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (r *Registration) call(proc uint32, p Program, port uint32) (result uint32, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+func (r *Registration) call(ctx context.Context, proc uint32, p Program, port uint32) (result uint32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	return call(ctx, &net.Dialer{}, r.addr, proc, p, port, make([]byte, maxReply))
+	result, err = call(ctx, &net.Dialer{}, r.addr, proc, p, port, make([]byte, maxReply))
+	return result, r.failed(ctx, err)
+}
+
+// failed says what went wrong with a call, in the same words each time: without the port
+// of the connection.
+func (r *Registration) failed(ctx context.Context, err error) error {
+	var op *net.OpError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
+		err = errSilent
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.As(err, &op):
+		err = op.Err
+	}
+	return fmt.Errorf("portmapper at %s: %w", r.addr, err)
 }
 
 func call(ctx context.Context, dialer *net.Dialer, addr string, proc uint32, p Program, port uint32, buf []byte) (uint32, error) {

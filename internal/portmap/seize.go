@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
+	"os"
+	"syscall"
 
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
@@ -19,56 +22,65 @@ const (
 	procUnset3 = 2 // RPCBPROC_UNSET
 	procDump   = 4 // RPCBPROC_DUMP
 
-	maxDump = 64 << 10 // bytes
+	maxDump = 256 << 10 // bytes; anybody here can make the list longer
 )
 
-// errElsewhere is returned for a portmapper that is not the one that was asked.
-var errElsewhere = errors.New("it is of another network namespace")
+var (
+	// errElsewhere is returned for a portmapper that is not the one that was asked.
+	errElsewhere = errors.New("it is of another network namespace")
+	// errNotRoots is returned for a socket of just anybody: abstract names have no owner,
+	// and not every rpcbind takes its own.
+	errNotRoots = errors.New("it is not root who listens there")
+)
 
 // seize takes a program from the port where it is registered. rpcbind lets only root do
 // that, whom it knows by a local socket (map_unset).
-func (r *Registration) seize(p Program, there uint32) error {
-	var errs []error
-	for _, socket := range r.sockets {
-		err := unset(socket, p, there)
-		if err == nil {
-			return r.set(p)
-		}
-		errs = append(errs, fmt.Errorf("rpcbind at %s: %w", socket, err))
+func (r *Registration) seize(ctx context.Context, p Program, there uint32) error {
+	if r.dump == nil {
+		r.dump = make([]byte, maxDump)
 	}
-	return fmt.Errorf("program %d cannot be taken from port %d, which the lock manager of the kernel has: %w", p.Number, there, errors.Join(errs...))
+	why := errors.New("rpcbind has no local socket here")
+	for _, socket := range r.sockets {
+		err := unset(ctx, socket, p, there, r.dump)
+		if err == nil {
+			return r.set(ctx, p)
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			why = fmt.Errorf("rpcbind at %s: %w", socket, err)
+		}
+	}
+	return fmt.Errorf("program %d cannot be taken from port %d, which the lock manager of the kernel has: %w: run this server as root, where rpcbind runs, or mount with nolock on this host", p.Number, there, why)
 }
 
 // set registers what nobody has registered.
-func (r *Registration) set(p Program) error {
-	done, err := r.call(procSet, p, r.port)
+func (r *Registration) set(ctx context.Context, p Program) error {
+	done, err := r.call(ctx, procSet, p, r.port)
 	if err == nil && done != 1 {
-		err = fmt.Errorf("it does not register program %d", p.Number)
+		err = fmt.Errorf("portmapper at %s: it does not register program %d", r.addr, p.Number)
 	}
-	if err != nil {
-		return fmt.Errorf("portmapper at %s: %w", r.addr, err)
-	}
-	return nil
+	return err
 }
 
 // unset removes a program with the rights of this process, if it is registered at the
 // port there. A socket in the file system may be that of another network namespace,
-// whose registrations are others.
-func unset(socket string, p Program, there uint32) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+// whose registrations are others. buf, of maxDump bytes, holds the messages.
+func unset(ctx context.Context, socket string, p Program, there uint32, buf []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
+	if err := trusted(nc.(*net.UnixConn)); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
 	netid := "tcp"
 	if p.UDP {
 		netid = "udp"
 	}
-	buf := make([]byte, maxDump)
 	call := func(proc uint32, args func(*xdr.Encoder)) (xdr.Decoder, error) {
 		c := sunrpc.Call{XID: rand.Uint32(), Prog: program, Vers: version3, Proc: proc}
 		return sunrpc.Exchange(nc, &c, args, buf)
@@ -87,6 +99,26 @@ func unset(socket string, p Program, there uint32) error {
 		return errors.New("it lets only root remove the entry")
 	}
 	return d.Err()
+}
+
+// trusted reports whether root, or the user of this process, listens at the other end.
+func trusted(nc *net.UnixConn) error {
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *syscall.Ucred
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, sockErr = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if err = errors.Join(err, sockErr); err != nil {
+		return err
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return errNotRoots
+	}
+	return nil
 }
 
 // dumped finds the port of a program in the results of DUMP, 0 for none: GETADDR answers

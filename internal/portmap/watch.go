@@ -2,10 +2,13 @@ package portmap
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"loopnfs/internal/sunrpc"
@@ -40,6 +43,7 @@ type Watch struct {
 	cancel context.CancelFunc
 	asked  chan chan<- struct{}
 	slots  chan struct{}
+	slow   atomic.Bool // Check was not worth the wait
 	ended  sync.WaitGroup
 }
 
@@ -81,8 +85,12 @@ func (w *Watch) Close() {
 }
 
 // Check has the portmapper asked at once and waits for that, for d at most. A few callers
-// can wait at once; others return.
+// can wait at once; others return, and so do all from when one has waited in vain until the
+// portmapper answers.
 func (w *Watch) Check(d time.Duration) {
+	if w.slow.Load() {
+		return
+	}
 	select {
 	case w.slots <- struct{}{}:
 	default:
@@ -95,11 +103,13 @@ func (w *Watch) Check(d time.Duration) {
 	select {
 	case w.asked <- done:
 	case <-ctx.Done():
+		w.slow.Store(true)
 		return
 	}
 	select {
 	case <-done:
 	case <-ctx.Done():
+		w.slow.Store(true)
 	}
 }
 
@@ -115,7 +125,11 @@ func (w *Watch) run() {
 		case <-next.C:
 		case done = <-w.asked:
 		}
-		w.report(w.look())
+		err := w.look()
+		if err == nil {
+			w.slow.Store(false)
+		}
+		w.report(err)
 		if done != nil {
 			close(done)
 		}
@@ -135,18 +149,18 @@ func (w *Watch) report(err error) {
 	}
 }
 
-// look asks for all programs and puts right what is wrong.
+// look asks for all programs and puts right what is wrong. One that cannot be put right
+// does not keep it from the others.
 func (w *Watch) look() error {
+	var errs []error
 	for i, p := range w.reg.progs {
 		port, err := w.port(p)
 		if err != nil {
-			return err
+			return errors.Join(append(errs, err)...)
 		}
-		if err := w.putRight(p, &w.seen[i], port); err != nil {
-			return err
-		}
+		errs = append(errs, w.putRight(p, &w.seen[i], port))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (w *Watch) putRight(p Program, s *sighting, port uint32) error {
@@ -157,18 +171,33 @@ func (w *Watch) putRight(p Program, s *sighting, port uint32) error {
 	}
 	var err error
 	switch {
-	case port == w.reg.port || port != 0 && p.Claim != Seize || port == 0 && now.Sub(s.since) < w.settle:
+	case port == w.reg.port || port == 0 && now.Sub(s.since) < w.settle:
 		return nil
 	case port == 0:
-		err = w.reg.set(p)
+		err = w.reg.set(w.ctx, p)
+	case p.Claim == Exclusive:
+		return fmt.Errorf("program %d is on port %d now, of another server, whose lock manager keeps its place, too: stop that server", p.Number, port)
+	case p.Claim == Yield || w.replaced():
+		return nil
 	default:
-		err = w.reg.seize(p, port)
+		err = w.reg.seize(w.ctx, p, port)
 	}
 	if err == nil {
 		s.port = w.reg.port
 		w.changed(p, uint16(s.port))
 	}
 	return err
+}
+
+// replaced reports whether another server has a program that is to be this one's alone.
+// What it has besides is its own, and not taken from it.
+func (w *Watch) replaced() bool {
+	for i, s := range w.seen {
+		if w.reg.progs[i].Claim == Exclusive && s.port != 0 && s.port != w.reg.port {
+			return true
+		}
+	}
+	return false
 }
 
 // port asks for the port of a program, 0 for none, over a connection that stays.
@@ -185,7 +214,7 @@ func (w *Watch) ask(p Program) (uint32, error) {
 	if w.nc == nil {
 		nc, err := (&net.Dialer{Timeout: callTime}).DialContext(w.ctx, "tcp", w.reg.addr)
 		if err != nil {
-			return 0, err
+			return 0, w.reg.failed(w.ctx, err)
 		}
 		w.nc = nc
 	}
@@ -199,10 +228,13 @@ func (w *Watch) ask(p Program) (uint32, error) {
 	if err == nil {
 		err = d.Err()
 	}
+	if err == nil && port > 1<<16-1 {
+		err = sunrpc.ErrReply
+	}
 	if err != nil {
 		w.hangUp()
 	}
-	return port, err
+	return port, w.reg.failed(w.ctx, err)
 }
 
 func (w *Watch) hangUp() {

@@ -1,14 +1,19 @@
 package portmap
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +48,8 @@ type rpcbind struct {
 	ports  map[Program]uint32 // without Claim
 	conns  map[net.Conn]bool
 	silent bool // no replies
+	reset  bool // connections end with a reset
+	mute   bool // no replies over the local socket
 	refuse bool // UNSET is not for this caller
 	asked  int
 }
@@ -87,6 +94,13 @@ func (b *rpcbind) serve(nc net.Conn) {
 		if _, err := io.ReadFull(nc, head[:]); err != nil {
 			return
 		}
+		b.mu.Lock()
+		if t, ok := nc.(*net.TCPConn); ok && b.reset {
+			t.SetLinger(0)
+			t.Close()
+		}
+		mute := b.mute && nc.LocalAddr().Network() == "unix"
+		b.mu.Unlock()
 		d := xdr.NewDecoder(head[:])
 		msg := make([]byte, d.Uint32()&^(1<<31))
 		if _, err := io.ReadFull(nc, msg); err != nil {
@@ -100,7 +114,7 @@ func (b *rpcbind) serve(nc net.Conn) {
 		var e xdr.Encoder
 		mark := sunrpc.BeginRecord(&e)
 		sunrpc.ReplySuccess(&e, c.XID)
-		if !b.carryOut(&c, &d, &e) {
+		if !b.carryOut(&c, &d, &e) || mute {
 			continue
 		}
 		sunrpc.EndRecord(&e, mark, 0)
@@ -122,6 +136,11 @@ func (b *rpcbind) carryOut(c *sunrpc.Call, d *xdr.Decoder, e *xdr.Encoder) bool 
 			e.Uint32(there)
 		case c.Proc == procSet && there == 0:
 			b.ports[p] = d.Uint32()
+			e.Bool(true)
+		case c.Proc == procUnset: // whatever it is served over
+			for _, p.UDP = range []bool{false, true} {
+				delete(b.ports, p)
+			}
 			e.Bool(true)
 		default:
 			e.Bool(false)
@@ -330,4 +349,229 @@ func TestWatchPortmapper(t *testing.T) {
 		t.Errorf("Check and Close took %v", d)
 	}
 	w.Check(time.Hour) // after Close it does not wait
+}
+
+// Nobody takes the lock manager's place from a server that has taken that of NFS: its
+// clients lock there. Programs that come after one that goes wrong are looked at, too.
+func TestWatchOtherServer(t *testing.T) {
+	b := startRPCBind(t)
+	nfs := Program{Number: 100003, Version: 3}
+	w, c := watch(t, b, time.Hour, nfs, nlmTCP, nsmTCP)
+	b.set(20049, nfs)
+	b.set(kernel, nlmTCP)
+	b.set(700, nsmTCP)
+	for range 3 {
+		w.Check(soon)
+	}
+	b.is(t, nfs, 20049)
+	b.is(t, nlmTCP, kernel)
+	if got := c.of(nsmTCP); !slices.Equal(got, []uint16{server, 700}) {
+		t.Errorf("ports of the status monitor that were seen: %v", got)
+	}
+	if !c.logged("program 100003") || !c.logged("port 20049") || strings.Count(c.lines.String(), "WARN") != 1 {
+		t.Errorf("logged: %s", c.lines.String())
+	}
+	b.set(server, nfs)
+	w.Check(soon)
+	b.is(t, nlmTCP, server)
+}
+
+// What the portmapper lets nobody do keeps nothing else from being put right.
+func TestWatchGoesOn(t *testing.T) {
+	b := startRPCBind(t)
+	w, _ := watch(t, b, 0, nlmTCP, nsmTCP)
+	b.mu.Lock()
+	b.refuse = true
+	b.mu.Unlock()
+	b.set(kernel, nlmTCP)
+	b.set(0, nsmTCP)
+	w.Check(soon)
+	w.Check(soon)
+	b.is(t, nlmTCP, kernel)
+	b.is(t, nsmTCP, server)
+}
+
+// One thing that is wrong is logged once, though each connection has another port.
+func TestWatchLogsOnce(t *testing.T) {
+	b := startRPCBind(t)
+	w, c := watch(t, b, time.Hour, nlmTCP)
+	b.mu.Lock()
+	b.reset = true
+	b.mu.Unlock()
+	for range 5 {
+		w.Check(soon)
+	}
+	if n := strings.Count(c.lines.String(), "WARN"); n != 1 {
+		t.Errorf("%d warnings: %s", n, c.lines.String())
+	}
+}
+
+// Close waits for no call, whatever it is about.
+func TestWatchClosesAtOnce(t *testing.T) {
+	b := startRPCBind(t)
+	w, _ := watch(t, b, time.Hour, nlmTCP)
+	b.mu.Lock()
+	b.mute = true
+	b.mu.Unlock()
+	b.set(kernel, nlmTCP)
+	w.Check(100 * time.Millisecond)
+	start := time.Now()
+	w.Close()
+	if d := time.Since(start); d > callTime/2 {
+		t.Errorf("Close took %v", d)
+	}
+}
+
+// A portmapper that does not answer holds up one round of Check, not all of them.
+func TestCheckWaitsOnce(t *testing.T) {
+	b := startRPCBind(t)
+	w, _ := watch(t, b, time.Hour, nlmTCP)
+	b.mu.Lock()
+	b.silent = true
+	b.mu.Unlock()
+	w.Check(50 * time.Millisecond)
+	start := time.Now()
+	for range 10 {
+		w.Check(callTime / 10)
+	}
+	if d := time.Since(start); d > callTime/2 {
+		t.Errorf("10 more took %v", d)
+	}
+	b.mu.Lock()
+	b.silent = false
+	b.mu.Unlock()
+	b.hangUp()
+	eventually(t, "it is waited for again", func() bool {
+		b.set(kernel, nlmTCP)
+		w.Check(soon)
+		return b.port(nlmTCP) == server
+	})
+}
+
+// A registration is taken back from a portmapper that hangs in the time of one call.
+func TestCloseSilent(t *testing.T) {
+	b := startRPCBind(t)
+	r := &Registration{addr: b.addr, port: server}
+	if err := r.registerAll([]Program{nlmTCP, nlmUDP, nsmTCP}); err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock()
+	b.silent = true
+	b.mu.Unlock()
+	start := time.Now()
+	if err := r.Close(); !errors.Is(err, errSilent) {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 2*callTime {
+		t.Errorf("Close took %v", d)
+	}
+}
+
+// A port that there cannot be is no port.
+func TestWatchBadPort(t *testing.T) {
+	b := startRPCBind(t)
+	w, c := watch(t, b, time.Hour, nsmTCP)
+	b.set(1<<16+server, nsmTCP)
+	w.Check(soon)
+	if got := c.of(nsmTCP); !slices.Equal(got, []uint16{server}) || !c.logged("WARN") {
+		t.Errorf("ports that were seen: %v; logged: %s", got, c.lines.String())
+	}
+}
+
+// A local socket that is not root's, nor this user's, is not rpcbind's: the abstract name
+// is anybody's who comes first.
+func TestSocketOfOthers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("takes root, to be another user")
+	}
+	b := startRPCBind(t)
+	name := fmt.Sprintf("@loopnfs-test-%d", os.Getpid())
+	bad := listenAs(t, 65534, name)
+	r := &Registration{addr: b.addr, sockets: []string{name, b.socket}, port: server}
+	b.set(kernel, nlmTCP)
+	start := time.Now()
+	if err := r.registerAll([]Program{nlmTCP}); err != nil || time.Since(start) > callTime/2 {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+	b.is(t, nlmTCP, server)
+	bad.Close()
+}
+
+// listenAs listens at a local socket as another user.
+func listenAs(t *testing.T, uid int, socket string) net.Listener {
+	var l net.Listener
+	var err error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if _, _, e := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); e != 0 {
+			err = e
+			return
+		}
+		l, err = net.Listen("unix", socket)
+	})
+	wg.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// Everything at once: the kernel comes and goes, the portmapper starts again, clients
+// mount, and the server ends in the midst of it.
+func TestWatchStorm(t *testing.T) {
+	b := startRPCBind(t)
+	w, _ := watch(t, b, 5*time.Millisecond, nlmTCP, nlmUDP, nsmTCP)
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				switch rand.N(5) {
+				case 0:
+					b.set(kernel, nlmTCP, nlmUDP)
+				case 1:
+					b.set(0, nlmTCP, nsmTCP)
+				case 2:
+					b.hangUp()
+				default:
+					w.Check(time.Duration(rand.N(3)) * time.Millisecond)
+				}
+			}
+		})
+	}
+	time.Sleep(time.Second)
+	w.Close()
+	close(stop)
+	wg.Wait()
+	b.set(server, w.reg.progs...)
+	b.set(kernel, nlm3TCP)
+	if err := w.reg.Close(); err != nil {
+		t.Error(err)
+	}
+	b.is(t, nlm3TCP, kernel)
+	for _, p := range w.reg.progs {
+		if b.port(p) == server {
+			t.Errorf("%+v is left", p)
+		}
+	}
+}
+
+// A server that has nothing registered yet comes by it.
+func TestLater(t *testing.T) {
+	b := startRPCBind(t)
+	b.set(20048, nsmTCP)
+	r := Later(b.addr, server, []Program{nlmTCP, nsmTCP})
+	w := newWatch(r, slog.New(slog.DiscardHandler), func(Program, uint16) {})
+	w.every, w.settle = 10*time.Millisecond, 30*time.Millisecond
+	w.start()
+	defer w.Close()
+	eventually(t, "it is registered", func() bool { return b.port(nlmTCP) == server })
+	b.is(t, nsmTCP, 20048)
 }

@@ -2,6 +2,7 @@ package sunrpc
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -42,24 +43,37 @@ func Exchange(nc net.Conn, c *Call, args func(*xdr.Encoder), buf []byte) (xdr.De
 }
 
 func readReply(r io.Reader, xid uint32, buf []byte) (xdr.Decoder, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
+	b, err := readRecord(r, buf[:0:cap(buf)])
+	if err != nil {
 		return xdr.Decoder{}, err
 	}
-	d := xdr.NewDecoder(head[:])
-	n := d.Uint32()
-	last, size := n>>31 != 0, int(n&^(1<<31))
-	if !last || size > cap(buf) {
-		return xdr.Decoder{}, ErrReply
-	}
-	buf = buf[:size]
-	if _, err := io.ReadFull(r, buf); err != nil {
-		return xdr.Decoder{}, err
-	}
-	d = xdr.NewDecoder(buf)
+	d := xdr.NewDecoder(b)
 	rep, err := DecodeReply(&d)
 	if err == nil && rep.XID != xid {
 		err = ErrReply
 	}
 	return d, err
+}
+
+// readRecord appends a record to b, up to its capacity.
+func readRecord(r io.Reader, b []byte) ([]byte, error) {
+	for range MaxFragments {
+		var head [markLen]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return nil, err
+		}
+		mark := binary.BigEndian.Uint32(head[:])
+		at, size := len(b), int(mark&^lastFrag)
+		if size > cap(b)-at {
+			return nil, ErrReply
+		}
+		b = b[:at+size]
+		if _, err := io.ReadFull(r, b[at:]); err != nil {
+			return nil, err
+		}
+		if mark&lastFrag != 0 {
+			return b, nil
+		}
+	}
+	return nil, ErrReply
 }
