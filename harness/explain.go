@@ -28,6 +28,12 @@ var edges = []struct{ frame, waits string }{
 // reclaim is in the stack of a task that frees memory for itself.
 const reclaimFrame = "try_to_free_pages"
 
+// needs are functions of the kernel that tell what a task wants memory for.
+var needs = []struct{ frame, what string }{
+	{"refill_work", " for the receive ring of the network card"},
+	{"tcp_sendmsg_locked", " to send"},
+}
+
 // explainStacks returns a sentence for each kind of waiting, that of tasks in
 // direct reclaim first.
 func explainStacks(stacks []job.Stack) []string {
@@ -60,15 +66,30 @@ func explainStack(s job.Stack) (string, bool) {
 		frames = frames[:reclaim] // why it needs memory is not what it waits for
 	}
 	for _, e := range edges {
-		if !slices.ContainsFunc(frames, func(f string) bool { return strings.Contains(f, e.frame) }) {
+		if !has(frames, e.frame) {
 			continue
 		}
 		if reclaim < 0 {
 			return s.Comm + " waits " + e.waits, true
 		}
-		return fmt.Sprintf("%s needs memory -> direct reclaim%s waits %s", s.Comm, inRelease(frames), e.waits), true
+		return fmt.Sprintf("%s needs memory%s -> direct reclaim%s waits %s", s.Comm, whatFor(s.Frames), inRelease(frames), e.waits), true
 	}
 	return "", false
+}
+
+// has reports whether a frame's name has part in it.
+func has(frames []string, part string) bool {
+	return slices.ContainsFunc(frames, func(f string) bool { return strings.Contains(f, part) })
+}
+
+// whatFor says what a task in direct reclaim needs memory for; empty if unknown.
+func whatFor(frames []string) string {
+	for _, n := range needs {
+		if has(frames, n.frame) {
+			return n.what
+		}
+	}
+	return ""
 }
 
 func inRelease(frames []string) string {

@@ -31,6 +31,9 @@ func TestExplainStack(t *testing.T) {
 			"hog needs memory -> direct reclaim waits to swap a page out, until earlier ones are out"},
 		{"hog", "__schedule schedule throttle_direct_reclaim try_to_free_pages __alloc_pages_slowpath.constprop.0" + byFault,
 			"hog needs memory -> direct reclaim waits for kswapd to free pages"},
+		// swap, 6.12.43
+		{"kworker/0:1", swapsOut + allocates + " alloc_pages_mpol_noprof skb_page_frag_refill try_fill_recv refill_work process_one_work worker_thread",
+			"kworker/0:1 needs memory for the receive ring of the network card -> direct reclaim waits to swap a page out, until earlier ones are out"},
 		{"jbd2/vdb-8", "try_to_shrink_lruvec" + allocates + " __filemap_get_folio __getblk_slow jbd2_journal_get_descriptor_buffer jbd2_journal_commit_transaction kjournald2 kthread",
 			"jbd2/vdb-8 needs memory -> direct reclaim waits for pages that can be freed"},
 		{"loopnfs", "jbd2_log_wait_commit ext4_sync_file do_fsync __x64_sys_fsync" + systemCall, "loopnfs waits for the journal"},

@@ -193,7 +193,7 @@ func VMDrills() []VMDrill {
 			Name:  "swap-loopback",
 			Loop:  "to swap a page out, the client needs the reply, and the server needs a page to send it",
 			Peers: true,
-			Job:   swapLoopbackJob(),
+			Job:   swapJob(),
 		},
 		{
 			Name: "host-guard",
@@ -253,20 +253,15 @@ func stackedJob(script string) job.Job {
 	return j
 }
 
-// swapJob takes more memory than there is; what is too much goes to the mount.
+// swapJob takes more memory than there is; what is too much goes to the mount. The
+// watermarks are so high that kswapd begins while there are pages for those who may
+// not use the reserve: for the network card's receive ring, for a server's replies, and
+// for the journal of its file system.
 func swapJob() job.Job {
-	j := vmJob("swap", 130, map[string]string{"vm/dirty_ratio": "40"})
+	j := vmJob("swap", 130, map[string]string{
+		"vm/dirty_ratio": "40", "vm/min_free_kbytes": "24576", "vm/watermark_scale_factor": "1000",
+	})
 	j.Load.Work.Rounds = 1
-	return j
-}
-
-// swapLoopbackJob has watermarks so high that kswapd begins while there are pages
-// for those who may not use the reserve: for the server's replies, and for the
-// journal of its file system.
-func swapLoopbackJob() job.Job {
-	j := swapJob()
-	j.Load.Sysctl["vm/min_free_kbytes"] = "24576"
-	j.Load.Sysctl["vm/watermark_scale_factor"] = "1000"
 	return j
 }
 

@@ -106,41 +106,52 @@ func (f *Finding) sysctl(name string, value int64) {
 	f.Remedy = append(f.Remedy, fmt.Sprintf("sysctl -w vm.%s=%d", name, value))
 }
 
-// What loop-back swap was seen to work with, in drills on 192 MiB.
+// What swap on NFS was seen to work with, in drills on 192 MiB.
 const (
 	swapMinFree = 24 << 20
 	swapScale   = 1000
 )
 
 func (r *Report) judgeSwap() {
+	high := r.Memory.MinFreeBytes >= swapMinFree && r.Memory.WatermarkScaleFactor >= swapScale
 	for i := range r.Swaps {
-		s := &r.Swaps[i]
-		if s.Mount == "" {
-			continue
+		if r.Swaps[i].Mount != "" {
+			r.add(judgeSwapArea(&r.Swaps[i], r.isLoopback(r.Swaps[i].Mount), high))
 		}
-		f := Finding{
-			ID: "swap-on-nfs", Severity: Note, Subject: SubjectSwap,
-			What:   fmt.Sprintf("swap area %s lies on an NFS mount of another host", Printable(s.Path)),
-			Why:    "The kernel can do that; it depends on that host and the network whenever memory is short.",
-			Remedy: []string{"swapoff " + quote(s.Path)},
-		}
-		if r.isLoopback(s.Mount) {
-			f.Severity = Danger
-			f.What = fmt.Sprintf("swap area %s lies on a loop-back NFS mount", Printable(s.Path))
-			f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that: for its reply, which the socket takes, and for the journal of its disk. Then the host stops for good."
-			if r.Memory.MinFreeBytes >= swapMinFree && r.Memory.WatermarkScaleFactor >= swapScale {
-				f.Severity = Warning
-				f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that. The watermarks are high enough to have kept some in drills, where loopnfs got by; nobody promises it."
-			} else {
-				f.Remedy = append(f.Remedy, fmt.Sprintf("sysctl -w vm.min_free_kbytes=%d vm.watermark_scale_factor=%d   # if it must stay there", swapMinFree>>10, swapScale))
-			}
-		}
-		if s.Through != s.Path {
-			f.What += ", in " + Printable(s.Through)
-			f.Why += " A loop device does not change that."
-		}
-		r.add(f)
 	}
+}
+
+// judgeSwapArea judges an area on a mount. high says that the watermarks leave pages
+// for others than those who swap.
+func judgeSwapArea(s *Swap, loopback, high bool) Finding {
+	f := Finding{
+		ID: "swap-on-nfs", Severity: Note, Subject: SubjectSwap,
+		What:   fmt.Sprintf("swap area %s lies on an NFS mount of another host", Printable(s.Path)),
+		Why:    "The kernel can do that; it depends on that host and the network whenever memory is short.",
+		Remedy: []string{"swapoff " + quote(s.Path)},
+	}
+	switch {
+	case loopback && high:
+		f.Severity = Warning
+		f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that. The watermarks are high enough to have kept some in drills, where loopnfs got by; nobody promises it."
+	case loopback:
+		f.Severity = Danger
+		f.Why = "To free a page the kernel asks the server to write it, and the server needs pages for that: for its reply, which the socket takes, and for the journal of its disk. Then the host stops for good."
+	case !high:
+		f.Severity = Warning
+		f.Why += " To hear of the replies, the driver of the network card needs pages for its receive ring; that of virtio waits in reclaim for them, which waits for the replies. Then the host stops for good."
+	}
+	if loopback {
+		f.What = fmt.Sprintf("swap area %s lies on a loop-back NFS mount", Printable(s.Path))
+	}
+	if !high {
+		f.Remedy = append(f.Remedy, fmt.Sprintf("sysctl -w vm.min_free_kbytes=%d vm.watermark_scale_factor=%d   # if it must stay there", swapMinFree>>10, swapScale))
+	}
+	if s.Through != s.Path {
+		f.What += ", in " + Printable(s.Through)
+		f.Why += " A loop device does not change that."
+	}
+	return f
 }
 
 func (r *Report) isLoopback(key string) bool {
