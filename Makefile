@@ -45,9 +45,9 @@ check: setup-build
 
 # Beside other servers; with REF=COMMIT beside that one, too.
 bench: setup-bench build
-	$(GO) build -o bin/nfsbench ./harness/nfsbench
+	$(GO) build -o bin/bench ./harness/bench
 	$(if $(REF),scripts/build-ref.sh $(REF) bin/ref)
-	$(SUDO) bin/nfsbench -commit "$$(git describe --always --dirty 2>/dev/null)" -json bench.json -svg bench.svg \
+	$(SUDO) bin/bench -commit "$$(git describe --always --dirty 2>/dev/null)" -json bench.json -svg bench.svg \
 		loopnfs $(if $(REF),$(REF)=bin/ref) ganesha gonfs
 
 bench-packages: setup-test

@@ -147,6 +147,20 @@ func (s *Store) attrNow(op *vfs.Op, in *inode, fd int, a *vfs.Attr) error {
 	return nil
 }
 
+// attrNew is attrNow for an inode that was made just now: nothing is newer than what it
+// was made from.
+func (s *Store) attrNew(op *vfs.Op, in *inode, a *vfs.Attr) error {
+	if !in.lockAttr(op) {
+		return errWouldWait
+	}
+	defer in.am.Unlock()
+	if in.nameless() {
+		return vfs.ErrStale
+	}
+	in.fill(a)
+	return nil
+}
+
 // GetAttr implements vfs.FS.
 func (s *Store) GetAttr(op *vfs.Op, node vfs.NodeID, a *vfs.Attr) error {
 	in, err := s.inode(node)

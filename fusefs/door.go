@@ -6,10 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"runtime/debug"
 	"time"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
@@ -134,12 +131,12 @@ func (c *DoorConfig) Validate() error {
 // are the kernel's, local), RENAME_EXCHANGE and RENAME_NOREPLACE, fallocate,
 // SEEK_HOLE, ioctl.
 type Door struct {
-	cfg    DoorConfig
-	dev    *device
-	fs     *doorFS
-	server *fuse.Server
-	dead   chan struct{} // the kernel serves the connection no more
-	done   chan struct{} // the last request has been served
+	cfg  DoorConfig
+	dev  *device
+	fs   *doorFS
+	conn *doorConn
+	dead chan struct{} // the kernel serves the connection no more
+	done chan struct{} // the last request has been served
 }
 
 // MountFS mounts cfg.FS and serves it until it is unmounted.
@@ -154,8 +151,7 @@ func MountFS(cfg DoorConfig) (*Door, error) {
 	}
 	d := &Door{cfg: cfg, dev: dev, dead: make(chan struct{}), done: make(chan struct{})}
 	d.fs = newDoorFS(&d.cfg, d.isDead)
-	d.server, err = fuse.NewServer(d.fs, fmt.Sprintf("/dev/fd/%d", dev.serveFD), d.options())
-	if err != nil {
+	if d.conn, err = newDoorConn(dev.serveFD, &d.cfg, d.fs); err != nil {
 		err = errors.Join(fmt.Errorf("cannot start FUSE on %s: %w", dev.Path, err), dev.Detach())
 		dev.close()
 		return nil, err
@@ -168,26 +164,8 @@ func MountFS(cfg DoorConfig) (*Door, error) {
 	return d, nil
 }
 
-func (d *Door) options() *fuse.MountOptions {
-	return &fuse.MountOptions{
-		FsName:                  d.cfg.FsName,
-		Name:                    d.cfg.Type,
-		MaxWrite:                d.cfg.MaxWrite,
-		MaxReadAhead:            readAhead,
-		MaxBackground:           maxBackground,
-		MaxInflightRequestBytes: d.cfg.MaxInflightBytes,
-		DisableSplice:           true,
-		ExtraCapabilities:       fuse.CAP_READDIRPLUS_AUTO,
-		Logger:                  slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelWarn),
-		PanicHandler: func(v any) fuse.Status {
-			d.cfg.Logger.Error("fuse: a request panicked", "panic", v, "stack", string(debug.Stack()))
-			return fuse.EIO
-		},
-	}
-}
-
 func (d *Door) serve() {
-	d.server.Serve()
+	d.conn.serve()
 	d.fs.forgetAll()
 	close(d.done)
 }

@@ -19,7 +19,11 @@ func doorOver(t testing.TB) (f *doorFS, fh, node uint64) {
 	f = newDoorFS(&cfg, func() bool { return false })
 	var out fuse.CreateOut
 	in := &fuse.CreateIn{InHeader: rootHeader(), Flags: uint32(os.O_RDWR), Mode: 0o644}
-	if st := f.Create(nil, in, "f", &out); st != fuse.OK {
+	slot := f.newSlot()
+	defer slot.close()
+	st := f.Create(slot, in, "f", &out)
+	slot.end()
+	if st != fuse.OK {
 		t.Fatal(st)
 	}
 	t.Cleanup(f.forgetAll)
@@ -30,34 +34,41 @@ func rootHeader() fuse.InHeader {
 	return fuse.InHeader{NodeId: uint64(vfs.RootID), Caller: fuse.Caller{Pid: uint32(os.Getpid())}}
 }
 
-// doorCalls are the calls of the data path. Each returns whether it worked.
-func doorCalls(f *doorFS, fh, node uint64) map[string]func() bool {
-	cancel := make(chan struct{})
+// dataPath are the calls of the data path. Each returns whether it worked.
+func dataPath(t testing.TB, f *doorFS, fh, node uint64) map[string]func() bool {
+	s := f.newSlot()
+	t.Cleanup(s.close)
 	head := rootHeader()
-	data := [][]byte{make([]byte, 64<<10)}
+	data := make([]byte, 64<<10)
 	write := &fuse.WriteIn{InHeader: head, Fh: fh}
-	read := &fuse.ReadIn{InHeader: head, Fh: fh, Size: uint32(len(data[0]))}
+	read := &fuse.ReadIn{InHeader: head, Fh: fh, Size: uint32(len(data))}
 	attr := &fuse.GetAttrIn{InHeader: head}
 	attr.NodeId = node
 	var attrOut fuse.AttrOut
 	var entryOut fuse.EntryOut
 	return map[string]func() bool{
 		"write": func() bool {
-			n, st := f.Writev(cancel, write, data)
-			return st == fuse.OK && int(n) == len(data[0])
+			n, st := f.Write(s, write, data)
+			s.end()
+			return st == fuse.OK && int(n) == len(data)
 		},
 		"read": func() bool {
-			res, st := f.Read(cancel, read, nil)
-			if st != fuse.OK || res.Size() != len(data[0]) {
-				return false
+			st, n := f.Read(s, read), 0
+			for _, b := range s.read.slices() {
+				n += len(b)
 			}
-			bufs, st := res.(*readResult).Slices()
-			res.Done()
-			return st == fuse.OK && len(bufs) > 0
+			s.end()
+			return st == fuse.OK && n == len(data)
 		},
-		"getattr": func() bool { return f.GetAttr(cancel, attr, &attrOut) == fuse.OK },
+		"getattr": func() bool {
+			st := f.GetAttr(s, attr, &attrOut)
+			s.end()
+			return st == fuse.OK
+		},
 		"lookup": func() bool {
-			if f.Lookup(cancel, &head, "f", &entryOut) != fuse.OK {
+			st := f.Lookup(s, &head, "f", &entryOut)
+			s.end()
+			if st != fuse.OK {
 				return false
 			}
 			f.Forget(entryOut.NodeId, 1)
@@ -71,7 +82,7 @@ func TestDoorDoesNotAllocate(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	f, fh, node := doorOver(t)
-	calls := doorCalls(f, fh, node)
+	calls := dataPath(t, f, fh, node)
 	for _, name := range []string{"write", "read", "getattr", "lookup"} {
 		call := calls[name]
 		// A run now and then reads the caller's groups again, or meets the
@@ -89,7 +100,7 @@ func TestDoorDoesNotAllocate(t *testing.T) {
 
 func BenchmarkDoor(b *testing.B) {
 	f, fh, node := doorOver(b)
-	calls := doorCalls(f, fh, node)
+	calls := dataPath(b, f, fh, node)
 	for _, name := range []string{"write", "read", "getattr", "lookup"} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

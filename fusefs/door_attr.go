@@ -1,8 +1,6 @@
 package fusefs
 
 import (
-	"syscall"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -45,10 +43,9 @@ func (f *doorFS) fillAttr(a *vfs.Attr, out *fuse.Attr) {
 }
 
 // GetAttr reads attributes.
-func (f *doorFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	s := f.begin(opGetAttr, cancel, &in.InHeader)
-	defer s.end()
-	st := s.do(func() error { return f.fs.GetAttr(&s.op, vfs.NodeID(in.NodeId), &s.attr) })
+func (f *doorFS) GetAttr(s *doorSlot, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	s.begin(opGetAttr, &in.InHeader)
+	st := s.soon(func() error { return f.fs.GetAttr(&s.op, vfs.NodeID(in.NodeId), &s.attr) })
 	if st == fuse.OK {
 		f.fillAttr(&s.attr, &out.Attr)
 		out.SetTimeout(f.attrTimeout)
@@ -58,14 +55,12 @@ func (f *doorFS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.A
 
 // SetAttr changes attributes; through an open file it is ftruncate(2), allowed
 // by how the file was opened.
-func (f *doorFS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	var s *doorSlot
+func (f *doorFS) SetAttr(s *doorSlot, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if o := f.setAttrFile(in); o != nil {
-		s = f.beginAs(opSetAttr, cancel, &in.InHeader, o)
+		s.beginAs(opSetAttr, &in.InHeader, o)
 	} else {
-		s = f.begin(opSetAttr, cancel, &in.InHeader)
+		s.begin(opSetAttr, &in.InHeader)
 	}
-	defer s.end()
 	fillSetAttr(in, &s.set)
 	node := vfs.NodeID(in.NodeId)
 	st := s.do(func() error {
@@ -126,9 +121,8 @@ const (
 )
 
 // Access is access(2): the file system says what the caller may do.
-func (f *doorFS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
-	s := f.begin(opAccess, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) Access(s *doorSlot, in *fuse.AccessIn) fuse.Status {
+	s.begin(opAccess, &in.InHeader)
 	return f.access(s, vfs.NodeID(in.NodeId), in.Mask)
 }
 
@@ -144,7 +138,7 @@ func (f *doorFS) access(s *doorSlot, node vfs.NodeID, mask uint32) fuse.Status {
 	if want == 0 {
 		return fuse.OK
 	}
-	st := s.do(func() (err error) {
+	st := s.soon(func() (err error) {
 		got, err = f.fs.Access(&s.op, node, want)
 		return err
 	})
@@ -164,9 +158,8 @@ var accessRights = [...]struct{ mask, rights uint32 }{
 }
 
 // StatFs describes the file system.
-func (f *doorFS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	s := f.begin(opStatFS, cancel, h)
-	defer s.end()
+func (f *doorFS) StatFs(s *doorSlot, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	s.begin(opStatFS, h)
 	return s.do(func() error {
 		st, err := f.fs.StatFS(&s.op, vfs.NodeID(h.NodeId))
 		if err != nil {
@@ -180,17 +173,4 @@ func (f *doorFS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.Stat
 		}
 		return nil
 	})
-}
-
-// GetXAttr says that there are none, and ENOSYS keeps the kernel from asking
-// again before each write.
-func (f *doorFS) GetXAttr(<-chan struct{}, *fuse.InHeader, string, []byte) (uint32, fuse.Status) {
-	f.count[opGetXAttr].Add(1)
-	return 0, fuse.ENOSYS
-}
-
-// Ioctl knows none.
-func (f *doorFS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
-	f.count[opOther].Add(1)
-	return fuse.Status(syscall.ENOTTY)
 }

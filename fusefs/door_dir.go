@@ -10,9 +10,8 @@ import (
 )
 
 // OpenDir opens a directory for reading.
-func (f *doorFS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	s := f.begin(opOpenDir, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) OpenDir(s *doorSlot, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	s.begin(opOpenDir, &in.InHeader)
 	node := vfs.NodeID(in.NodeId)
 	if st := f.access(s, node, unix.R_OK); st != fuse.OK {
 		return st
@@ -65,33 +64,23 @@ func (d *dirSink) lastName(n int) string {
 	return unsafe.String(unsafe.SliceData(buf[end-n:end]), n)
 }
 
-// ReadDir lists names.
-func (f *doorFS) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.readDir(cancel, in, out, false)
-}
-
-// ReadDirPlus lists names and looks each up.
-func (f *doorFS) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	return f.readDir(cancel, in, out, true)
-}
-
-func (f *doorFS) readDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) fuse.Status {
+// ReadDir lists names into out; with plus it also looks each up.
+func (f *doorFS) ReadDir(s *doorSlot, in *fuse.ReadIn, out *fuse.DirEntryList, plus bool) fuse.Status {
 	o := f.handles.get(in.Fh)
 	if o == nil || !o.dir {
 		return fuse.EBADF
 	}
-	s := f.beginAs(opReadDir, cancel, &in.InHeader, o)
-	defer s.end()
+	s.beginAs(opReadDir, &in.InHeader, o)
 	s.dir.plus, s.dir.pending = plus, s.dir.pending[:0]
 	st := s.do(func() error {
-		s.dir.out = fuse.NewDirEntryList(out.Bytes()[:in.Size], in.Offset)
+		*out = *fuse.NewDirEntryList(out.Bytes()[:in.Size], in.Offset)
+		s.dir.out = out
 		s.dir.pending = s.dir.pending[:0]
 		return f.list(s, o, in.Offset)
 	})
 	if st != fuse.OK {
 		return st
 	}
-	*out = *s.dir.out
 	s.dir.out = nil
 	f.lookupAll(s, o.node)
 	return fuse.OK
@@ -126,9 +115,4 @@ func (f *doorFS) lookupAll(s *doorSlot, dir vfs.NodeID) {
 		}
 		*p = plusEntry{}
 	}
-}
-
-// FsyncDir puts the entries of a directory on stable storage.
-func (f *doorFS) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return f.Fsync(cancel, in)
 }

@@ -31,9 +31,8 @@ func opensForWrite(flags uint32) bool { return flags&unix.O_ACCMODE != unix.O_RD
 
 // Open opens a file. The kernel then drops the pages it has of it; it must not
 // trust its attributes either, or it would read no further than the old end.
-func (f *doorFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	s := f.begin(opOpen, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) Open(s *doorSlot, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	s.begin(opOpen, &in.InHeader)
 	node := vfs.NodeID(in.NodeId)
 	if st := f.access(s, node, openMask(in.Flags)); st != fuse.OK {
 		return st
@@ -41,7 +40,7 @@ func (f *doorFS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 	if st := f.open(s, node, in.Flags, out); st != fuse.OK {
 		return st
 	}
-	f.server.InodeNotify(in.NodeId, -1, 0)
+	f.conn.invalidate(in.NodeId)
 	return fuse.OK
 }
 
@@ -56,9 +55,8 @@ func (f *doorFS) open(s *doorSlot, node vfs.NodeID, flags uint32, out *fuse.Open
 
 // Create makes a file and opens it, whatever its mode allows. O_TRUNC matters
 // only if somebody else was faster.
-func (f *doorFS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	s := f.begin(opCreate, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) Create(s *doorSlot, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	s.begin(opCreate, &in.InHeader)
 	how := vfs.Unchecked
 	if in.Flags&unix.O_EXCL != 0 {
 		how = vfs.Guarded
@@ -78,7 +76,7 @@ func (f *doorFS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, 
 }
 
 // Release undoes Open.
-func (f *doorFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+func (f *doorFS) Release(in *fuse.ReleaseIn) {
 	f.count[opRelease].Add(1)
 	if o := f.handles.remove(in.Fh); o != nil {
 		f.fs.Close(o.node, o.write)
@@ -86,12 +84,10 @@ func (f *doorFS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 }
 
 // readResult is the data of one READ. It keeps the pages pinned until they are
-// in the kernel, and then ends the request.
+// in the kernel.
 type readResult struct {
-	slot  *doorSlot
 	parts []vfs.Vec // what FS.Read returned, in order; more than one is rare
 	n     int       // how many of parts are in use
-	size  int
 	bufs  [][]byte
 }
 
@@ -104,73 +100,40 @@ func (r *readResult) next() *vfs.Vec {
 	return &r.parts[r.n-1]
 }
 
-// Size returns the number of bytes.
-func (r *readResult) Size() int { return r.size }
-
-// Slices makes go-fuse send the pages as they are, with writev(2).
-func (r *readResult) Slices() ([][]byte, fuse.Status) {
+// slices returns the data as it lies in the pages.
+func (r *readResult) slices() [][]byte {
 	r.bufs = r.bufs[:0]
 	for i := range r.parts[:r.n] {
 		r.bufs = append(r.bufs, r.parts[i].Bufs...)
 	}
-	return r.bufs, fuse.OK
+	return r.bufs
 }
 
-// Bytes copies the data into buf.
-func (r *readResult) Bytes(buf []byte) ([]byte, fuse.Status) {
-	n := 0
-	for i := range r.parts[:r.n] {
-		n += r.parts[i].CopyTo(buf[n:], 0)
-	}
-	return buf[:n], fuse.OK
-}
-
-// Done is called when the data has been sent.
-func (r *readResult) Done() {
-	r.release()
-	r.slot.end()
-}
-
+// release is called when the data has been sent.
 func (r *readResult) release() {
 	for i := range r.parts[:r.n] {
 		r.parts[i].Release()
 	}
 	clear(r.bufs)
-	r.n, r.size = 0, 0
+	r.n = 0
 }
 
-// noData is the answer at the end of a file: go-fuse does not call Done on it.
-var noData = fuse.ReadResultData(nil)
-
-// Read reads. The kernel takes a short answer for the end of the file, so there
-// is none in its middle.
-func (f *doorFS) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+// Read reads into s.read. The kernel takes a short answer for the end of the file, so
+// there is none in its middle.
+func (f *doorFS) Read(s *doorSlot, in *fuse.ReadIn) fuse.Status {
 	o := f.handles.get(in.Fh)
 	if o == nil || o.dir {
-		return nil, fuse.EBADF
+		return fuse.EBADF
 	}
-	s := f.beginAs(opRead, cancel, &in.InHeader, o)
-	sent := false
-	defer func() {
-		if !sent {
-			s.read.Done()
-		}
-	}()
-	if st := f.read(s, o.node, in.Offset, in.Size); st != fuse.OK {
-		return nil, st
-	}
-	if s.read.size == 0 {
-		return noData, fuse.OK
-	}
-	sent = true
-	return &s.read, fuse.OK
+	s.beginAs(opRead, &in.InHeader, o)
+	return f.read(s, o.node, in.Offset, min(in.Size, f.maxWrite))
 }
 
 func (f *doorFS) read(s *doorSlot, node vfs.NodeID, off uint64, count uint32) fuse.Status {
 	for count > 0 {
 		v := s.read.next()
 		var eof bool
-		st := s.do(func() (err error) {
+		st := s.soon(func() (err error) {
 			v.Release() // after a failed try
 			eof, err = f.fs.Read(&s.op, node, off, count, v, nil)
 			return err
@@ -183,7 +146,6 @@ func (f *doorFS) read(s *doorSlot, node vfs.NodeID, off uint64, count uint32) fu
 			f.logger.Error("fuse: the file system read more than it was asked for", "node", node, "count", count, "read", n)
 			return fuse.EIO
 		}
-		s.read.size += n
 		off, count = off+uint64(n), count-uint32(n)
 		if eof || n == 0 {
 			break
@@ -192,21 +154,20 @@ func (f *doorFS) read(s *doorSlot, node vfs.NodeID, off uint64, count uint32) fu
 	return fuse.OK
 }
 
-// Writev writes. data is go-fuse's buffer and goes to the file system as it is.
-func (f *doorFS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+// Write writes. data is the slot's buffer and goes to the file system as it is.
+func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	o := f.handles.get(in.Fh)
 	if o == nil || o.dir {
 		return 0, fuse.EBADF
 	}
-	s := f.beginAs(opWrite, cancel, &in.InHeader, o)
-	defer s.end()
-	s.data.Bufs = append(s.data.Bufs[:0], data...)
+	s.beginAs(opWrite, &in.InHeader, o)
+	s.data.Bufs = append(s.data.Bufs[:0], data)
 	defer func() {
 		clear(s.data.Bufs)
 		s.data.Reset()
 	}()
 	how := stableFor(in.Flags)
-	st := s.do(func() error {
+	st := s.soon(func() error {
 		s.wrote = vfs.WriteResult{}
 		return f.fs.Write(&s.op, o.node, in.Offset, &s.data, how, &s.wrote)
 	})
@@ -230,7 +191,7 @@ func stableFor(flags uint32) vfs.Stable {
 
 // Flush is close(2). A file that was only read has nothing to write back, and
 // must not be told of errors that are for a writer.
-func (f *doorFS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+func (f *doorFS) Flush(s *doorSlot, in *fuse.FlushIn) fuse.Status {
 	o := f.handles.get(in.Fh)
 	if o == nil || o.dir {
 		return fuse.EBADF
@@ -238,18 +199,16 @@ func (f *doorFS) Flush(cancel <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if !o.write {
 		return fuse.OK
 	}
-	s := f.beginAs(opFlush, cancel, &in.InHeader, o)
-	defer s.end()
+	s.beginAs(opFlush, &in.InHeader, o)
 	return s.do(func() error { return f.fs.Flush(&s.op, o.node) })
 }
 
 // Fsync puts a file or directory on stable storage.
-func (f *doorFS) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+func (f *doorFS) Fsync(s *doorSlot, in *fuse.FsyncIn) fuse.Status {
 	o := f.handles.get(in.Fh)
 	if o == nil {
 		return fuse.EBADF
 	}
-	s := f.beginAs(opFsync, cancel, &in.InHeader, o)
-	defer s.end()
+	s.beginAs(opFsync, &in.InHeader, o)
 	return s.do(func() error { return f.fs.Sync(&s.op, o.node) })
 }

@@ -2,27 +2,28 @@ package fusefs
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"loopnfs/internal/vfs"
+	"loopnfs/internal/waitfor"
 )
 
-// doorFS turns requests of the kernel into calls of a vfs.FS. What it does not
-// define is answered with ENOSYS by the embedded file system, and never asked
-// again.
+// doorFS turns requests of the kernel into calls of a vfs.FS.
 type doorFS struct {
-	fuse.RawFileSystem
 	fs           vfs.FS
+	heedsNoWait  bool // it is a vfs.NoWaiter
 	maxWrite     uint32
 	attrTimeout  time.Duration
 	entryTimeout time.Duration
 	logger       *slog.Logger
 	dead         func() bool
-	server       *fuse.Server // set before the first request
+	graph        *waitfor.Graph
+	conn         *doorConn // set before the first request
 
-	slots   doorSlots
+	walked  atomic.Pointer[walkedDir] // the last that was asked about
 	groups  groupCache
 	nodes   nodeTable
 	handles handleTable
@@ -30,25 +31,20 @@ type doorFS struct {
 }
 
 func newDoorFS(cfg *DoorConfig, dead func() bool) *doorFS {
+	_, heeds := cfg.FS.(vfs.NoWaiter)
 	return &doorFS{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		fs:            cfg.FS,
-		maxWrite:      uint32(cfg.MaxWrite),
-		attrTimeout:   cfg.AttrTimeout,
-		entryTimeout:  cfg.EntryTimeout,
-		logger:        cfg.Logger,
-		dead:          dead,
-		slots:         doorSlots{graph: cfg.Graph},
-		groups:        groupCache{entries: map[groupKey]groupEntry{}},
-		nodes:         nodeTable{nodes: map[vfs.NodeID]nodeRefs{}},
+		fs:           cfg.FS,
+		heedsNoWait:  heeds,
+		maxWrite:     uint32(cfg.MaxWrite),
+		attrTimeout:  cfg.AttrTimeout,
+		entryTimeout: cfg.EntryTimeout,
+		logger:       cfg.Logger,
+		dead:         dead,
+		graph:        cfg.Graph,
+		groups:       groupCache{entries: map[groupKey]groupEntry{}},
+		nodes:        nodeTable{nodes: map[vfs.NodeID]nodeRefs{}},
 	}
 }
-
-// String is the name that go-fuse uses for the file system.
-func (f *doorFS) String() string { return "loopnfs" }
-
-// Init is called before the first request.
-func (f *doorFS) Init(s *fuse.Server) { f.server = s }
 
 // forgetAll gives back what the kernel has not when the mount ended.
 func (f *doorFS) forgetAll() {
@@ -62,7 +58,6 @@ func (f *doorFS) forgetAll() {
 			f.fs.Forget(node, r.fs)
 		}
 	}
-	f.slots.close()
 }
 
 func (f *doorFS) counts() map[string]uint64 {
@@ -99,11 +94,29 @@ func (f *doorFS) fillEntry(node vfs.NodeID, attr *vfs.Attr, cache bool, out *fus
 // mayCache reports whether names of dir may be believed without asking: if
 // anybody may search it. Otherwise the file system has to see who walks there.
 func (f *doorFS) mayCache(s *doorSlot, dir vfs.NodeID) bool {
-	if f.entryTimeout == 0 || f.fs.GetAttr(&s.op, dir, &s.attr) != nil {
+	if f.entryTimeout == 0 {
 		return false
 	}
-	return searchable(&s.attr)
+	now := time.Now()
+	if known := f.walked.Load(); known != nil && known.dir == dir && now.Before(known.until) {
+		return true
+	}
+	if s.soon(func() error { return f.fs.GetAttr(&s.op, dir, &s.attr) }) != fuse.OK || !searchable(&s.attr) {
+		return false
+	}
+	f.walked.Store(&walkedDir{dir, now.Add(walkedValid)})
+	return true
 }
+
+// walkedDir is a directory that everybody may search.
+type walkedDir struct {
+	dir   vfs.NodeID
+	until time.Time
+}
+
+// walkedValid is how much longer than the timeout of entries names are believed when a
+// directory is walked.
+const walkedValid = 20 * time.Millisecond
 
 // mayCacheIn is mayCache for a directory that was just changed.
 func (f *doorFS) mayCacheIn(wcc *vfs.WCC) bool {

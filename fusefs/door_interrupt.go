@@ -15,51 +15,6 @@ import (
 // deathWatch is how often a caller that got a signal is looked at.
 const deathWatch = 50 * time.Millisecond
 
-// goOn is asked after the file system gave up with EINTR. If a signal was the
-// reason and the caller lives on, the request may be tried again, with a Cancel
-// that is closed when the caller dies.
-func (s *doorSlot) goOn() bool {
-	select {
-	case <-s.op.Cancel:
-	default:
-		return false // it had a reason of its own
-	}
-	if s.stop != nil || s.fs.abandoned(s.pid) {
-		return false
-	}
-	s.guardCancel()
-	return true
-}
-
-// guardCancel replaces Cancel by a channel that is closed only when the caller
-// dies or the connection ends.
-func (s *doorSlot) guardCancel() {
-	if s.stop != nil || s.op.Cancel == nil {
-		return
-	}
-	interrupt, guarded, stop := s.op.Cancel, make(chan struct{}), make(chan struct{})
-	s.op.Cancel, s.stop = guarded, stop
-	go s.fs.watchCaller(s.pid, interrupt, guarded, stop)
-}
-
-func (f *doorFS) watchCaller(pid uint32, interrupt <-chan struct{}, guarded, stop chan struct{}) {
-	select {
-	case <-interrupt:
-	case <-stop:
-		return
-	}
-	tick := time.NewTicker(deathWatch)
-	defer tick.Stop()
-	for !f.abandoned(pid) {
-		select {
-		case <-tick.C:
-		case <-stop:
-			return
-		}
-	}
-	close(guarded)
-}
-
 // abandoned reports whether nobody waits for a request of pid any more.
 func (f *doorFS) abandoned(pid uint32) bool { return f.dead() || dying(pid) }
 

@@ -9,12 +9,11 @@ import (
 
 // Lookup finds a name. That there is none is not cached: another client may
 // create it at any time.
-func (f *doorFS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	s := f.begin(opLookup, cancel, h)
-	defer s.end()
+func (f *doorFS) Lookup(s *doorSlot, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	s.begin(opLookup, h)
 	dir := vfs.NodeID(h.NodeId)
 	var e vfs.Entry
-	st := s.do(func() (err error) {
+	st := s.soon(func() (err error) {
 		e, err = f.fs.Lookup(&s.op, dir, name)
 		return err
 	})
@@ -39,9 +38,8 @@ func (f *doorFS) make(s *doorSlot, out *fuse.EntryOut, create func() (vfs.Entry,
 }
 
 // Mkdir makes a directory.
-func (f *doorFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	s := f.begin(opMkdir, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) Mkdir(s *doorSlot, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	s.begin(opMkdir, &in.InHeader)
 	s.set = vfs.SetAttr{SetMode: true, Mode: in.Mode & 0o7777}
 	return f.make(s, out, func() (vfs.Entry, vfs.WCC, error) {
 		return f.fs.Mkdir(&s.op, vfs.NodeID(in.NodeId), name, &s.set)
@@ -49,13 +47,12 @@ func (f *doorFS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, ou
 }
 
 // Mknod makes a file of any type but a directory or a link.
-func (f *doorFS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+func (f *doorFS) Mknod(s *doorSlot, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	typ, ok := typeOfMode(in.Mode)
 	if !ok || typ == vfs.TypeDirectory || typ == vfs.TypeSymlink {
 		return fuse.EINVAL
 	}
-	s := f.begin(opMknod, cancel, &in.InHeader)
-	defer s.end()
+	s.begin(opMknod, &in.InHeader)
 	s.set = vfs.SetAttr{SetMode: true, Mode: in.Mode & 0o7777}
 	return f.make(s, out, func() (vfs.Entry, vfs.WCC, error) {
 		dir, dev := vfs.NodeID(in.NodeId), uint64(in.Rdev)
@@ -67,9 +64,8 @@ func (f *doorFS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, ou
 }
 
 // Symlink makes a symbolic link.
-func (f *doorFS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	s := f.begin(opSymlink, cancel, h)
-	defer s.end()
+func (f *doorFS) Symlink(s *doorSlot, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	s.begin(opSymlink, h)
 	s.set = vfs.SetAttr{SetMode: true, Mode: 0o777}
 	return f.make(s, out, func() (vfs.Entry, vfs.WCC, error) {
 		return f.fs.Symlink(&s.op, vfs.NodeID(h.NodeId), name, target, &s.set)
@@ -78,9 +74,8 @@ func (f *doorFS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name 
 
 // Link makes another name for a file. The kernel counts the answer as one more
 // reference to the node; the file system gives us none.
-func (f *doorFS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	s := f.begin(opLink, cancel, &in.InHeader)
-	defer s.end()
+func (f *doorFS) Link(s *doorSlot, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	s.begin(opLink, &in.InHeader)
 	node := vfs.NodeID(in.Oldnodeid)
 	var wcc vfs.WCC
 	st := s.once(func() (err error) {
@@ -95,9 +90,8 @@ func (f *doorFS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out 
 }
 
 // Unlink removes a name of a file.
-func (f *doorFS) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	s := f.begin(opUnlink, cancel, h)
-	defer s.end()
+func (f *doorFS) Unlink(s *doorSlot, h *fuse.InHeader, name string) fuse.Status {
+	s.begin(opUnlink, h)
 	return s.once(func() error {
 		_, err := f.fs.Remove(&s.op, vfs.NodeID(h.NodeId), name)
 		return err
@@ -105,9 +99,8 @@ func (f *doorFS) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) f
 }
 
 // Rmdir removes an empty directory.
-func (f *doorFS) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	s := f.begin(opRmdir, cancel, h)
-	defer s.end()
+func (f *doorFS) Rmdir(s *doorSlot, h *fuse.InHeader, name string) fuse.Status {
+	s.begin(opRmdir, h)
 	return s.once(func() error {
 		_, err := f.fs.Rmdir(&s.op, vfs.NodeID(h.NodeId), name)
 		return err
@@ -116,12 +109,11 @@ func (f *doorFS) Rmdir(cancel <-chan struct{}, h *fuse.InHeader, name string) fu
 
 // Rename moves a name. NFSv3 cannot exchange two names, nor refuse to replace
 // one atomically.
-func (f *doorFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, name, newName string) fuse.Status {
+func (f *doorFS) Rename(s *doorSlot, in *fuse.RenameIn, name, newName string) fuse.Status {
 	if in.Flags != 0 {
 		return fuse.EINVAL
 	}
-	s := f.begin(opRename, cancel, &in.InHeader)
-	defer s.end()
+	s.begin(opRename, &in.InHeader)
 	return s.once(func() error {
 		_, _, err := f.fs.Rename(&s.op, vfs.NodeID(in.NodeId), name, vfs.NodeID(in.Newdir), newName)
 		return err
@@ -129,9 +121,8 @@ func (f *doorFS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, name, newName
 }
 
 // Readlink reads a symbolic link.
-func (f *doorFS) Readlink(cancel <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
-	s := f.begin(opReadlink, cancel, h)
-	defer s.end()
+func (f *doorFS) Readlink(s *doorSlot, h *fuse.InHeader) ([]byte, fuse.Status) {
+	s.begin(opReadlink, h)
 	var target []byte
 	st := s.do(func() (err error) {
 		target, err = f.fs.Readlink(&s.op, vfs.NodeID(h.NodeId), nil)

@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -51,114 +50,73 @@ var doorOpNames = [numDoorOps]string{
 	"opendir", "readdir", "statfs", "forget", "getxattr", "other",
 }
 
+// Waiting times between two tries of a request that met ErrJukebox.
 const (
-	// maxIdleSlots bounds what is kept for a rush of requests that is over.
-	maxIdleSlots = 128
-	// Waiting times between two tries of a request that met ErrJukebox.
 	jukeboxFirst = 10 * time.Millisecond
 	jukeboxMax   = time.Second
 )
 
-// doorSlot is everything that one request needs. It belongs to the request
-// until end.
+// doorSlot serves one request at a time, and is everything that it needs. It belongs to
+// one goroutine.
 type doorSlot struct {
 	fs   *doorFS
 	op   vfs.Op
 	task *waitfor.Task
 	pid  uint32
+	wire doorWire
 
 	set   vfs.SetAttr
 	attr  vfs.Attr
-	data  vfs.Vec // what is written; the memory is go-fuse's
+	data  vfs.Vec // what is written; the memory is that of the request
 	wrote vfs.WriteResult
 	read  readResult
 	dir   dirSink
 
 	wait time.Duration // before the next try
-	stop chan struct{} // ends the watch over the caller, if there is one
 }
 
-// doorSlots is the pool of slots.
-type doorSlots struct {
-	graph *waitfor.Graph
-	mu    sync.Mutex
-	idle  []*doorSlot
-}
-
-func (p *doorSlots) get(fs *doorFS) *doorSlot {
-	p.mu.Lock()
-	if n := len(p.idle); n > 0 {
-		s := p.idle[n-1]
-		p.idle = p.idle[:n-1]
-		p.mu.Unlock()
-		return s
-	}
-	p.mu.Unlock()
-	s := &doorSlot{fs: fs, task: p.graph.NewTask("fuse")}
+func (f *doorFS) newSlot() *doorSlot {
+	s := &doorSlot{fs: f, task: f.graph.NewTask("fuse")}
 	s.op.Scope = gfp.For(s.task)
 	s.op.Local = true
-	s.read.slot = s
+	s.wire.init()
 	return s
 }
 
-func (p *doorSlots) put(s *doorSlot) {
-	p.mu.Lock()
-	keep := len(p.idle) < maxIdleSlots
-	if keep {
-		p.idle = append(p.idle, s)
-	}
-	p.mu.Unlock()
-	if !keep {
-		p.graph.Remove(s.task)
-	}
-}
-
-func (p *doorSlots) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.idle {
-		p.graph.Remove(s.task)
-	}
-	p.idle = nil
-}
+// close is for a slot that is used no more.
+func (s *doorSlot) close() { s.fs.graph.Remove(s.task) }
 
 type doorCounts [numDoorOps]atomic.Uint64
 
 // begin prepares a request of h's caller.
-func (f *doorFS) begin(op doorOp, cancel <-chan struct{}, h *fuse.InHeader) *doorSlot {
-	s := f.start(op, cancel, h)
-	s.op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, Groups: f.groups.of(h.Pid, h.Uid, h.Gid)}
-	return s
+func (s *doorSlot) begin(op doorOp, h *fuse.InHeader) {
+	s.start(op, h)
+	s.op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, Groups: s.fs.groups.of(h.Pid, h.Uid, h.Gid)}
 }
 
 // beginAs prepares a request in the name of whoever opened o.
-func (f *doorFS) beginAs(op doorOp, cancel <-chan struct{}, h *fuse.InHeader, o *openFile) *doorSlot {
-	s := f.start(op, cancel, h)
+func (s *doorSlot) beginAs(op doorOp, h *fuse.InHeader, o *openFile) {
+	s.start(op, h)
 	s.op.Cred = o.cred
-	return s
 }
 
-func (f *doorFS) start(op doorOp, cancel <-chan struct{}, h *fuse.InHeader) *doorSlot {
-	f.count[op].Add(1)
-	s := f.slots.get(f)
-	s.pid, s.op.Cancel, s.wait = h.Pid, cancel, jukeboxFirst
+func (s *doorSlot) start(op doorOp, h *fuse.InHeader) {
+	s.fs.count[op].Add(1)
+	s.pid, s.op.Cancel, s.wait = h.Pid, s.wire.cancel, jukeboxFirst
 	s.task.Begin(doorOpNames[op])
-	return s
 }
 
-// end gives the slot back.
+// end is called when the reply has been sent.
 func (s *doorSlot) end() {
-	if s.stop != nil {
-		close(s.stop)
-		s.stop = nil
-	}
+	s.read.release()
 	s.task.End()
 	s.op.Cancel, s.op.Cred = nil, vfs.Cred{}
-	s.fs.slots.put(s)
 }
 
-// do calls f until it has an answer for the caller.
+// do calls f until it has an answer for the caller. It may wait: somebody else listens
+// to the kernel meanwhile.
 func (s *doorSlot) do(f func() error) fuse.Status {
+	s.leave()
 	for {
 		errno := doorErrno(f())
 		switch {
@@ -174,10 +132,29 @@ func (s *doorSlot) do(f func() error) fuse.Status {
 	}
 }
 
+// soon is do for a call that can mostly be answered at once (vfs.NoWaiter): it is tried
+// without waiting before.
+func (s *doorSlot) soon(f func() error) fuse.Status {
+	if !s.fs.heedsNoWait {
+		return s.do(f)
+	}
+	s.op.NoWait, s.op.Waits = true, false
+	errno := doorErrno(f())
+	s.op.NoWait = false
+	if s.op.Waits || errno == vfs.ErrJukebox || errno == syscall.EINTR {
+		return s.do(f)
+	}
+	return fuse.Status(errno)
+}
+
 // once is do for a call that may not be made twice: only a caller that is dying
 // interrupts it.
 func (s *doorSlot) once(f func() error) fuse.Status {
-	s.guardCancel()
+	if s.wire.listens {
+		s.wire.guarded = true // nobody else knows of it yet
+	} else {
+		s.guardCancel()
+	}
 	return s.do(f)
 }
 

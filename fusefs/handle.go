@@ -229,7 +229,7 @@ func (s *Store) byNewHandle(h handle) (vfs.NodeID, error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	in, err := s.instantiate(fd, &h)
+	in, _, err := s.instantiate(fd, &h)
 	if err != nil {
 		return 0, err
 	}

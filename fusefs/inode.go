@@ -152,23 +152,22 @@ func (s *Store) directory(node vfs.NodeID) (*inode, error) {
 	return in, err
 }
 
-// instantiate returns the inode of the file open as fd, referenced once. key is
-// its handle if the caller knows it.
-func (s *Store) instantiate(fd int, key *handle) (*inode, error) {
+// instantiate returns the inode of the file open as fd, referenced once, and whether it
+// was made for that. key is its handle if the caller knows it.
+func (s *Store) instantiate(fd int, key *handle) (in *inode, made bool, err error) {
 	var h handle
 	if key == nil {
-		var err error
 		if h, err = s.handleOf(fd); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		key = &h
 	}
 	if in := s.nodes.ref(key); in != nil {
-		return in, nil
+		return in, false, nil
 	}
-	in, err := s.newInode(fd, key)
+	in, err = s.newInode(fd, key)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	won, err := s.nodes.insert(in)
 	if won != in && in.m != nil {
@@ -177,7 +176,7 @@ func (s *Store) instantiate(fd int, key *handle) (*inode, error) {
 	if err == nil {
 		s.evict()
 	}
-	return won, err
+	return won, won == in, err
 }
 
 // handleOf returns the handle of the file open as fd.

@@ -1,8 +1,10 @@
 package fusefs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -30,6 +32,10 @@ type listing struct {
 	racy   int64  // ns; afterwards what was read within the directory's last tick is not trusted
 	end    uint64 // the last cookie, if hasEnd
 	hasEnd bool
+
+	// hint is the index of the block that was found last. Readers set it under the
+	// shared lock.
+	hint atomic.Int64
 }
 
 // block is the entries of one page.
@@ -42,7 +48,10 @@ type block struct {
 }
 
 // reset drops the index; the pages go with the mapping.
-func (l *listing) reset() { l.blocks, l.hasEnd = l.blocks[:0], false }
+func (l *listing) reset() {
+	l.blocks, l.hasEnd = l.blocks[:0], false
+	l.hint.Store(0)
+}
 
 // dirent is struct linux_dirent64 without the name.
 type dirent struct {
@@ -69,39 +78,68 @@ func parseDirent(p []byte) (d dirent, ok bool) {
 		return d, false
 	}
 	d.name = p[direntHeader:d.size]
-	for i, c := range d.name {
-		if c == 0 {
-			d.name = d.name[:i]
-			break
-		}
+	if i := bytes.IndexByte(d.name, 0); i >= 0 {
+		d.name = d.name[:i]
 	}
 	return d, true
 }
 
-// find returns the block that has the entry after cookie, and where in it.
+// find returns the block that has the entry after cookie, and where in it. Who reads on
+// finds it where the last one was found, or next to that.
 func (s *Store) find(l *listing, cookie uint64) (*block, int) {
+	hint := int(l.hint.Load())
+	for i := hint; i < min(hint+2, len(l.blocks)); i++ {
+		if off, ok := s.findIn(&l.blocks[i], cookie); ok {
+			l.hint.Store(int64(i))
+			return &l.blocks[i], off
+		}
+	}
 	for i := range l.blocks {
 		if l.blocks[i].start == cookie {
+			l.hint.Store(int64(i))
 			return &l.blocks[i], 0
 		}
 	}
 	for i := range l.blocks {
-		b := &l.blocks[i]
-		if b.inc && (cookie <= b.start || cookie >= b.last) {
-			continue
-		}
-		p := s.arena.Bytes(b.f)[:b.n]
-		for off := 0; ; {
-			d, ok := parseDirent(p[off:])
-			if !ok {
-				break
-			}
-			if off += d.size; d.next == cookie && off < b.n {
-				return b, off
-			}
+		if off, ok := s.findIn(&l.blocks[i], cookie); ok {
+			l.hint.Store(int64(i))
+			return &l.blocks[i], off
 		}
 	}
 	return nil, 0
+}
+
+// findIn returns where in b the entry after cookie is.
+func (s *Store) findIn(b *block, cookie uint64) (off int, ok bool) {
+	if b.start == cookie {
+		return 0, true
+	}
+	if b.inc && (cookie <= b.start || cookie >= b.last) {
+		return 0, false
+	}
+	p := s.arena.Bytes(b.f)[:b.n]
+	for {
+		next, size := direntNext(p[off:])
+		if size == 0 {
+			return 0, false
+		}
+		if off += size; next == cookie && off < b.n {
+			return off, true
+		}
+	}
+}
+
+// direntNext returns the cookie and the size of the entry at the front of p; 0 if there
+// is none.
+func direntNext(p []byte) (next uint64, size int) {
+	if len(p) < direntHeader {
+		return 0, 0
+	}
+	size = int(binary.NativeEndian.Uint16(p[16:]))
+	if size < direntHeader || size > len(p) {
+		return 0, 0
+	}
+	return binary.NativeEndian.Uint64(p[8:]), size
 }
 
 // valid reports whether the blocks are what the directory contains. It was
@@ -146,12 +184,35 @@ func (s *Store) readBlock(op *vfs.Op, fd int, cookie uint64) (*alloc.Folio, int,
 	if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, one[:]); err != nil {
 		return nil, 0, fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
 	}
-	n, err := getdents(fd, cookie, s.arena.Bytes(one[0]))
+	n, err := fillDirents(fd, cookie, s.arena.Bytes(one[0]))
 	if err != nil || n == 0 {
 		s.arena.Put(one[0])
 		return nil, 0, err
 	}
 	return one[0], n, nil
+}
+
+// fillDirents reads entries after cookie until there is no room in p for another. A
+// signal, as the runtime sends them to its threads, ends getdents64(2) early.
+func fillDirents(fd int, cookie uint64, p []byte) (n int, err error) {
+	for n == 0 || len(p)-n >= maxDirent {
+		more, err := getdents(fd, cookie, p[n:])
+		if more == 0 || err != nil {
+			if n > 0 {
+				err = nil // it shows when somebody reads on
+			}
+			return n, err
+		}
+		for rest := p[n : n+more]; ; {
+			next, size := direntNext(rest)
+			if size == 0 {
+				break
+			}
+			cookie, rest = next, rest[size:]
+		}
+		n += more
+	}
+	return n, nil
 }
 
 func getdents(fd int, cookie uint64, p []byte) (int, error) {
@@ -181,12 +242,12 @@ func (s *Store) addBlock(in *inode, f *alloc.Folio, cookie uint64, n int) *block
 	l.next++
 	b := block{f: f, start: cookie, n: n, last: cookie, inc: true}
 	for p := s.arena.Bytes(f)[:n]; ; {
-		d, ok := parseDirent(p)
-		if !ok {
+		next, size := direntNext(p)
+		if size == 0 {
 			break
 		}
-		b.inc = b.inc && d.next > b.last
-		b.last, p = d.next, p[d.size:]
+		b.inc = b.inc && next > b.last
+		b.last, p = next, p[size:]
 	}
 	l.blocks = append(l.blocks, b)
 	return &l.blocks[len(l.blocks)-1]
@@ -213,7 +274,7 @@ func (s *Store) relist(op *vfs.Op, in *inode, fd int) {
 	in.beginListing()
 	cookie := uint64(0)
 	for _, f := range fresh[:n] {
-		size, err := getdents(fd, cookie, s.arena.Bytes(f))
+		size, err := fillDirents(fd, cookie, s.arena.Bytes(f))
 		if size == 0 || err != nil { // an error shows when somebody lists
 			s.arena.Put(f)
 			continue

@@ -132,23 +132,24 @@ func (s *Store) entry(op *vfs.Op, fd int, b *scratch, how found) (e vfs.Entry, e
 	if err := s.nameOf(fd, b, how); err != nil {
 		return e, err
 	}
-	if op.NoWait && s.nodes.findRaw(&b.raw) == nil {
-		op.MustWait()
-		return e, errWouldWait
-	}
 	key, err := s.handleFor(&b.raw)
 	if err != nil {
 		return e, err
 	}
-	in, err := s.instantiate(fd, &key)
+	in, made, err := s.instantiate(fd, &key)
 	if err != nil {
 		return e, err
 	}
-	if err := s.attrNow(op, in, fd, &e.Attr); err != nil {
+	e.Node = in.id
+	if made {
+		err = s.attrNew(op, in, &e.Attr)
+	} else {
+		err = s.attrNow(op, in, fd, &e.Attr)
+	}
+	if err != nil {
 		s.Forget(in.id, 1)
 		return vfs.Entry{}, err
 	}
-	e.Node = in.id
 	return e, nil
 }
 

@@ -106,7 +106,7 @@ func (s *Store) open1(cfg *StoreConfig) error {
 	s.sizeTo(cfg)
 	s.bdi = cfg.Domain.NewBDI("store " + cfg.Dir)
 	s.back = cfg.Cache.NewBacking(s.bdi, s)
-	root, err := s.instantiate(s.rootFD, nil)
+	root, _, err := s.instantiate(s.rootFD, nil)
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,18 @@
-// Command nfsbench puts NFSv3 servers side by side: one run, one machine, one file
-// system, the same calls. It makes raw calls over TCP, with no client's cache in between.
+// Command bench puts NFSv3 servers side by side, or FUSE mounts: one run, one machine,
+// one file system, the same work.
 //
-//	nfsbench [flags] [SERVER...]
+//	bench [flags] [SERVER...]
+//	bench -mounts [flags] [MOUNT...]
 //
-// A SERVER is loopnfs, gonfs or ganesha, which are started; NAME=DIR, where DIR has the
-// programs of another build of loopnfs; or NAME=HOST:PORT:EXPORT, which runs already and
-// serves an empty directory of ours (given with -dir).
+// Servers get raw calls over TCP, with no client's cache in between. A SERVER is loopnfs,
+// gonfs or ganesha, which are started; NAME=DIR, where DIR has the programs of another
+// build of loopnfs; or NAME=HOST:PORT:EXPORT, which runs already and serves an empty
+// directory of ours (given with -dir).
+//
+// Mounts get system calls, those for data from fio. A MOUNT is store (that of loopnfs
+// serve), client (loopnfs mount of a server on this host), libnfs (nfs-cp from the same
+// server), gofuse (the loopback example of go-fuse), bindfs, or store=DIR and client=DIR
+// for another build.
 package main
 
 import (
@@ -38,6 +45,7 @@ type bench struct {
 	picture  string
 	commit   string
 	flags    []string
+	mounts   bool
 }
 
 func main() {
@@ -45,13 +53,14 @@ func main() {
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` with the programs of loopnfs")
 	flag.StringVar(&b.dir, "dir", "/var/tmp", "`directory` on a disk; everything is made in a directory of its own there")
 	flag.StringVar(&b.fs, "fs", "ext4", "what to export: ext4 with a journal, on a loop device, or dir: the directory as it is")
-	sizeMiB := flag.Int64("size", 32, "size of the file that is read and written, in MiB")
+	sizeMiB := flag.Int64("size", 0, "size of the file that is read and written, in `MiB`; default: 32 for servers, 256 for mounts")
 	flag.IntVar(&b.conns, "conns", 1, "number of connections, each with as much outstanding as the row says")
 	flag.DurationVar(&b.duration, "time", 3*time.Second, "how long each load takes")
 	only := flag.String("run", "", "only rows whose name matches this `regexp`")
 	flag.StringVar(&b.json, "json", "", "append a line for each row and server to this `file`")
 	flag.StringVar(&b.picture, "svg", "", "draw the comparison into this `file`")
 	flag.StringVar(&b.commit, "commit", "", "name of what is measured, for -json")
+	flag.BoolVar(&b.mounts, "mounts", false, "measure FUSE mounts instead of NFS servers")
 	flags := flag.String("flags", "", "more `flags` for loopnfs serve")
 	peer := flag.Bool("tcp-peer", false, "be the other end of the TCP limit (for internal use)")
 	flag.Parse()
@@ -66,15 +75,32 @@ func main() {
 	}
 	b.only, err = regexp.Compile(*only)
 	fail(err)
+	if *sizeMiB == 0 {
+		*sizeMiB = defaultSize(b.mounts)
+	}
 	b.size = *sizeMiB << 20
 	b.flags = strings.Fields(*flags)
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer cancel()
 	names := flag.Args()
 	if len(names) == 0 {
-		names = []string{"loopnfs", "gonfs", "ganesha"}
+		names = defaultNames(b.mounts)
 	}
 	fail(b.run(ctx, names))
+}
+
+func defaultSize(mounts bool) int64 {
+	if mounts {
+		return 256
+	}
+	return 32
+}
+
+func defaultNames(mounts bool) []string {
+	if mounts {
+		return []string{"store", "gofuse", "bindfs", "client", "libnfs"}
+	}
+	return []string{"loopnfs", "gonfs", "ganesha"}
 }
 
 // anyOutside reports whether one of the servers runs already.
@@ -84,14 +110,14 @@ func anyOutside(names []string) bool {
 
 func fail(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "nfsbench:", err)
+		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
 // run makes a file system, starts the servers and goes through the rows.
 func (b *bench) run(ctx context.Context, names []string) (err error) {
-	top, err := os.MkdirTemp(b.dir, "nfsbench-")
+	top, err := os.MkdirTemp(b.dir, "bench-")
 	if err != nil {
 		return err
 	}
@@ -112,6 +138,10 @@ func (b *bench) run(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	rep := newReport(b, servers)
+	rows := serverRows
+	if b.mounts {
+		rows = mountRows
+	}
 	for i := range rows {
 		if !b.only.MatchString(rows[i].name) {
 			continue
@@ -138,7 +168,7 @@ dev=$(losetup -f --show --direct-io=on "$1"); mount "$dev" "$2"; losetup -d "$de
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		fmt.Fprintln(os.Stderr, "nfsbench: cannot unmount", dir+":", err)
+		fmt.Fprintln(os.Stderr, "bench: cannot unmount", dir+":", err)
 	}, nil
 }
 
@@ -164,11 +194,15 @@ func (b *bench) servers(names []string, top, data string) ([]*server, error) {
 		if err := errors.Join(os.Mkdir(dir, 0o777), os.Mkdir(state, 0o700)); err != nil {
 			return nil, err
 		}
-		s, err := newServer(name, bin, dir, state, b.flags)
+		describe := newServer
+		if b.mounts {
+			describe = newMount
+		}
+		s, err := describe(name, bin, dir, state, b.flags)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := exec.LookPath(s.argv[0]); err != nil {
+		if err := s.there(); err != nil {
 			fmt.Printf("skipped: %s: %v\n", name, err)
 			continue
 		}
@@ -191,6 +225,10 @@ func (b *bench) row(ctx context.Context, r *row, servers []*server, rep *report)
 	for _, s := range servers {
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if !r.has(s) {
+			rep.add(s, nil, 0, nil)
+			continue
 		}
 		res, peak, err := b.measure(ctx, r, s)
 		rep.add(s, res, peak, err)
@@ -219,7 +257,7 @@ func (b *bench) measure(ctx context.Context, r *row, s *server) (res *result, pe
 	if err != nil {
 		return nil, 0, err
 	}
-	defer t.raw.Close()
+	defer t.close()
 	if r.warm {
 		if _, err := r.measure(b, t); err != nil {
 			return nil, 0, err

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const apartEnv = "NFSBENCH_APART"
+const apartEnv = "LOOPNFS_BENCH_APART"
 
 // apart runs this program again in namespaces of its own, unless that is what runs now,
 // and returns its exit code: no mount, socket or file in /run is left behind, and nobody

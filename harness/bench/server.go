@@ -18,11 +18,16 @@ import (
 	"loopnfs/internal/nfs3"
 )
 
-// server is a program that serves a directory, or one that runs already.
+// server is a program that serves a directory, by NFS or as a mount, or one that runs
+// already.
 type server struct {
 	name string
-	dir  string // what it exports; empty for one that runs already
-	addr string
+	// point is where it is mounted; empty for one that is not. below is the server of a
+	// client's mount.
+	point string
+	below *server
+	dir   string // what it exports; empty for one that runs already
+	addr  string
 	// mountAddr is where MOUNT is served.
 	mountAddr string
 	export    string
@@ -81,8 +86,26 @@ EXPORT { Export_Id = 1; Path = %s; Pseudo = /export; Access_Type = RW; Squash = 
 LOG { Default_Log_Level = EVENT; }
 `
 
+// there reports a program that is not there.
+func (s *server) there() error {
+	for _, one := range []*server{s, s.below} {
+		if one == nil || one.argv == nil {
+			continue
+		}
+		if _, err := exec.LookPath(one.argv[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // start starts the server and waits until it answers.
 func (s *server) start(ctx context.Context) error {
+	if s.below != nil {
+		if err := s.below.start(ctx); err != nil {
+			return err
+		}
+	}
 	if s.argv == nil {
 		return s.await(ctx)
 	}
@@ -141,7 +164,7 @@ func (s *server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
-		_, err := s.root()
+		err := s.answers()
 		if err == nil {
 			return nil
 		}
@@ -151,6 +174,17 @@ func (s *server) await(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+func (s *server) answers() error {
+	if s.point != "" {
+		return mountedFUSE(s.point)
+	}
+	if s.addr == "" {
+		return nil
+	}
+	_, err := s.root()
+	return err
 }
 
 // root mounts the export.
@@ -179,6 +213,12 @@ func (s *server) root() (nfs3.FileHandle, error) {
 
 // stop ends the server; what it does not end by itself in time is killed.
 func (s *server) stop() {
+	if s.below != nil {
+		defer s.below.stop()
+	}
+	if s.point != "" {
+		unmount(s.point)
+	}
 	for _, cmd := range []**exec.Cmd{&s.cmd, &s.rpcbind} {
 		if *cmd == nil {
 			continue
@@ -201,6 +241,9 @@ type usage struct {
 
 // usage adds up the processes of the server; zero for one that runs elsewhere.
 func (s *server) usage() (u usage) {
+	if s.below != nil {
+		u = s.below.usage()
+	}
 	if s.cmd == nil {
 		return u
 	}
@@ -210,6 +253,12 @@ func (s *server) usage() (u usage) {
 		u.syscalls += one.syscalls
 		u.peak += one.peak
 	}
+	return u
+}
+
+// since is what was used after before was taken.
+func (u usage) since(before usage) usage {
+	u.cpu, u.syscalls = u.cpu-before.cpu, u.syscalls-before.syscalls
 	return u
 }
 

@@ -91,6 +91,8 @@ func (r *report) add(s *server, res *result, peak int64, err error) {
 
 func (l *line) cell() string {
 	switch {
+	case l.result == nil && l.Error == "":
+		return "-"
 	case l.result == nil:
 		return "failed"
 	case l.MicrosCPU == 0:

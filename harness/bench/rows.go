@@ -44,16 +44,25 @@ type target struct {
 	*server
 	b    *bench
 	root nfs3.FileHandle
-	raw  *rawnfs.Client
+	raw  *rawnfs.Client // nil for a mount
 }
 
 func newTarget(b *bench, s *server) (*target, error) {
+	if b.mounts {
+		return &target{server: s, b: b}, nil
+	}
 	root, err := s.root()
 	if err != nil {
 		return nil, err
 	}
 	raw, err := rawnfs.Dial(s.addr)
 	return &target{server: s, b: b, root: root, raw: raw}, err
+}
+
+func (t *target) close() {
+	if t.raw != nil {
+		t.raw.Close()
+	}
 }
 
 func (t *target) lookup(dir nfs3.FileHandle, name string) (nfs3.FileHandle, error) {
@@ -69,7 +78,7 @@ const (
 	pageSize = 4096
 )
 
-var rows = []row{
+var serverRows = []row{
 	{name: "read 1 MiB, cached, 8 outstanding", unit: "MB/s", prepare: bigFile, measure: seqRead},
 	{name: "overwrite 1 MiB + COMMIT, 8 outstanding", unit: "MB/s", prepare: bigFile, measure: seqWrite},
 	{name: "random read 4 KiB, cached, 32 outstanding", unit: "1/s", prepare: bigFile, measure: randRead},
@@ -178,19 +187,22 @@ func (t *target) drive(newLoad func(conn int) *load) (*tally, *usage, error) {
 	for _, one := range tallies {
 		sum.add(one)
 	}
-	u := t.usage()
-	u.cpu, u.syscalls = u.cpu-before.cpu, u.syscalls-before.syscalls
+	u := t.usage().since(before)
 	return sum, &u, nil
 }
 
 // resultOf is the result of a load whose calls count.
 func resultOf(s *tally, u *usage) *result {
 	us := func(q float64) float64 { return float64(s.latency.quantile(q)) / 1e3 }
-	n := float64(max(s.calls, 1))
-	return &result{
-		Value: s.rate(), MicrosCPU: u.cpu.Seconds() * 1e6 / n, Syscalls: float64(u.syscalls) / n,
-		P50: us(.5), P99: us(.99), P999: us(.999), Most: us(1),
-	}
+	r := &result{Value: s.rate(), P50: us(.5), P99: us(.99), P999: us(.999), Most: us(1)}
+	r.use(u, s.calls)
+	return r
+}
+
+// use notes what a server has used for n operations.
+func (r *result) use(u *usage, n uint64) {
+	per := float64(max(n, 1))
+	r.MicrosCPU, r.Syscalls = u.cpu.Seconds()*1e6/per, float64(u.syscalls)/per
 }
 
 func (t *target) counted(window int, newNext func(conn int) func(uint64) (call, bool), noStatus bool) (*result, error) {
@@ -337,8 +349,7 @@ func seqWrite(b *bench, t *target) (*result, error) {
 			return nil, err
 		}
 	}
-	u := t.usage()
-	u.cpu, u.syscalls = u.cpu-before.cpu, u.syscalls-before.syscalls
+	u := t.usage().since(before)
 	return megabytes(resultOf(sum, &u), nil)
 }
 
