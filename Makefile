@@ -43,12 +43,15 @@ check: setup-build
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./internal/imports
 
-# Beside other servers; with REF=COMMIT beside that one, too.
+# Beside other servers, and other FUSE mounts; with REF=COMMIT beside that one, too.
+BENCHFLAGS = -commit "$$(git describe --always --dirty 2>/dev/null)" -json bench.json
 bench: setup-bench build
 	$(GO) build -o bin/bench ./harness/bench
+	$(GO) build -o bin/gofuse ./harness/bench/gofuse
 	$(if $(REF),scripts/build-ref.sh $(REF) bin/ref)
-	$(SUDO) bin/bench -commit "$$(git describe --always --dirty 2>/dev/null)" -json bench.json -svg bench.svg \
-		loopnfs $(if $(REF),$(REF)=bin/ref) ganesha gonfs
+	$(SUDO) bin/bench $(BENCHFLAGS) -svg bench.svg loopnfs $(if $(REF),$(REF)=bin/ref) ganesha gonfs
+	$(SUDO) bin/bench -mounts $(BENCHFLAGS) -svg bench-mounts.svg \
+		store $(if $(REF),store-$(REF)=bin/ref) gofuse bindfs passthrough client $(if $(REF),client-$(REF)=bin/ref) libnfs
 
 bench-packages: setup-test
 	$(GO) test $(EXEC) -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) ./...

@@ -22,6 +22,10 @@ test | drill)
 bench)
 	need mkfs.ext4 e2fsprogs
 	need losetup util-linux
+	need fusermount3 fuse3
+	need fio fio
+	need bindfs bindfs
+	need nfs-cp libnfs-utils
 	need rpcbind rpcbind
 	need ganesha.nfsd nfs-ganesha
 	[ -n "$(find /usr/lib -name 'libfsalvfs.so' 2>/dev/null)" ] || missing+=(nfs-ganesha-vfs)

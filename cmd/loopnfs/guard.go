@@ -32,12 +32,14 @@ func guardConfig(calls int) hostguard.Config {
 }
 
 // guardConfig returns the protection of the server.
-func (o *serveOptions) guardConfig(exports int) hostguard.Config {
+func (o *serveOptions) guardConfig(exports int, keep *hostguard.Keep) hostguard.Config {
 	calls := o.threads + exports*fusefs.DefaultFlushers
 	if o.fuse != "" {
 		calls += fuseThreads
 	}
 	cfg := guardConfig(calls)
-	cfg.KernelWaits = doctor.ThisHost().Kernel().Policy != doctor.NeverWaits
+	if !keep.Restarted() { // else the one before has seen to it
+		cfg.KernelWaits = doctor.ThisHost().Kernel().Policy != doctor.NeverWaits
+	}
 	return cfg
 }

@@ -154,7 +154,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	log, flush := newLogger(os.Stderr, opts.verbose)
 	defer flush()
 	cfg.Logger = log
-	guard.Protect(opts.guardConfig(len(cfg.Exports)))
+	guard.Protect(opts.guardConfig(len(cfg.Exports), keep))
 	mem, err := newMemory(opts.memoryConfig(keep), guard)
 	if err != nil {
 		return err

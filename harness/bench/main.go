@@ -11,8 +11,9 @@
 //
 // Mounts get system calls, those for data from fio. A MOUNT is store (that of loopnfs
 // serve), client (loopnfs mount of a server on this host), libnfs (nfs-cp from the same
-// server), gofuse (the loopback example of go-fuse), bindfs, or store=DIR and client=DIR
-// for another build.
+// server), gofuse (the loopback file system of go-fuse), passthrough (the same, but the
+// kernel goes to the files by itself), bindfs, or store-NAME=DIR and client-NAME=DIR for
+// another build.
 package main
 
 import (
@@ -98,7 +99,7 @@ func defaultSize(mounts bool) int64 {
 
 func defaultNames(mounts bool) []string {
 	if mounts {
-		return []string{"store", "gofuse", "bindfs", "client", "libnfs"}
+		return []string{"store", "gofuse", "bindfs", "passthrough", "client", "libnfs"}
 	}
 	return []string{"loopnfs", "gonfs", "ganesha"}
 }

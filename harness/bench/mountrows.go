@@ -104,7 +104,7 @@ func runFIO(args []string) (fioIO, error) {
 // file in the page cache.
 func libnfs(b *bench, t *target, rw string) (*result, error) {
 	_, port, _ := net.SplitHostPort(t.below.addr)
-	url := fmt.Sprintf("nfs://127.0.0.1/%s?nfsport=%s&mountport=%s", bigName, port, port)
+	url := fmt.Sprintf("nfs://127.0.0.1%s/%s?version=3&nfsport=%s&mountport=%s", t.below.export, bigName, port, port)
 	from, to := url, "/dev/null"
 	if rw == "write" {
 		from, to = filepath.Join(t.dir, bigName), url

@@ -40,9 +40,11 @@ func newMount(name, bin, dir, state string, flags []string) (*server, error) {
 			s.point = "" // it is none
 			break
 		}
-		s.argv = []string{filepath.Join(bin, "loopnfs"), "mount", nfs.addr + ":/", point, "--via", "fuse", "--foreground", "--memory", mountMemory}
+		s.argv = []string{filepath.Join(bin, "loopnfs"), "mount", nfs.addr + ":" + nfs.export, point, "--via", "fuse", "--foreground", "--memory", mountMemory}
 	case "gofuse":
-		s.argv = []string{filepath.Join(bin, "gofuse-loopback"), "-q", point, dir}
+		s.argv = []string{filepath.Join(bin, "gofuse"), point, dir}
+	case "passthrough":
+		s.argv = []string{filepath.Join(bin, "gofuse"), "-passthrough", point, dir}
 	case "bindfs":
 		s.argv = []string{"bindfs", "-f", "-o", "big_writes", dir, point}
 	default:

@@ -27,7 +27,7 @@ func (r *report) draw() error {
 	}
 	var head strings.Builder
 	fmt.Fprintf(&head, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`, picWidth, y)
-	fmt.Fprintf(&head, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="20" font-size="15" font-weight="bold">NFSv3 servers side by side</text>`)
+	fmt.Fprintf(&head, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="20" font-size="15" font-weight="bold">%s</text>`, r.title())
 	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; longer is better, and the best of a row fills it</text>`, html.EscapeString(r.machine))
 	x := labelWidth
 	for i, s := range r.servers {
@@ -36,6 +36,13 @@ func (r *report) draw() error {
 		x += 40 + 8*len(s.name)
 	}
 	return os.WriteFile(r.b.picture, []byte(head.String()+b.String()+"</svg>\n"), 0o644)
+}
+
+func (r *report) title() string {
+	if r.b.mounts {
+		return "FUSE mounts side by side"
+	}
+	return "NFSv3 servers side by side"
 }
 
 // drawRow draws one row from y down and returns where it ends.
@@ -51,7 +58,7 @@ func drawRow(b *strings.Builder, lines []line, y int) int {
 		if best > 0 {
 			width = l.worth() / best * barWidth
 		}
-		text := "failed"
+		text := l.cell()
 		if l.result != nil {
 			text = number(l.Value) + " " + l.Unit
 		}

@@ -74,7 +74,8 @@ func newServer(name, bin, dir, state string, flags []string) (*server, error) {
 		s.files = map[string]string{conf: fmt.Sprintf(ganeshaConfig, port, mount, dir)}
 		s.argv = []string{"ganesha.nfsd", "-F", "-f", conf, "-L", "STDERR", "-p", filepath.Join(state, "ganesha.pid")}
 	default: // loopnfs, of this or another commit
-		s.argv = append([]string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":/", "--listen", s.addr,
+		s.export = "/export"
+		s.argv = append([]string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":" + s.export, "--listen", s.addr,
 			"--state", state, "--squash", "none"}, flags...)
 	}
 	return s, nil

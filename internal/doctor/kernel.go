@@ -215,12 +215,11 @@ func (k *Kernel) policy(v version, known bool, symbols func() (nfs, fix bool), c
 // symbols looks for functions in the kernel: of the NFS client, and of the fix.
 func (h *Host) symbols() (nfs, fix bool) {
 	_ = h.lines("proc/kallsyms", func(line string) bool {
-		f := strings.Fields(line) // address type name [module]
-		if len(f) < 3 {
-			return true
-		}
-		nfs = nfs || f[2] == nfsSymbol
-		fix = fix || f[2] == fixSymbols[0] || f[2] == fixSymbols[1]
+		_, line, _ = strings.Cut(line, " ") // address type name [module]
+		_, line, _ = strings.Cut(line, " ")
+		name, _, _ := strings.Cut(line, "\t")
+		nfs = nfs || name == nfsSymbol
+		fix = fix || name == fixSymbols[0] || name == fixSymbols[1]
 		return !fix
 	})
 	return nfs, fix

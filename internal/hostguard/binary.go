@@ -21,8 +21,9 @@ type mapping struct{ start, end uintptr }
 
 // lockBinary reads in and locks the constants of the program file, and its code
 // but for that of the packages that begin with cold. It follows lockAll, which
-// locks only what is touched.
-func lockBinary(cold []string) error {
+// locks only what is touched. To find that code takes longer than the rest of a start: hot
+// is what another process has found, or gets it; it may be nil.
+func lockBinary(cold []string, hot *[]mapping) error {
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return err
@@ -33,7 +34,7 @@ func lockBinary(cold []string) error {
 		switch {
 		case !ok:
 		case exec:
-			err = lockCode(m, cold)
+			err = lockCode(m, cold, hot)
 		default:
 			err = m.lock(unix.SYS_MLOCK)
 		}
@@ -67,10 +68,16 @@ func (m mapping) lock(call uintptr) error {
 }
 
 // lockCode locks what of m may run. Code that is not Go's stays as it is.
-func lockCode(m mapping, cold []string) error {
-	hot := hotCode(m, cold)
+func lockCode(m mapping, cold []string, known *[]mapping) error {
+	hot := m.knownCode(known)
+	if len(hot) == 0 {
+		hot = hotCode(m, cold)
+	}
 	if len(hot) == 0 {
 		return nil
+	}
+	if known != nil {
+		*known = hot
 	}
 	if err := m.lock(unix.SYS_MUNLOCK); err != nil {
 		return err
@@ -81,6 +88,40 @@ func lockCode(m mapping, cold []string) error {
 		}
 	}
 	return nil
+}
+
+// knownCode returns what is known of the code of m, if all of it lies there.
+func (m mapping) knownCode(known *[]mapping) []mapping {
+	if known == nil {
+		return nil
+	}
+	for _, h := range *known {
+		if h.start < m.start || h.end > m.end || h.start >= h.end {
+			return nil
+		}
+	}
+	return *known
+}
+
+// formatRanges writes ranges for another process of the same program.
+func formatRanges(ranges []mapping) string {
+	var b strings.Builder
+	for _, m := range ranges {
+		fmt.Fprintf(&b, "%x-%x ", m.start, m.end)
+	}
+	return b.String()
+}
+
+// parseRanges reads what formatRanges wrote; nil if it is something else.
+func parseRanges(s string) (ranges []mapping) {
+	for _, word := range strings.Fields(s) {
+		var m mapping
+		if n, err := fmt.Sscanf(word, "%x-%x", &m.start, &m.end); n != 2 || err != nil {
+			return nil
+		}
+		ranges = append(ranges, m)
+	}
+	return ranges
 }
 
 // codeGap is what ranges of code are apart at least, to keep their number low.

@@ -28,7 +28,7 @@ func Enter() *Guard { return enter(setIOFlusher, nil) }
 // there is no keeper.
 func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
 	if k := inherited(); k != nil {
-		return &Guard{}, k
+		return &Guard{hot: &k.found}, k
 	}
 	k, err := openKeep(keepParent, stateDir, n)
 	g := enter(setIOFlusher, k)

@@ -34,6 +34,9 @@ type Config struct {
 // other. A nil one protects nothing and misses nothing.
 type Guard struct {
 	missing []Missing
+	// hot is where the code that is locked is, if the process before has found it; nil
+	// if nobody wants to know.
+	hot *[]mapping
 }
 
 // Miss records something that could not be had. The same thing is recorded once.

@@ -34,6 +34,7 @@ const (
 // the next process begins by giving up a third file, the ballast, so that there
 // is something free to start with.
 type Keep struct {
+	found         []mapping // where the program's code is that has to be in memory
 	dir           string
 	lock          *os.File // of dir, locked
 	data, ballast *os.File

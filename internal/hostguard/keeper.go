@@ -24,6 +24,10 @@ const (
 	// keptEnv holds the number of the keeper, and how many descriptors it has
 	// passed on, in the process that serves.
 	keptEnv = "LOOPNFS_KEPT_BY"
+	// foundEnv holds what the process before found out about the program.
+	foundEnv = "LOOPNFS_FOUND"
+	// maxFound is the size of that in bytes.
+	maxFound = 16 << 10
 	// These descriptors.
 	dataFD, ballastFD, readyFD, listenerFD = 3, 4, 5, 6
 
@@ -44,7 +48,9 @@ const (
 func inherited() *Keep {
 	var keeper, n int
 	_, err := fmt.Sscanf(os.Getenv(keptEnv), "%d/%d", &keeper, &n)
+	found := os.Getenv(foundEnv)
 	os.Unsetenv(keptEnv)
+	os.Unsetenv(foundEnv)
 	if err != nil || keeper != os.Getppid() {
 		return nil
 	}
@@ -52,12 +58,15 @@ func inherited() *Keep {
 		unix.CloseOnExec(fd)
 		return os.NewFile(uintptr(fd), name)
 	}
-	k := &Keep{given: make(chan struct{}, 1), data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
+	k := &Keep{given: make(chan struct{}, 1), found: parseRanges(found), data: open(dataFD, "data"), ballast: open(ballastFD, "ballast"), ready: open(readyFD, "ready")}
 	if n > listenerFD-dataFD {
 		k.socket = open(listenerFD, "listener")
 	}
 	return k
 }
+
+// Restarted reports whether this process takes the place of one that served.
+func (k *Keep) Restarted() bool { return k != nil && k.socket != nil }
 
 // Listener returns the socket on which the last process listened: clients that
 // connect meanwhile wait in it, and are not refused. It is nil if there was none.
@@ -85,19 +94,20 @@ func (k *Keep) Ready(l net.Listener) error {
 		return err
 	}
 	ctlErr := raw.Control(func(fd uintptr) {
-		err = unix.Sendmsg(int(k.ready.Fd()), []byte{1}, unix.UnixRights(int(fd)), nil, 0)
+		err = unix.Sendmsg(int(k.ready.Fd()), []byte(formatRanges(k.found)+"\n"), unix.UnixRights(int(fd)), nil, 0)
 	})
 	return errors.Join(ctlErr, err)
 }
 
 // wasReady reports whether the server that has ended said that it was ready, and
-// takes its listener.
+// takes its listener, and what it found out.
 func (k *Keep) wasReady(ready *os.File) bool {
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := unix.Recvmsg(int(ready.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
+	buf, oob := make([]byte, maxFound), make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(ready.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
 	if err != nil || n == 0 {
 		return false
 	}
+	k.found = parseRanges(string(buf[:n]))
 	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(msgs) == 0 {
 		return true
@@ -193,7 +203,8 @@ func (k *Keep) start() (cmd *exec.Cmd, ready *os.File, err error) {
 		pass = append(pass, k.socket)
 	}
 	cmd = &exec.Cmd{
-		Path: self(), Args: os.Args, Env: append(os.Environ(), fmt.Sprintf("%s=%d/%d", keptEnv, os.Getpid(), len(pass))),
+		Path: self(), Args: os.Args, Env: append(os.Environ(),
+			fmt.Sprintf("%s=%d/%d", keptEnv, os.Getpid(), len(pass)), foundEnv+"="+formatRanges(k.found)),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ExtraFiles: pass,
 		// A group of its own: Ctrl-C is for the keeper, which passes it on.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -186,4 +187,26 @@ func TestServerEndsWithItsKeeper(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("process %d goes on", pid)
+}
+
+func TestRangesOfCode(t *testing.T) {
+	want := []mapping{{0x400000, 0x41f000}, {0x7f0000001000, 0x7f0000002000}}
+	if got := parseRanges(formatRanges(want) + "\n"); !slices.Equal(got, want) {
+		t.Errorf("%v came back as %v", want, got)
+	}
+	for _, s := range []string{"", "1000", "1000-2000 x", "-", "1000-2000 3000-"} {
+		if got := parseRanges(s); got != nil {
+			t.Errorf("%q is %v", s, got)
+		}
+	}
+	code := mapping{0x400000, 0x500000}
+	for _, known := range [][]mapping{nil, want, {{0x410000, 0x410000}}, {{0x3ff000, 0x401000}}} {
+		if got := code.knownCode(&known); len(got) > 0 {
+			t.Errorf("%v is taken for code in %v", known, code)
+		}
+	}
+	known := want[:1]
+	if got := code.knownCode(&known); !slices.Equal(got, known) {
+		t.Errorf("%v is not taken for code in %v", known, code)
+	}
 }

@@ -26,7 +26,7 @@ func (g *Guard) Protect(cfg Config) {
 			Costs:  "the kernel may take away the program's own memory, and getting it back takes memory that is not there",
 			Remedy: "run as root, give the process CAP_IPC_LOCK, or raise the limit (ulimit -l unlimited)",
 		})
-	} else if err := lockBinary(cfg.Cold); err != nil {
+	} else if err := lockBinary(cfg.Cold, g.hot); err != nil {
 		g.Miss(Missing{
 			What:   "the program file in locked memory",
 			Why:    err,

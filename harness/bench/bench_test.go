@@ -1,0 +1,164 @@
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/nfs3"
+)
+
+func TestHistogram(t *testing.T) {
+	var h, half histogram
+	rnd, all := rand.New(rand.NewPCG(1, 1)), []int64{}
+	for i := range 20_000 {
+		v := 1 + rnd.Int64N(1<<(1+i%40))
+		all = append(all, v)
+		if i%2 == 0 {
+			h.note(v)
+		} else {
+			half.note(v)
+		}
+	}
+	h.add(&half)
+	slices.Sort(all)
+	for _, q := range []float64{0, .1, .5, .99, .999} {
+		want := float64(all[int(q*float64(len(all)))])
+		if got := float64(h.quantile(q)); got < want || got > want*1.13+1 {
+			t.Errorf("quantile %v is %v, want %v or a little more", q, got, want)
+		}
+	}
+	if got := h.quantile(1); int64(got) != all[len(all)-1] {
+		t.Errorf("the most is %v, want %v", got, all[len(all)-1])
+	}
+}
+
+// nullServer answers NULL calls on one end of a socket pair.
+func nullServer(t *testing.T) *conn {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		answerNulls(pair[1], make([]byte, ioSize), 0)
+	}()
+	c := &conn{fd: pair[0], in: make([]byte, inBytes)}
+	t.Cleanup(func() {
+		c.close()
+		<-done
+		unix.Close(pair[1])
+	})
+	return c
+}
+
+func TestLoad(t *testing.T) {
+	c := nullServer(t)
+	rec := record(nfs3.ProcNull, nothing{}, nil)
+	for _, window := range []int{1, 32} {
+		got, err := c.run(&load{window: window, noStatus: true, next: func(n uint64) (call, bool) { return call{head: rec}, n < 1000 }})
+		if err != nil || got.calls != 1000 || got.latency.total != 1000 {
+			t.Errorf("window %d: %d calls, %d latencies, %v; want 1000", window, got.calls, got.latency.total, err)
+		}
+	}
+	got, err := c.run(&load{window: 8, noStatus: true, until: time.Now().Add(50 * time.Millisecond), next: always(rec)})
+	if err != nil || got.calls == 0 || got.elapsed < 50*time.Millisecond {
+		t.Errorf("for a time: %+v, %v", got, err)
+	}
+}
+
+// A reply with an error status is an error of the load.
+func TestLoadSeesErrors(t *testing.T) {
+	c := nullServer(t)
+	rec := record(nfs3.ProcNull, nothing{}, nil)
+	if got, err := c.run(&load{window: 4, next: func(n uint64) (call, bool) { return call{head: rec}, n < 10 }}); err == nil {
+		t.Errorf("replies without a status are no error: %+v", got)
+	}
+}
+
+func reportFor(t *testing.T, mounts bool) (*report, string) {
+	dir := t.TempDir()
+	b := &bench{mounts: mounts, json: filepath.Join(dir, "json"), picture: filepath.Join(dir, "svg"), commit: "c<0>"}
+	r := newReport(b, []*server{{name: "a"}, {name: "b & c"}})
+	r.out = io.Discard
+	r.begin(&serverRows[0], limits{Stream: 1})
+	r.add(r.servers[0], &result{Value: 12345, MicrosCPU: 1.5}, 1<<20, nil)
+	r.add(r.servers[1], nil, 0, errors.New("it <failed>"))
+	r.end()
+	if err := r.finish(); err != nil {
+		t.Fatal(err)
+	}
+	return r, dir
+}
+
+func TestReport(t *testing.T) {
+	r, dir := reportFor(t, true)
+	if got := r.lines[0].cell() + "|" + r.lines[1].cell(); got != "12k [1.5]|failed" {
+		t.Errorf("cells are %q", got)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "json"))
+	if err != nil || strings.Count(string(text), "\n") != 2 || !strings.Contains(string(text), `"peak_rss_mib":1`) {
+		t.Errorf("JSON: %s, %v", text, err)
+	}
+	f, err := os.Open(filepath.Join(dir, "svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	words := ""
+	for d := xml.NewDecoder(f); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, ok := token.(xml.CharData); ok {
+			words += string(c) + "|"
+		}
+	}
+	for _, want := range []string{"FUSE mounts side by side|", "b & c|", "12k MB/s|", "failed|"} {
+		if !strings.Contains(words, want) {
+			t.Errorf("the picture does not say %q: %s", want, words)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	before := usageOf(os.Getpid())
+	for start := time.Now(); time.Since(start) < 50*time.Millisecond; {
+		_, _ = os.ReadFile("/proc/self/stat")
+	}
+	if u := usageOf(os.Getpid()).since(before); u.cpu < 20*time.Millisecond || u.syscalls == 0 || u.peak < 1<<20 {
+		t.Errorf("50 ms of work are %+v", u)
+	}
+}
+
+func TestServersAndMounts(t *testing.T) {
+	for _, name := range []string{"loopnfs", "gonfs", "ganesha"} {
+		s, err := newServer(name, "/bin", "/data", t.TempDir(), nil)
+		if err != nil || s.export == "" || s.addr == "" || len(s.argv) < 2 {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	for _, name := range defaultNames(true) {
+		s, err := newMount(name, "/bin", "/data", t.TempDir(), nil)
+		if err != nil || (s.point == "") != (name == "libnfs") || (s.below != nil) != (name == "libnfs" || name == "client") {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	if _, err := newMount("nothing", "/bin", "/data", t.TempDir(), nil); err == nil {
+		t.Error("a mount that there is not is no error")
+	}
+}
