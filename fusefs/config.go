@@ -24,8 +24,8 @@ const (
 
 	// A listing has at most one of listingShare pages of the arena, and at
 	// most maxListing; a change reads up to maxRelist again at once.
-	listingShare = 64
-	maxListing   = 256
+	listingShare = 8
+	maxListing   = 16384
 	maxRelist    = 4
 	// racyNs is longer than a tick of the kernel's clock.
 	racyNs = 20e6
