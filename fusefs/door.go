@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
 )
@@ -166,6 +168,9 @@ func MountFS(cfg DoorConfig) (*Door, error) {
 
 func (d *Door) serve() {
 	d.conn.serve()
+	if !d.dev.disconnected() {
+		_ = d.Abort() // nobody reads requests any more
+	}
 	d.fs.forgetAll()
 	close(d.done)
 }
@@ -180,9 +185,11 @@ func (d *Door) watch() {
 		select {
 		case <-tick.C:
 		case <-d.done:
+			<-tick.C
 		}
 	}
 	close(d.dead)
+	d.conn.end(unix.ENODEV) // it may be that nobody listens, and hears of it
 	<-d.done
 }
 

@@ -65,7 +65,7 @@ var childActs = map[string]func(args []string) error{
 	"files": childFiles, "dir": childDir, "append": childAppend, "write1000": childWrite1000,
 	"read-is": childReadIs, "stat": childStat, "open-as": childOpenAs, "create-as": childCreateAs,
 	"signals": childSignals, "hold": childHold, "mmap": childMmap, "sync": childSync,
-	"bigfile": childBigFile, "large": childLarge, "errno": childErrno,
+	"bigfile": childBigFile, "large": childLarge, "errno": childErrno, "large-write": childLargeWrite,
 }
 
 func check(errs ...error) error { return errors.Join(errs...) }

@@ -26,6 +26,8 @@ const (
 	// smallRequest is the size of requests, in bytes, that are copied out of the buffer
 	// they were read into.
 	smallRequest = 8 << 10
+	// askAgain is how long the answer to an early INTERRUPT waits.
+	askAgain = 50 * time.Microsecond
 	// A buffer has room for the header and arguments of WRITE before the data.
 	writeHead = 4096
 
@@ -53,6 +55,7 @@ type doorConn struct {
 	bufs      [][]byte // idle ones
 	made      int      // buffers in all
 	ended     bool     // the kernel has given up
+	watching  bool     // watchWriters runs
 	inWork    map[uint64]*doorSlot
 
 	running sync.WaitGroup
@@ -204,15 +207,70 @@ func (s *doorSlot) leave() {
 	if c.ended {
 		s.cancelNow()
 	}
-	if c.listening > 0 {
-		return
-	}
 	switch {
+	case c.listening > 0:
+	case len(c.bufs) == 0 && c.made >= c.maxBufs:
+		c.watchWriters()
 	case c.parked > 0:
 		c.wake.Signal()
 	case c.slots < maxDoorSlots:
 		c.startSlot()
 	}
+}
+
+// watchWriters looks after those who wait while nobody can listen, as WRITEs that wait
+// have all buffers: the kernel cannot tell of signals then. mu is held.
+func (c *doorConn) watchWriters() {
+	if c.watching {
+		return
+	}
+	c.watching = true
+	go func() {
+		tick := time.NewTicker(deathWatch)
+		defer tick.Stop()
+		for range tick.C {
+			waiting := c.waiting()
+			if waiting == nil {
+				return
+			}
+			for unique, pid := range waiting {
+				if c.fs.abandoned(pid) {
+					c.cancel(unique)
+				}
+			}
+		}
+	}()
+}
+
+// waiting returns the callers of requests in work; nil when somebody listens again.
+func (c *doorConn) waiting() map[uint64]uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listening > 0 || c.ended {
+		c.watching = false
+		return nil
+	}
+	pids := make(map[uint64]uint32, len(c.inWork))
+	for unique, s := range c.inWork {
+		pids[unique] = s.pid
+	}
+	return pids
+}
+
+// cancel cancels a request if it is still in work.
+func (c *doorConn) cancel(unique uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.inWork[unique]; s != nil {
+		s.cancelNow()
+	}
+}
+
+// has reports whether a request is still in work.
+func (c *doorConn) has(unique uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.inWork[unique] != nil
 }
 
 // finished is called for a request that has its reply.
@@ -236,6 +294,8 @@ func (c *doorConn) read(buf []byte) (int, error) {
 			return n, nil
 		case err == nil:
 			return 0, fmt.Errorf("a request of %d bytes", n)
+		case err == unix.ENOMEM || err == unix.EFAULT: // the caller has got EIO
+			c.logger.Error("fuse: cannot read a request", "error", err)
 		case err != unix.EINTR && err != unix.ENOENT && err != unix.EAGAIN:
 			return 0, err
 		}
@@ -258,23 +318,28 @@ func (c *doorConn) end(why error) {
 }
 
 // interrupt is the kernel's word that a caller has got a signal. A request that nobody
-// has seen yet, or that is being served at once, has to be asked about again.
+// has seen yet, or that is being served at once, has to be asked about again: the kernel
+// does that before it tells of anything else, so whoever serves it gets some time.
 func (c *doorConn) interrupt(unique uint64) fuse.Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.inWork[unique]
+	if s == nil {
+		c.mu.Unlock()
+		time.Sleep(askAgain)
+		c.mu.Lock()
+		if s = c.inWork[unique]; s == nil {
+			return fuse.EAGAIN
+		}
+	}
 	switch {
-	case s == nil:
-		return fuse.EAGAIN
 	case s.wire.signalled:
 	case s.wire.guarded:
 		s.watchCaller()
 	default:
 		s.cancelNow()
 	}
-	if s != nil {
-		s.wire.signalled = true
-	}
+	s.wire.signalled = true
 	return fuse.OK
 }
 
@@ -341,14 +406,11 @@ func (s *doorSlot) watchCaller() {
 		tick := time.NewTicker(deathWatch)
 		defer tick.Stop()
 		for range tick.C {
-			dead := c.fs.abandoned(pid)
-			c.mu.Lock()
-			inWork := c.inWork[unique] == s
-			if inWork && dead {
-				s.cancelNow()
+			if c.fs.abandoned(pid) {
+				c.cancel(unique)
+				return
 			}
-			c.mu.Unlock()
-			if dead || !inWork {
+			if !c.has(unique) {
 				return
 			}
 		}

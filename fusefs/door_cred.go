@@ -37,20 +37,20 @@ type groupCache struct {
 	entries map[groupKey]groupEntry
 }
 
-// of returns the groups of a caller: none if it cannot be seen from here or is
-// gone.
-func (c *groupCache) of(pid, uid, gid uint32) []uint32 {
+// known returns the groups of a caller if they were asked for lately.
+func (c *groupCache) known(pid, uid, gid uint32) (groups []uint32, ok bool) {
 	if pid == 0 {
-		return nil
+		return nil, true
 	}
-	key, now := groupKey{pid, uid, gid}, time.Now()
 	c.mu.Lock()
-	e, ok := c.entries[key]
+	e, ok := c.entries[groupKey{pid, uid, gid}]
 	c.mu.Unlock()
-	if ok && now.Before(e.until) {
-		return e.groups
-	}
-	e = groupEntry{readGroups(pid), now.Add(groupsValid)}
+	return e.groups, ok && time.Now().Before(e.until)
+}
+
+// ask looks up the groups of a caller: none if it cannot be seen from here or is gone.
+func (c *groupCache) ask(pid, uid, gid uint32) []uint32 {
+	key, e := groupKey{pid, uid, gid}, groupEntry{readGroups(pid), time.Now().Add(groupsValid)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.entries) >= maxGroupEntries {

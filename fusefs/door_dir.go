@@ -73,7 +73,7 @@ func (f *doorFS) ReadDir(s *doorSlot, in *fuse.ReadIn, out *fuse.DirEntryList, p
 	s.beginAs(opReadDir, &in.InHeader, o)
 	s.dir.plus, s.dir.pending = plus, s.dir.pending[:0]
 	st := s.do(func() error {
-		*out = *fuse.NewDirEntryList(out.Bytes()[:in.Size], in.Offset)
+		*out = *fuse.NewDirEntryList(out.Bytes()[:cap(out.Bytes())], in.Offset)
 		s.dir.out = out
 		s.dir.pending = s.dir.pending[:0]
 		return f.list(s, o, in.Offset)

@@ -91,7 +91,12 @@ type doorCounts [numDoorOps]atomic.Uint64
 // begin prepares a request of h's caller.
 func (s *doorSlot) begin(op doorOp, h *fuse.InHeader) {
 	s.start(op, h)
-	s.op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, Groups: s.fs.groups.of(h.Pid, h.Uid, h.Gid)}
+	groups, ok := s.fs.groups.known(h.Pid, h.Uid, h.Gid)
+	if !ok {
+		s.leave()
+		groups = s.fs.groups.ask(h.Pid, h.Uid, h.Gid)
+	}
+	s.op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, Groups: groups}
 }
 
 // beginAs prepares a request in the name of whoever opened o.
@@ -103,6 +108,7 @@ func (s *doorSlot) beginAs(op doorOp, h *fuse.InHeader, o *openFile) {
 func (s *doorSlot) start(op doorOp, h *fuse.InHeader) {
 	s.fs.count[op].Add(1)
 	s.pid, s.op.Cancel, s.wait = h.Pid, s.wire.cancel, jukeboxFirst
+	s.op.NoWait, s.op.Waits = false, false // the last request may have panicked
 	s.task.Begin(doorOpNames[op])
 }
 

@@ -29,7 +29,7 @@ import (
 )
 
 // faultFS is a file system with faults: each hook that is set is asked first,
-// and an error it returns is that of the call.
+// and an error it returns is that of the call. They may wait.
 type faultFS struct {
 	vfs.FS
 	before  func(op *vfs.Op, call string) error
@@ -42,11 +42,17 @@ type faultFS struct {
 }
 
 func (f *faultFS) ask(op *vfs.Op, call string) error {
-	if f.before == nil {
+	switch {
+	case f.before == nil:
 		return nil
+	case op.MustWait():
+		return errWouldWait
 	}
 	return f.before(op, call)
 }
+
+// HeedsNoWait implements vfs.NoWaiter.
+func (f *faultFS) HeedsNoWait() {}
 
 func (f *faultFS) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, error) {
 	if err := f.ask(op, "lookup"); err != nil {
@@ -129,10 +135,11 @@ func (f *faultFS) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how
 	if err := f.ask(op, "write"); err != nil {
 		return err
 	}
-	if f.wrote != nil {
+	err := f.FS.Write(op, node, off, v, how, res)
+	if f.wrote != nil && !(op.NoWait && op.Waits) {
 		f.wrote(how)
 	}
-	return f.FS.Write(op, node, off, v, how, res)
+	return err
 }
 
 func (f *faultFS) Open(op *vfs.Op, node vfs.NodeID, write bool) error {

@@ -50,7 +50,11 @@ const (
 	notifyInvalInode = 2 // enum fuse_notify_code
 )
 
-const pageBytes = 4096
+const (
+	pageBytes = 4096 // what the kernel counts a request's pages in, on amd64 and most others
+	// maxNames bounds one part of a listing, in bytes: each request in work has as much.
+	maxNames = 64 << 10
+)
 
 // doorWire is a request as it came, and the reply as it goes.
 type doorWire struct {
@@ -389,13 +393,11 @@ func serveWrite(s *doorSlot, f *doorFS, _ *reply) (st fuse.Status) {
 
 func serveReadDir(s *doorSlot, f *doorFS, out *reply, plus bool) fuse.Status {
 	in := (*fuse.ReadIn)(unsafe.Pointer(s.wire.header()))
-	if in.Size > f.maxWrite {
-		return fuse.EINVAL
+	size := int(min(in.Size, maxNames))
+	if cap(s.wire.names) < size {
+		s.wire.names = make([]byte, size)
 	}
-	if cap(s.wire.names) < int(in.Size) {
-		s.wire.names = make([]byte, in.Size)
-	}
-	list := fuse.NewDirEntryList(s.wire.names[:in.Size], in.Offset)
+	list := fuse.NewDirEntryList(s.wire.names[:size], in.Offset)
 	st := f.ReadDir(s, in, list, plus)
 	out.data = s.wire.one(list.Bytes())
 	return st

@@ -230,6 +230,7 @@ func (s *Store) byNewHandle(h handle) (vfs.NodeID, error) {
 	}
 	defer unix.Close(fd)
 	in, _, err := s.instantiate(fd, &h)
+	s.evict()
 	if err != nil {
 		return 0, err
 	}

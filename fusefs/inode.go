@@ -153,7 +153,8 @@ func (s *Store) directory(node vfs.NodeID) (*inode, error) {
 }
 
 // instantiate returns the inode of the file open as fd, referenced once, and whether it
-// was made for that. key is its handle if the caller knows it.
+// was made for that. key is its handle if the caller knows it. Who may wait calls evict
+// afterwards.
 func (s *Store) instantiate(fd int, key *handle) (in *inode, made bool, err error) {
 	var h handle
 	if key == nil {
@@ -172,9 +173,6 @@ func (s *Store) instantiate(fd int, key *handle) (in *inode, made bool, err erro
 	won, err := s.nodes.insert(in)
 	if won != in && in.m != nil {
 		in.m.Close()
-	}
-	if err == nil {
-		s.evict()
 	}
 	return won, won == in, err
 }
@@ -233,10 +231,14 @@ func (in *inode) drop() {
 	}
 }
 
+// maxEvict bounds what one call drops: not much more than there is room for above the
+// limit (table.hasSlack).
+const maxEvict = 64
+
 // evict forgets unreferenced, clean inodes while there are too many. No lock is
 // held.
 func (s *Store) evict() {
-	for range 2 {
+	for range maxEvict {
 		in := s.nodes.victim(s.busy)
 		if in == nil {
 			return

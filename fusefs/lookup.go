@@ -132,6 +132,10 @@ func (s *Store) entry(op *vfs.Op, fd int, b *scratch, how found) (e vfs.Entry, e
 	if err := s.nameOf(fd, b, how); err != nil {
 		return e, err
 	}
+	if op.NoWait && s.nodes.findRaw(&b.raw) == nil && !s.nodes.hasSlack() {
+		op.MustWait() // to drop other inodes may take long
+		return e, errWouldWait
+	}
 	key, err := s.handleFor(&b.raw)
 	if err != nil {
 		return e, err
@@ -140,6 +144,9 @@ func (s *Store) entry(op *vfs.Op, fd int, b *scratch, how found) (e vfs.Entry, e
 	if err != nil {
 		return e, err
 	}
+	if made && !op.NoWait {
+		s.evict()
+	}
 	e.Node = in.id
 	if made {
 		err = s.attrNew(op, in, &e.Attr)
@@ -147,10 +154,21 @@ func (s *Store) entry(op *vfs.Op, fd int, b *scratch, how found) (e vfs.Entry, e
 		err = s.attrNow(op, in, fd, &e.Attr)
 	}
 	if err != nil {
-		s.Forget(in.id, 1)
+		s.unref(op, in)
 		return vfs.Entry{}, err
 	}
 	return e, nil
+}
+
+// unref gives back a reference that was taken for op.
+func (s *Store) unref(op *vfs.Op, in *inode) {
+	if !op.NoWait {
+		s.Forget(in.id, 1)
+		return
+	}
+	if gone := s.nodes.forget(in.id, 1); gone != nil {
+		go s.discard(gone)
+	}
 }
 
 // parent looks up "..", which never leads out of the export, not even from a

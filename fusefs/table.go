@@ -54,6 +54,14 @@ func (t *table) hasRoom() bool {
 	return len(t.byID) < t.limit
 }
 
+// hasSlack reports whether another can come for now: one of those that come later makes
+// the others go.
+func (t *table) hasSlack() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID) < t.limit+min(t.limit, maxEvict)
+}
+
 func (t *table) get(id vfs.NodeID) *inode {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

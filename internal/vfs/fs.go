@@ -136,15 +136,15 @@ type DirSink interface {
 // a NodeID in a result carries one reference for the caller, who gives it back
 // with Forget. Names are single path components: never empty, ".", "..", and
 // never with '/' or NUL; the FS refuses others with EINVAL, and names of more
-// than 255 bytes with ENAMETOOLONG.
+// than 255 bytes with ENAMETOOLONG. The bytes of names and targets are only
+// borrowed: whoever keeps them after returning clones them (strings.Clone).
 //
 // Calls that change a directory return weak cache consistency data for it.
 // No name-space change is promised to be on stable storage before Sync of the
 // directory has returned.
 type FS interface {
 	// Lookup finds name in dir. The name ".." is allowed: the parent, or the
-	// root itself at the root. The bytes of name are only borrowed: whoever
-	// keeps the name after returning clones it (strings.Clone).
+	// root itself at the root.
 	Lookup(op *Op, dir NodeID, name string) (Entry, error)
 	// Forget gives back n references to node.
 	Forget(node NodeID, n uint64)

@@ -1,0 +1,67 @@
+package fusefs
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"loopnfs/internal/vfs"
+)
+
+// childLargeWrite writes more than is copied out of the buffer that it was read into.
+func childLargeWrite(args []string) error {
+	return os.WriteFile(args[0], make([]byte, 64<<10), 0o600)
+}
+
+// stuckWriter mounts with memory for one WRITE, and returns a process whose WRITE waits
+// until it is cancelled.
+func stuckWriter(t *testing.T) (m *mounted, writer chan error, kill func()) {
+	reached := make(chan struct{}, 8)
+	m = mountTest(t, func(f *faultFS, c *DoorConfig) {
+		c.MaxInflightBytes = 1
+		f.before = func(op *vfs.Op, call string) error {
+			if call != "write" {
+				return nil
+			}
+			reached <- struct{}{}
+			<-op.Cancel
+			return syscall.EINTR
+		}
+	})
+	cmd := childCommand("large-write", m.path("f"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer = make(chan error, 1)
+	go func() { writer <- cmd.Wait() }()
+	within(t, "the WRITE", reached)
+	return m, writer, func() { _ = cmd.Process.Kill() }
+}
+
+func within[T any](t *testing.T, what string, c <-chan T) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatal(what, "did not come to an end")
+	}
+}
+
+// Nobody can listen to the kernel while WRITEs have all buffers: that a writer was
+// killed is seen all the same.
+func TestDoorWriterIsKilledWithoutBuffers(t *testing.T) {
+	_, writer, kill := stuckWriter(t)
+	kill()
+	within(t, "the killed writer", writer)
+}
+
+// Nor does anybody hear that the connection has ended.
+func TestDoorEndsWithoutBuffers(t *testing.T) {
+	m, writer, _ := stuckWriter(t)
+	if err := m.door.Abort(); err != nil {
+		t.Error(err)
+	}
+	within(t, "the writer", writer)
+	within(t, "the door", m.door.Done())
+}
