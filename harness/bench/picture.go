@@ -13,7 +13,7 @@ const (
 	barHeight, rowGap, topHeight   = 15, 14, 64
 )
 
-var barColours = []string{"#2563eb", "#f59e0b", "#10b981", "#a855f7", "#64748b"}
+var barColours = []string{"#2563eb", "#f59e0b", "#10b981", "#a855f7", "#64748b", "#dc2626", "#0891b2"}
 
 // draw writes a bar chart: for each row, the servers beside the best of them.
 func (r *report) draw() error {
@@ -28,7 +28,7 @@ func (r *report) draw() error {
 	var head strings.Builder
 	fmt.Fprintf(&head, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`, picWidth, y)
 	fmt.Fprintf(&head, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="20" font-size="15" font-weight="bold">%s</text>`, r.title())
-	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; longer is better, and the best of a row fills it</text>`, html.EscapeString(r.machine))
+	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; longer is better, and the best of a row fills it</text>`, html.EscapeString(shortRelease(r.machine)))
 	x := labelWidth
 	for i, s := range r.servers {
 		fmt.Fprintf(&head, `<rect x="%d" y="46" width="11" height="11" fill="%s"/><text x="%d" y="56">%s</text>`,
@@ -54,19 +54,31 @@ func drawRow(b *strings.Builder, lines []line, y int) int {
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, labelWidth-10, y+12, html.EscapeString(lines[0].Row))
 	for i := range lines {
 		l := &lines[i]
+		if l.result == nil && l.Error == "" {
+			continue // it cannot do that at all
+		}
 		width := 0.0
 		if best > 0 {
 			width = l.worth() / best * barWidth
 		}
 		text := l.cell()
 		if l.result != nil {
-			text = number(l.Value) + " " + l.Unit
+			text = strings.Replace(number(l.Value)+" "+l.Unit, " 1/", "/", 1)
 		}
 		fmt.Fprintf(b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" fill="#334155">%s</text>`,
 			labelWidth, y, width, barHeight-2, barColours[i%len(barColours)], labelWidth+width+6, y+11, text)
 		y += barHeight
 	}
 	return y
+}
+
+// shortRelease leaves away what a distribution adds to the version of its kernel.
+func shortRelease(machine string) string {
+	if i := strings.LastIndex(machine, "Linux "); i >= 0 {
+		release, _, _ := strings.Cut(machine[i:], "-")
+		return machine[:i] + release
+	}
+	return machine
 }
 
 // worth is larger the better the result is.
