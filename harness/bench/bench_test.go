@@ -72,8 +72,8 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	got, err := c.run(&load{window: 8, noStatus: true, until: time.Now().Add(50 * time.Millisecond), next: always(rec)})
-	if err != nil || got.calls == 0 || got.elapsed < 50*time.Millisecond {
-		t.Errorf("for a time: %+v, %v", got, err)
+	if err != nil || got.calls == 0 || got.elapsed < 40*time.Millisecond {
+		t.Errorf("for 50 ms: %d calls in %v, %v", got.calls, got.elapsed, err)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestLoadSeesErrors(t *testing.T) {
 	c := nullServer(t)
 	rec := record(nfs3.ProcNull, nothing{}, nil)
 	if got, err := c.run(&load{window: 4, next: func(n uint64) (call, bool) { return call{head: rec}, n < 10 }}); err == nil {
-		t.Errorf("replies without a status are no error: %+v", got)
+		t.Errorf("%d replies without a status are no error", got.calls)
 	}
 }
 
