@@ -156,6 +156,7 @@ func (t *transport) runSender() {
 		for t.drain(len(t.all), (*transport).sendAll) {
 		}
 		t.sendMu.Unlock()
+		t.pump() // for those who saw that somebody was sending
 	}
 }
 
