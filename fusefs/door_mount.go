@@ -37,12 +37,11 @@ func FindMount(path string) (*MountPoint, error) {
 }
 
 // device is one connection to the kernel's FUSE, and where it is mounted. The
-// door mounts by itself and hands go-fuse the finished device, so that nothing
-// here ever looks at a path inside the mount.
+// door mounts by itself, so that nothing here ever looks at a path inside the mount.
 type device struct {
 	MountPoint
-	serveFD int // go-fuse's
-	watchFD int // ours: the same device, to ask whether it is still connected
+	serveFD int // the connection's (doorConn)
+	watchFD int // the same device, to ask whether it is still connected
 }
 
 func newDevice(cfg *DoorConfig) (*device, error) {
