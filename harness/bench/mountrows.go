@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -119,7 +120,8 @@ func libnfs(b *bench, t *target, rw string) (*result, error) {
 			return nil, fmt.Errorf("nfs-cp: %w: %s", err, out)
 		}
 		took += time.Since(start)
-		if err := os.Remove(made); err != nil {
+		// A server that has it open would keep its space.
+		if err := errors.Join(os.Truncate(made, 0), os.Remove(made)); err != nil {
 			return nil, err
 		}
 	}
