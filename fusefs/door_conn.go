@@ -3,7 +3,6 @@ package fusefs
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 	"unsafe"
@@ -41,9 +40,8 @@ const (
 // leaves the listeners (leave), and sees to it that there is another. So a request is
 // mostly served by the thread that was woken for it, and none delays others.
 type doorConn struct {
-	fd     int
-	fs     *doorFS
-	logger *slog.Logger
+	fd int
+	fs *doorFS
 
 	bufSize, maxBufs int
 
@@ -55,7 +53,7 @@ type doorConn struct {
 	bufs      [][]byte // idle ones
 	made      int      // buffers in all
 	ended     bool     // the kernel has given up
-	watching  bool     // watchWriters runs
+	watching  bool     // watchCallers runs
 	inWork    map[uint64]*doorSlot
 
 	running sync.WaitGroup
@@ -65,7 +63,7 @@ type doorConn struct {
 func newDoorConn(fd int, cfg *DoorConfig, fs *doorFS) (*doorConn, error) {
 	size := cfg.MaxWrite + writeHead
 	c := &doorConn{
-		fd: fd, fs: fs, logger: cfg.Logger, bufSize: size, maxBufs: max(cfg.MaxInflightBytes/size, 1),
+		fd: fd, fs: fs, bufSize: size, maxBufs: max(cfg.MaxInflightBytes/size, 1),
 		inWork: map[uint64]*doorSlot{},
 	}
 	c.wake.L = &c.mu
@@ -207,20 +205,22 @@ func (s *doorSlot) leave() {
 	if c.ended {
 		s.cancelNow()
 	}
+	buffer := len(c.bufs) > 0 || c.made < c.maxBufs
 	switch {
 	case c.listening > 0:
-	case len(c.bufs) == 0 && c.made >= c.maxBufs:
-		c.watchWriters()
-	case c.parked > 0:
+	case buffer && c.parked > 0:
 		c.wake.Signal()
-	case c.slots < maxDoorSlots:
+	case buffer && c.slots < maxDoorSlots:
 		c.startSlot()
+	default:
+		c.watchCallers()
 	}
 }
 
-// watchWriters looks after those who wait while nobody can listen, as WRITEs that wait
-// have all buffers: the kernel cannot tell of signals then. mu is held.
-func (c *doorConn) watchWriters() {
+// watchCallers looks after those who wait while nobody can listen, as WRITEs that wait
+// have all buffers, or requests all slots: the kernel cannot tell of signals then. mu is
+// held.
+func (c *doorConn) watchCallers() {
 	if c.watching {
 		return
 	}
@@ -295,7 +295,7 @@ func (c *doorConn) read(buf []byte) (int, error) {
 		case err == nil:
 			return 0, fmt.Errorf("a request of %d bytes", n)
 		case err == unix.ENOMEM || err == unix.EFAULT: // the caller has got EIO
-			c.logger.Error("fuse: cannot read a request", "error", err)
+			c.fs.logger.Error("fuse: cannot read a request", "error", err)
 		case err != unix.EINTR && err != unix.ENOENT && err != unix.EAGAIN:
 			return 0, err
 		}
@@ -308,7 +308,7 @@ func (c *doorConn) end(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ended && !errors.Is(why, unix.ENODEV) && !errors.Is(why, unix.ECONNABORTED) {
-		c.logger.Error("fuse: cannot read requests any more", "error", why)
+		c.fs.logger.Error("fuse: cannot read requests any more", "error", why)
 	}
 	c.ended = true
 	for _, s := range c.inWork {

@@ -65,3 +65,22 @@ func TestDoorEndsWithoutBuffers(t *testing.T) {
 	within(t, "the writer", writer)
 	within(t, "the door", m.door.Done())
 }
+
+// What a request that panicked was about to do is nothing to the next one.
+func TestDoorNextRequestMayWait(t *testing.T) {
+	f, _, _ := doorOver(t)
+	s := f.newSlot()
+	defer s.close()
+	h := rootHeader()
+	func() {
+		defer func() { _ = recover() }()
+		s.begin(opGetAttr, &h)
+		s.soon(func() error { panic("for the test") })
+	}()
+	s.end()
+	s.begin(opGetAttr, &h)
+	defer s.end()
+	if s.op.NoWait {
+		t.Error("the next request may not wait")
+	}
+}

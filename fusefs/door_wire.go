@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"bytes"
-	"errors"
 	"runtime/debug"
 	"unsafe"
 
@@ -139,7 +138,7 @@ func (s *doorSlot) serve(n int) {
 			out = reply{}
 		}
 		if err := c.send(w, w.unique, st, out.fixed, out.data); err != nil {
-			c.logger.Error("fuse: cannot reply", "request", w.header().Opcode, "error", err)
+			s.fs.logger.Error("fuse: cannot reply", "request", w.header().Opcode, "error", err)
 			_ = c.send(w, w.unique, fuse.EIO, 0, nil)
 		}
 	}
@@ -167,8 +166,6 @@ func (c *doorConn) send(w *doorWire, unique uint64, st fuse.Status, fixed int, d
 	return errno
 }
 
-var errShort = errors.New("shorter than its kind")
-
 // dispatch has the request served; a panic is an error of this request alone.
 func (s *doorSlot) dispatch(out *reply) (st fuse.Status) {
 	defer func() {
@@ -184,7 +181,7 @@ func (s *doorSlot) dispatch(out *reply) (st fuse.Status) {
 	}
 	call := &doorCalls[h.Opcode]
 	if len(s.wire.in) < call.in {
-		s.fs.logger.Error("fuse: bad request", "request", h.Opcode, "bytes", len(s.wire.in), "error", errShort)
+		s.fs.logger.Error("fuse: bad request", "request", h.Opcode, "bytes", len(s.wire.in), "error", "it is too short")
 		return fuse.EIO
 	}
 	clear(s.wire.out[2 : 2+(call.out+7)/8])

@@ -127,14 +127,18 @@ func bigFile(b *bench, dir string) error {
 }
 
 func manyFiles(_ *bench, dir string) error {
-	dir = filepath.Join(dir, manyName)
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) == manyCount {
+	return makeFiles(filepath.Join(dir, manyName), manyCount)
+}
+
+// makeFiles makes a directory with n files, unless it is there.
+func makeFiles(dir string, n int) error {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == n {
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	for i := range manyCount {
+	for i := range n {
 		if err := os.WriteFile(filepath.Join(dir, fileName(i)), nil, 0o666); err != nil {
 			return err
 		}
@@ -394,16 +398,7 @@ const createdDir = "created"
 
 // filesToRemove makes what removeMany removes, on the disk.
 func filesToRemove(_ *bench, dir string) error {
-	dir = filepath.Join(dir, createdDir)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	for i := range created {
-		if err := os.WriteFile(filepath.Join(dir, fileName(i)), nil, 0o666); err != nil {
-			return err
-		}
-	}
-	return nil
+	return makeFiles(filepath.Join(dir, createdDir), created)
 }
 
 func createMany(_ *bench, t *target) (*result, error) {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -107,7 +108,9 @@ func (k *Keep) wasReady(ready *os.File) bool {
 	if err != nil || n == 0 {
 		return false
 	}
-	k.found = parseRanges(string(buf[:n]))
+	if found, whole := strings.CutSuffix(string(buf[:n]), "\n"); whole {
+		k.found = parseRanges(found)
+	}
 	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(msgs) == 0 {
 		return true
