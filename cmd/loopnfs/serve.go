@@ -180,7 +180,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		return errors.Join(err, stopServer(server))
 	}
 	defer metrics.close()
-	registration, err := opts.register(server, cfg.Listener != nil, cfg.Logger)
+	registration, err := opts.register(server, keep.Restarted(), cfg.Logger)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
