@@ -102,7 +102,7 @@ func isGone(fd int) bool {
 // child returns the entry for name, which was just made.
 func (d *dirOp) child(name string) (vfs.Entry, error) {
 	d.b.name.set(name)
-	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	fd, err := d.s.openAt(d.fd, d.b, 0)
 	if err != nil {
 		return vfs.Entry{}, err
 	}
@@ -303,7 +303,7 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 // dress gives a new object the attributes asked for.
 func (d *dirOp) dress(name string, typ vfs.FileType, set *vfs.SetAttr) error {
 	d.b.name.set(name)
-	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	fd, err := d.s.openAt(d.fd, d.b, 0)
 	if err != nil {
 		return err
 	}

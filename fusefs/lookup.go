@@ -74,22 +74,24 @@ func (s *Store) openChild(op *vfs.Op, dir int, b *scratch) (int, error) {
 	}
 	defer id.restore()
 	if !op.NoWait {
-		return s.openAt(dir, b, unix.RESOLVE_BENEATH)
+		return s.openAt(dir, b, 0)
 	}
-	fd, err := s.openAt(dir, b, unix.RESOLVE_BENEATH|resolveCached)
+	fd, err := s.openAt(dir, b, resolveCached)
 	if err == unix.EAGAIN || err == unix.EINVAL {
 		op.MustWait()
 	}
 	return fd, err
 }
 
-// openAt opens b.name without following links or entering another mount.
+// openAt opens b.name, a single component, without following links or entering another
+// mount. RESOLVE_BENEATH would add nothing but EXDEV for a file that is being moved to
+// another directory.
 func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 	b.how = unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
 		Resolve: resolve | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	fd, err := openBeneath(dir, &b.name, &b.how)
+	fd, err := openat2(dir, &b.name, &b.how)
 	switch err {
 	case unix.EXDEV: // a mount point; what is mounted there is not exported
 		return -1, unix.EACCES
@@ -100,7 +102,7 @@ func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 		if s.fds.closeIdle() == 0 {
 			return -1, vfs.ErrJukebox
 		}
-		return openBeneath(dir, &b.name, &b.how)
+		return openat2(dir, &b.name, &b.how)
 	}
 	return fd, err
 }

@@ -17,7 +17,7 @@ type target struct {
 // lookAt notes what name stands for; that there is nothing is no error.
 func (d *dirOp) lookAt(name string) target {
 	d.b.name.set(name)
-	fd, err := d.s.openAt(d.fd, d.b, unix.RESOLVE_BENEATH)
+	fd, err := d.s.openAt(d.fd, d.b, 0)
 	if err != nil {
 		return target{fd: -1}
 	}

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"encoding/binary"
 	"syscall"
 	"unsafe"
 
@@ -34,9 +35,15 @@ func fstat(fd int, st *unix.Stat_t) error {
 	return errnoOf(e)
 }
 
-// openBeneath opens the single component name of directory dir without
-// following anything, or leaving the file system.
-func openBeneath(dir int, name *cname, how *unix.OpenHow) (int, error) {
+// fstatat follows no link, and mounts nothing.
+func fstatat(dir int, name *cname, st *unix.Stat_t) error {
+	_, _, e := unix.Syscall6(unix.SYS_NEWFSTATAT, uintptr(dir), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(st)), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, 0)
+	return errnoOf(e)
+}
+
+// openat2 opens name in the directory dir as how says.
+func openat2(dir int, name *cname, how *unix.OpenHow) (int, error) {
 	for {
 		fd, _, e := unix.Syscall6(unix.SYS_OPENAT2, uintptr(dir), uintptr(unsafe.Pointer(name)),
 			uintptr(unsafe.Pointer(how)), unix.SizeofOpenHow, 0, 0)
@@ -62,6 +69,32 @@ func nameToHandle(fd int, h *rawHandle, mountID *int32) error {
 	_, _, e := unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(fd), uintptr(unsafe.Pointer(&emptyName)),
 		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(mountID)), unix.AT_EMPTY_PATH, 0)
 	return errnoOf(e)
+}
+
+// nameToHandleAt gets the handle of what has a name in the directory open as dir. It
+// follows no link.
+func nameToHandleAt(dir int, name *cname, h *rawHandle, mountID *int32) error {
+	h.bytes = uint32(len(h.data))
+	_, _, e := unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dir), uintptr(unsafe.Pointer(name)),
+		uintptr(unsafe.Pointer(h)), uintptr(unsafe.Pointer(mountID)), 0, 0)
+	return errnoOf(e)
+}
+
+// ino returns the number of the inode that the kernel means by h, where the kind of the
+// handle tells (enum fid_type); 0 if it does not.
+func (h *rawHandle) ino() uint64 {
+	const (
+		ino32Gen = 1    // ext4, f2fs and others
+		xfsIno64 = 0x81 // XFS
+		btrfs    = 0x4d // without the parent
+	)
+	switch {
+	case h.typ == ino32Gen && h.bytes == 8:
+		return uint64(binary.NativeEndian.Uint32(h.data[:]))
+	case (h.typ == xfsIno64 || h.typ == btrfs) && h.bytes >= 12:
+		return binary.NativeEndian.Uint64(h.data[:])
+	}
+	return 0
 }
 
 func openByHandle(mountFD int, h *rawHandle, flags int) (int, error) {
