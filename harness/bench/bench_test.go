@@ -154,18 +154,18 @@ func TestUsage(t *testing.T) {
 
 func TestServersAndMounts(t *testing.T) {
 	for _, name := range []string{"loopnfs", "gonfs", "ganesha"} {
-		s, err := newServer(name, "/bin", "/data", t.TempDir(), nil)
+		s, err := newServer(name, "/bin", "/data", t.TempDir())
 		if err != nil || s.export == "" || s.addr == "" || len(s.argv) < 2 {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 	}
-	for _, name := range defaultNames(true) {
-		s, err := newMount(name, "/bin", "/data", t.TempDir(), nil)
+	for _, name := range (&bench{mounts: true}).defaultNames() {
+		s, err := newMount(name, "/bin", "/data", t.TempDir())
 		if err != nil || (s.point == "") != (name == "libnfs") || (s.below != nil) != (name == "libnfs" || name == "client") {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 	}
-	if _, err := newMount("nothing", "/bin", "/data", t.TempDir(), nil); err == nil {
+	if _, err := newMount("nothing", "/bin", "/data", t.TempDir()); err == nil {
 		t.Error("a mount that there is not is no error")
 	}
 }

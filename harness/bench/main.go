@@ -3,17 +3,23 @@
 //
 //	bench [flags] [SERVER...]
 //	bench -mounts [flags] [MOUNT...]
+//	bench -scale [flags] [SERVER...]
 //
 // Servers get raw calls over TCP, with no client's cache in between. A SERVER is loopnfs,
 // gonfs or ganesha, which are started; NAME=DIR, where DIR has the programs of another
 // build of loopnfs; or NAME=HOST:PORT:EXPORT, which runs already and serves an empty
-// directory of ours (given with -dir).
+// directory of ours (given with -dir). Two more are loopnfs when memory is short: arena-full
+// has a tenth of the memory for data that the rows want, and cgroup is in a control group
+// that gives it little more than what it has locked.
 //
 // Mounts get system calls, those for data from fio. A MOUNT is store (that of loopnfs
 // serve), client (loopnfs mount of a server on this host), libnfs (nfs-cp from the same
 // server), gofuse (the loopback file system of go-fuse), passthrough (the same, but the
 // kernel goes to the files by itself), bindfs, or store-NAME=DIR and client-NAME=DIR for
 // another build.
+//
+// With -scale, the same call is made with more and more of something: of files, entries,
+// bytes, connections, memory.
 package main
 
 import (
@@ -27,6 +33,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,6 +54,7 @@ type bench struct {
 	commit   string
 	flags    []string
 	mounts   bool
+	scale    bool
 }
 
 func main() {
@@ -62,6 +70,7 @@ func main() {
 	flag.StringVar(&b.picture, "svg", "", "draw the comparison into this `file`")
 	flag.StringVar(&b.commit, "commit", "", "name of what is measured, for -json")
 	flag.BoolVar(&b.mounts, "mounts", false, "measure FUSE mounts instead of NFS servers")
+	flag.BoolVar(&b.scale, "scale", false, "measure what a call costs when there is more of everything")
 	flags := flag.String("flags", "", "more `flags` for loopnfs serve")
 	peer := flag.Bool("tcp-peer", false, "be the other end of the TCP limit (for internal use)")
 	flag.Parse()
@@ -85,7 +94,7 @@ func main() {
 	defer cancel()
 	names := flag.Args()
 	if len(names) == 0 {
-		names = defaultNames(b.mounts)
+		names = b.defaultNames()
 	}
 	fail(b.run(ctx, names))
 }
@@ -97,9 +106,12 @@ func defaultSize(mounts bool) int64 {
 	return 32
 }
 
-func defaultNames(mounts bool) []string {
-	if mounts {
+func (b *bench) defaultNames() []string {
+	switch {
+	case b.mounts:
 		return []string{"store", "gofuse", "bindfs", "passthrough", "client", "libnfs"}
+	case b.scale:
+		return []string{"loopnfs", "ganesha"}
 	}
 	return []string{"loopnfs", "gonfs", "ganesha"}
 }
@@ -128,7 +140,7 @@ func (b *bench) run(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	if b.fs == "ext4" {
-		umount, err := mountExt4(top, data)
+		umount, err := b.mountExt4(top, data)
 		if err != nil {
 			return err
 		}
@@ -139,27 +151,51 @@ func (b *bench) run(ctx context.Context, names []string) (err error) {
 		return err
 	}
 	rep := newReport(b, servers)
-	rows := serverRows
-	if b.mounts {
-		rows = mountRows
-	}
-	for i := range rows {
-		if !b.only.MatchString(rows[i].name) {
+	for _, r := range b.rows() {
+		if !b.only.MatchString(r.name) {
 			continue
 		}
-		if err := b.row(ctx, &rows[i], servers, rep); err != nil {
+		if err := b.with(&r).row(ctx, &r, servers, rep); err != nil {
 			return err
 		}
 	}
 	return rep.finish()
 }
 
+func (b *bench) rows() []row {
+	switch {
+	case b.mounts:
+		return mountRows
+	case b.scale:
+		return scaleRows()
+	}
+	return serverRows
+}
+
+// with is the run as a row wants it.
+func (b *bench) with(r *row) *bench {
+	one := *b
+	if r.size != 0 {
+		one.size = r.size
+	}
+	if r.conns != 0 {
+		one.conns = r.conns
+	}
+	if r.memory != 0 {
+		one.flags = append(slices.Clip(b.flags), "--memory", strconv.FormatInt(r.memory, 10))
+	}
+	return &one
+}
+
 // mountExt4 makes a file system of its own, so that no other work is in its journal.
-func mountExt4(top, dir string) (umount func(), err error) {
-	image := filepath.Join(top, "image")
-	script := `set -e; truncate -s 4G "$1"; mkfs.ext4 -q -F -N 1000000 -E lazy_itable_init=0,lazy_journal_init=0 "$1"
+func (b *bench) mountExt4(top, dir string) (umount func(), err error) {
+	image, size, files := filepath.Join(top, "image"), "4G", "1000000"
+	if b.scale {
+		size, files = "8G", "3000000"
+	}
+	script := `set -e; truncate -s "$3" "$1"; mkfs.ext4 -q -F -N "$4" -E lazy_itable_init=0,lazy_journal_init=0 "$1"
 dev=$(losetup -f --show --direct-io=on "$1"); mount "$dev" "$2"; losetup -d "$dev"`
-	if out, err := exec.Command("sh", "-c", script, "sh", image, dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("sh", "-c", script, "sh", image, dir, size, files).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot make an ext4 to serve (-fs dir does without): %w\n%s", err, out)
 	}
 	return func() {
@@ -199,7 +235,7 @@ func (b *bench) servers(names []string, top, data string) ([]*server, error) {
 		if b.mounts {
 			describe = newMount
 		}
-		s, err := describe(name, bin, dir, state, b.flags)
+		s, err := describe(name, bin, dir, state)
 		if err != nil {
 			return nil, err
 		}
@@ -250,7 +286,7 @@ func (b *bench) measure(ctx context.Context, r *row, s *server) (res *result, pe
 			return nil, 0, err
 		}
 	}
-	if err := s.start(ctx); err != nil {
+	if err := s.start(ctx, b.flags); err != nil {
 		return nil, 0, err
 	}
 	defer s.stop()

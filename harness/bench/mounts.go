@@ -17,7 +17,7 @@ import (
 const mountMemory = "512MiB"
 
 // newMount describes a mount of dir; the arguments are those of newServer.
-func newMount(name, bin, dir, state string, flags []string) (*server, error) {
+func newMount(name, bin, dir, state string) (*server, error) {
 	point := filepath.Join(state, "mnt")
 	if err := os.Mkdir(point, 0o755); err != nil {
 		return nil, err
@@ -25,16 +25,18 @@ func newMount(name, bin, dir, state string, flags []string) (*server, error) {
 	s := &server{name: name, dir: dir, point: point}
 	switch kind, _, _ := strings.Cut(name, "-"); kind {
 	case "store":
-		nfs, err := newServer(name, bin, dir, filepath.Join(state, "store"), append([]string{"--memory", mountMemory}, flags...))
+		nfs, err := newServer(name, bin, dir, filepath.Join(state, "store"))
 		if err != nil {
 			return nil, err
 		}
-		s.argv = append(nfs.argv, "--fuse", point)
+		s.ours = true
+		s.argv = append(nfs.argv, "--memory", mountMemory, "--fuse", point)
 	case "client", "libnfs":
-		nfs, err := newServer(name, bin, dir, filepath.Join(state, "store"), append([]string{"--memory", mountMemory}, flags...))
+		nfs, err := newServer(name, bin, dir, filepath.Join(state, "store"))
 		if err != nil {
 			return nil, err
 		}
+		nfs.argv = append(nfs.argv, "--memory", mountMemory)
 		s.below = nfs
 		if kind == "libnfs" {
 			s.point = "" // it is none
@@ -48,7 +50,7 @@ func newMount(name, bin, dir, state string, flags []string) (*server, error) {
 	case "bindfs":
 		s.argv = []string{"bindfs", "-f", "-o", "big_writes", dir, point}
 	default:
-		return nil, fmt.Errorf("there is no mount called %s: there are %s", name, strings.Join(defaultNames(true), ", "))
+		return nil, fmt.Errorf("there is no mount called %s: there are %s", name, strings.Join((&bench{mounts: true}).defaultNames(), ", "))
 	}
 	return s, nil
 }

@@ -15,20 +15,25 @@ const (
 
 var barColours = []string{"#2563eb", "#f59e0b", "#10b981", "#a855f7", "#64748b", "#dc2626", "#0891b2"}
 
-// draw writes a bar chart: for each row, the servers beside the best of them.
+// draw writes a picture: for each row, the servers beside the best of them, or with -scale
+// a panel for each thing that grows.
 func (r *report) draw() error {
 	if r.b.picture == "" {
 		return nil
 	}
 	var b strings.Builder
 	y := topHeight
-	for i := 0; i < len(r.lines); i += len(r.servers) {
-		y = drawRow(&b, r.lines[i:i+len(r.servers)], y) + rowGap
+	if r.b.scale {
+		y = r.drawPanels(&b, y)
+	} else {
+		for i := 0; i < len(r.lines); i += len(r.servers) {
+			y = drawRow(&b, r.lines[i:i+len(r.servers)], y) + rowGap
+		}
 	}
 	var head strings.Builder
 	fmt.Fprintf(&head, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`, picWidth, y)
 	fmt.Fprintf(&head, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="20" font-size="15" font-weight="bold">%s</text>`, r.title())
-	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; longer is better, and the best of a row fills it</text>`, html.EscapeString(shortRelease(r.machine)))
+	fmt.Fprintf(&head, `<text x="10" y="38" fill="#475569">%s; %s</text>`, html.EscapeString(shortRelease(r.machine)), r.howToRead())
 	x := labelWidth
 	for i, s := range r.servers {
 		fmt.Fprintf(&head, `<rect x="%d" y="46" width="11" height="11" fill="%s"/><text x="%d" y="56">%s</text>`,
@@ -39,10 +44,20 @@ func (r *report) draw() error {
 }
 
 func (r *report) title() string {
-	if r.b.mounts {
+	switch {
+	case r.b.mounts:
 		return "FUSE mounts side by side"
+	case r.b.scale:
+		return "NFSv3 servers with more and more to do"
 	}
 	return "NFSv3 servers side by side"
+}
+
+func (r *report) howToRead() string {
+	if r.b.scale {
+		return "higher is better, and flat is best"
+	}
+	return "longer is better, and the best of a row fills it"
 }
 
 // drawRow draws one row from y down and returns where it ends.

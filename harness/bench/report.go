@@ -14,6 +14,8 @@ import (
 // line is one row for one server, as it goes to a file.
 type line struct {
 	Row     string  `json:"row"`
+	Axis    string  `json:"axis,omitempty"` // with -scale, the load, and
+	At      int64   `json:"at,omitempty"`   // how much there is of what grows
 	Server  string  `json:"server"`
 	Unit    string  `json:"unit"`
 	*result         // absent if it failed
@@ -62,6 +64,9 @@ func machine() string {
 }
 
 func (r *report) begin(w *row, lim limits) {
+	if w.axis != "" && (r.row == nil || w.axis != r.row.axis) {
+		fmt.Fprintln(r.out, w.axis)
+	}
 	r.row, r.lim = w, lim
 	fmt.Fprintf(r.out, "%-45s %5s", w.name, w.unit)
 }
@@ -69,6 +74,8 @@ func (r *report) begin(w *row, lim limits) {
 // limit is the TCP limit that a row has; 0 for none.
 func (w *row) limit(l limits) float64 {
 	switch {
+	case w.axis != "":
+		return 0
 	case w.unit == "MB/s":
 		return l.Stream
 	case w.unit != "1/s" || strings.Contains(w.name, "FILE_SYNC") || strings.Contains(w.name, "10k files"):
@@ -80,7 +87,7 @@ func (w *row) limit(l limits) float64 {
 }
 
 func (r *report) add(s *server, res *result, peak int64, err error) {
-	l := line{Row: r.row.name, Server: s.name, Unit: r.row.unit, result: res, PeakMiB: float64(peak) / (1 << 20),
+	l := line{Row: r.row.name, Axis: r.row.axis, At: r.row.at, Server: s.name, Unit: r.row.unit, result: res, PeakMiB: float64(peak) / (1 << 20),
 		Limits: r.lim, Commit: r.b.commit, Machine: r.machine, Time: time.Now().UTC().Format(time.RFC3339)}
 	if err != nil {
 		l.Error, l.result = err.Error(), nil
@@ -103,6 +110,8 @@ func (l *line) cell() string {
 
 func number(v float64) string {
 	switch {
+	case v >= 10_000_000:
+		return fmt.Sprintf("%.0fM", v/1e6)
 	case v >= 10_000:
 		return fmt.Sprintf("%.0fk", v/1000)
 	case v >= 100:

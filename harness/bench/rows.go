@@ -21,11 +21,19 @@ import (
 type row struct {
 	name string
 	unit string // of the result
+	// axis and at say what a point of -scale is.
+	axis string
+	at   int64
 	// prepare makes in the export's directory what the load needs, before the server
 	// is started.
 	prepare func(b *bench, dir string) error
 	// cold says that no cache has anything, warm that the load was there before.
 	cold, warm bool
+	// Instead of what the run has, where not zero: the size of the file, the number of
+	// connections, and the memory that loopnfs gets.
+	size   int64
+	conns  int
+	memory int64
 	// measure puts the load on a server that runs.
 	measure func(b *bench, t *target) (*result, error)
 }
@@ -251,25 +259,30 @@ func lookup(window int) func(*bench, *target) (*result, error) {
 // getattrOf goes round many files.
 func getattrOf(n int) func(*bench, *target) (*result, error) {
 	return func(_ *bench, t *target) (*result, error) {
-		dir, err := t.lookup(t.root, manyName)
-		if err != nil {
-			return nil, err
-		}
-		handles, err := list(t.raw, dir)
-		if err != nil {
-			return nil, err
-		}
-		if len(handles) < n {
-			return nil, fmt.Errorf("%d handles, want %d", len(handles), n)
-		}
-		recs := make([][]byte, n)
-		for i := range recs {
-			recs[i] = record(nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: handles[i]}, nil)
-		}
-		return t.counted(32, func(int) func(uint64) (call, bool) {
-			return func(i uint64) (call, bool) { return call{head: recs[i%uint64(n)]}, true }
-		}, false)
+		return getattrAll(t, manyName, n)
 	}
+}
+
+// getattrAll goes round the first n files of a directory.
+func getattrAll(t *target, name string, n int) (*result, error) {
+	dir, err := t.lookup(t.root, name)
+	if err != nil {
+		return nil, err
+	}
+	handles, err := list(t.raw, dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(handles) < n {
+		return nil, fmt.Errorf("%d handles, want %d", len(handles), n)
+	}
+	recs := make([][]byte, n)
+	for i := range recs {
+		recs[i] = record(nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: handles[i]}, nil)
+	}
+	return t.counted(32, func(int) func(uint64) (call, bool) {
+		return func(i uint64) (call, bool) { return call{head: recs[i%uint64(n)]}, true }
+	}, false)
 }
 
 func seqRead(b *bench, t *target) (*result, error) {
@@ -292,8 +305,12 @@ func seqRead(b *bench, t *target) (*result, error) {
 // readOnce brings the file into the server's cache.
 func readOnce(t *target, h nfs3.FileHandle) error {
 	for off := int64(0); off < t.b.size; off += ioSize {
-		if got, err := t.raw.Read(h, uint64(off), ioSize); err != nil || len(got) != ioSize {
-			return fmt.Errorf("READ of 1 MiB at %d: %d bytes, %w", off, len(got), err)
+		got, err := t.raw.Read(h, uint64(off), ioSize)
+		if err == nil && len(got) != ioSize {
+			err = fmt.Errorf("%d bytes", len(got))
+		}
+		if err != nil {
+			return fmt.Errorf("READ of 1 MiB at %d: %w", off, err)
 		}
 	}
 	return nil
@@ -428,8 +445,11 @@ func removeMany(_ *bench, t *target) (*result, error) {
 	return r, err
 }
 
-func listAll(_ *bench, t *target) (*result, error) {
-	dir, err := t.lookup(t.root, manyName)
+func listAll(_ *bench, t *target) (*result, error) { return listDir(t, manyName, manyCount) }
+
+// listDir lists a directory of n entries.
+func listDir(t *target, name string, n int) (*result, error) {
+	dir, err := t.lookup(t.root, name)
 	if err != nil {
 		return nil, err
 	}
@@ -438,11 +458,11 @@ func listAll(_ *bench, t *target) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(handles) != manyCount {
-		return nil, fmt.Errorf("%d entries, want %d", len(handles), manyCount)
+	if len(handles) != n {
+		return nil, fmt.Errorf("%d entries, want %d", len(handles), n)
 	}
 	took, after := time.Since(start), t.usage()
-	return &result{Value: took.Seconds(), MicrosCPU: (after.cpu - before.cpu).Seconds() * 1e6 / manyCount}, nil
+	return &result{Value: took.Seconds(), MicrosCPU: (after.cpu - before.cpu).Seconds() * 1e6 / float64(n)}, nil
 }
 
 // nothing is the arguments of NULL.

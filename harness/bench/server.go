@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,12 +32,17 @@ type server struct {
 	// mountAddr is where MOUNT is served.
 	mountAddr string
 	export    string
-	// argv starts it, after its files have been written.
+	// argv starts it, after its files have been written; ours is for a server of loopnfs,
+	// which takes more flags.
 	argv  []string
+	ours  bool
 	files map[string]string
 
 	// portmap is set for one that does not start without a portmapper.
 	portmap bool
+	// limit is what the control group gives it, in bytes; 0 for no group. group is that.
+	limit int64
+	group *memoryGroup
 
 	cmd, rpcbind *exec.Cmd
 	log          bytes.Buffer
@@ -54,7 +60,7 @@ func freePort() (string, error) {
 
 // newServer describes the server of a name for the directory dir; state is a directory
 // for its own files. bin is where the programs of loopnfs are.
-func newServer(name, bin, dir, state string, flags []string) (*server, error) {
+func newServer(name, bin, dir, state string) (*server, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -74,9 +80,15 @@ func newServer(name, bin, dir, state string, flags []string) (*server, error) {
 		s.files = map[string]string{conf: fmt.Sprintf(ganeshaConfig, port, mount, dir)}
 		s.argv = []string{"ganesha.nfsd", "-F", "-f", conf, "-L", "STDERR", "-p", filepath.Join(state, "ganesha.pid")}
 	default: // loopnfs, of this or another commit
-		s.export = "/export"
-		s.argv = append([]string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":" + s.export, "--listen", s.addr,
-			"--state", state, "--squash", "none"}, flags...)
+		s.export, s.ours = "/export", true
+		s.argv = []string{filepath.Join(bin, "loopnfs"), "serve", "--export", dir + ":" + s.export, "--listen", s.addr,
+			"--state", state, "--squash", "none"}
+	}
+	switch name {
+	case "arena-full":
+		s.argv = append(s.argv, "--memory", smallArena)
+	case "cgroup":
+		s.limit = groupLimit
 	}
 	return s, nil
 }
@@ -100,10 +112,10 @@ func (s *server) there() error {
 	return nil
 }
 
-// start starts the server and waits until it answers.
-func (s *server) start(ctx context.Context) error {
+// start starts the server and waits until it answers. flags are for servers of loopnfs.
+func (s *server) start(ctx context.Context, flags []string) error {
 	if s.below != nil {
-		if err := s.below.start(ctx); err != nil {
+		if err := s.below.start(ctx, flags); err != nil {
 			return err
 		}
 	}
@@ -118,8 +130,12 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startPortmap(); err != nil {
 		return err
 	}
+	argv, err := s.command(flags)
+	if err != nil {
+		return err
+	}
 	s.log.Reset()
-	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
+	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := s.cmd.Start(); err != nil {
@@ -130,6 +146,21 @@ func (s *server) start(ctx context.Context) error {
 		return fmt.Errorf("%s: %w\n%s", s.name, err, &s.log)
 	}
 	return nil
+}
+
+// command is what starts the server, in its control group if it has one.
+func (s *server) command(flags []string) (argv []string, err error) {
+	argv = slices.Clip(s.argv)
+	if s.ours {
+		argv = append(argv, flags...)
+	}
+	if s.limit == 0 {
+		return argv, nil
+	}
+	if s.group, err = newMemoryGroup(s.limit); err != nil {
+		return nil, err
+	}
+	return append([]string{"sh", "-c", `echo $$ >"$0" && exec "$@"`, s.group.procs}, argv...), nil
 }
 
 // startPortmap starts a portmapper, unless there is one.
@@ -230,6 +261,10 @@ func (s *server) stop() {
 		_ = (*cmd).Wait()
 		kill.Stop()
 		*cmd = nil
+	}
+	if s.group != nil {
+		s.group.remove()
+		s.group = nil
 	}
 }
 
