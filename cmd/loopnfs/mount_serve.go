@@ -14,6 +14,11 @@ import (
 	"loopnfs/reclaim/writeback"
 )
 
+// clientBackground is how much may be dirty, in bytes, before it goes to the server. A
+// server on this host stands idle until then, and has the rest to write when somebody
+// waits for it in fsync.
+const clientBackground = 8 << 20
+
 // serveMount mounts, and serves the mount until it is unmounted, or not at all if
 // ready fails: a mount that was interrupted must not appear later.
 func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func() error) error {
@@ -31,7 +36,9 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 	}
 	defer st.close()
 	guard.Protect(guardConfig(fuseThreads))
-	mem, err := newMemory(stack.DefaultMemory(int64(opts.memory)), guard)
+	memory := stack.DefaultMemory(int64(opts.memory))
+	memory.Background = clientBackground
+	mem, err := newMemory(memory, guard)
 	if err != nil {
 		return err
 	}

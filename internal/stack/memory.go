@@ -16,8 +16,9 @@ type MemoryConfig struct {
 	File  *os.File // see alloc.Config
 	Lock  bool
 	// DirtyRatio is the dirty limit in percent of the arena; the flushers
-	// start at half of it.
+	// start at half of it, or at Background bytes if that is less and not 0.
 	DirtyRatio int
+	Background int64
 	Alloc      alloc.Policy
 	Throttle   writeback.Throttle
 }
@@ -49,7 +50,7 @@ func NewMemory(cfg MemoryConfig) (*Memory, error) {
 	rec := reclaim.New(arena)
 	dom, err := writeback.NewDomain(writeback.Config{
 		Pages: arena.Total(), Dirtyable: rec.Dirtyable, DirtyRatio: cfg.DirtyRatio, BackgroundRatio: cfg.DirtyRatio / 2,
-		Throttle: cfg.Throttle,
+		BackgroundPages: alloc.Pages(int(cfg.Background)), Throttle: cfg.Throttle,
 	})
 	if err != nil {
 		return nil, err

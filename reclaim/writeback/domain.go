@@ -33,7 +33,10 @@ type Config struct {
 	// (vm.dirty_ratio, vm.dirty_background_ratio);
 	// 0 < BackgroundRatio < DirtyRatio <= 50.
 	DirtyRatio, BackgroundRatio int
-	Throttle                    Throttle
+	// BackgroundPages, if not 0, is where the flushers start if that is earlier
+	// (vm.dirty_background_bytes).
+	BackgroundPages int
+	Throttle        Throttle
 }
 
 // Validate reports the first thing wrong with c.
@@ -44,6 +47,8 @@ func (c *Config) Validate() error {
 	case c.BackgroundRatio <= 0 || c.BackgroundRatio >= c.DirtyRatio || c.DirtyRatio > 50:
 		return fmt.Errorf("writeback: dirty ratio %d%% and background ratio %d%%: want 0 < background < dirty <= 50",
 			c.DirtyRatio, c.BackgroundRatio)
+	case c.BackgroundPages < 0:
+		return fmt.Errorf("writeback: background limit of %d pages: want at least 0", c.BackgroundPages)
 	case c.Throttle == nil:
 		return errors.New("writeback: no throttle policy")
 	}
@@ -78,7 +83,11 @@ func (d *Domain) Thresholds() (thresh, background int) {
 		pages = min(pages, d.cfg.Dirtyable())
 	}
 	thresh = max(pages*d.cfg.DirtyRatio/100, minThresh)
-	background = max(pages*d.cfg.BackgroundRatio/100, minThresh/2)
+	background = pages * d.cfg.BackgroundRatio / 100
+	if d.cfg.BackgroundPages > 0 {
+		background = min(background, d.cfg.BackgroundPages)
+	}
+	background = max(background, minThresh/2)
 	return thresh, background
 }
 

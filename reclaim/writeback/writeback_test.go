@@ -54,6 +54,21 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
+func TestThresholds(t *testing.T) {
+	for _, c := range []struct{ pages, background, wantThresh, wantBackground int }{
+		{1000, 0, 200, 100}, {1000, 40, 200, 40}, {1000, 500, 200, 100}, {64, 40, 16, 8},
+	} {
+		d, err := NewDomain(Config{Pages: c.pages, DirtyRatio: 20, BackgroundRatio: 10, BackgroundPages: c.background, Throttle: LocalThrottle{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if thresh, background := d.Thresholds(); thresh != c.wantThresh || background != c.wantBackground {
+			t.Errorf("%d pages, background %d: limits %d and %d, want %d and %d",
+				c.pages, c.background, thresh, background, c.wantThresh, c.wantBackground)
+		}
+	}
+}
+
 func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDomain(t)
