@@ -40,6 +40,10 @@ func (m *model) write() {
 	if m.rnd.IntN(3) == 0 { // at the end
 		off = len(m.want)
 	}
+	give := m.rnd.IntN(2) == 0
+	if give && m.rnd.IntN(4) > 0 {
+		off &^= alloc.PageSize - 1
+	}
 	n = min(n, m.most-off, int(m.f.maxIO))
 	if n <= 0 {
 		return
@@ -48,7 +52,11 @@ func (m *model) write() {
 	for i := range p {
 		p[i] = byte(m.rnd.Uint32())
 	}
-	m.f.write(m.node, uint64(off), p, vfs.Stable(m.rnd.IntN(30)/28))
+	write := func(node vfs.NodeID, off uint64, p []byte, how vfs.Stable) { m.f.write(node, off, p, how) }
+	if give {
+		write = m.f.give
+	}
+	write(m.node, uint64(off), p, vfs.Stable(m.rnd.IntN(30)/28))
 	if end := off + n; end > len(m.want) {
 		m.want = append(m.want, make([]byte, end-len(m.want))...)
 	}

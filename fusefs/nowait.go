@@ -72,7 +72,7 @@ func (s *Store) copyNow(op *vfs.Op, in *inode, fd int, sp span, b *scratch, v *v
 	if err := s.prepare(in, fd, sp, b); err != nil {
 		return err
 	}
-	s.copyIn(sp, b, v)
+	s.copyIn(in, sp, b, v)
 	s.dirtyPages(op, in, fd, sp, b, res)
 	return nil
 }
@@ -81,7 +81,7 @@ func (s *Store) copyNow(op *vfs.Op, in *inode, fd int, sp span, b *scratch, v *v
 // are written to: those that are there and not filled, and those that are written in part.
 func needsDisk(sp span, b *scratch) bool {
 	for i, f := range b.fs {
-		if f != nil && f.Has(alloc.Uptodate) {
+		if i < b.given || f != nil && f.Has(alloc.Uptodate) {
 			continue
 		}
 		if lo, hi := sp.in(i); f != nil || hi-lo < alloc.PageSize {

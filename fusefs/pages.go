@@ -41,10 +41,11 @@ func (sp span) in(i int) (lo, hi int) {
 // second time the cache has lost pages meanwhile, and all are allocated anew:
 // then ready cannot fail.
 func (s *Store) gather(op *vfs.Op, in *inode, sp span, b *scratch, again bool) error {
-	n := sp.pages
+	n := sp.pages - b.given
 	if !again {
 		b.fs = b.fs[:sp.pages]
-		n -= in.m.GetRange(sp.first, b.fs)
+		in.m.GetRange(sp.first, b.fs)
+		n = missing(b.fs[b.given:])
 		plenty := s.arena.Free()-n >= s.arena.Watermarks().Low
 		if n == 0 || plenty && b.alloc(s.arena, op.Scope, gfp.NoWait, n) == nil {
 			return nil
@@ -53,16 +54,26 @@ func (s *Store) gather(op *vfs.Op, in *inode, sp span, b *scratch, again bool) e
 	if op.MustWait() {
 		return errWouldWait
 	}
+	given := b.given
 	b.release(s.arena)
-	b.fs = b.fs[:sp.pages]
+	b.fs, b.given = b.fs[:sp.pages], given
 	return b.alloc(s.arena, op.Scope, gfp.Kernel, n)
+}
+
+func missing(fs []*alloc.Folio) int {
+	n := 0
+	for _, f := range fs {
+		if f == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // ready looks again for the pages of sp with the inode's lock held, and reports
 // whether there are spare folios for all that are missing. A page that was
 // dropped meanwhile (truncated, out of date) is missing.
 func (s *Store) ready(in *inode, sp span, b *scratch) bool {
-	n := 0
 	for i, f := range b.fs {
 		if f != nil && f.Owner() == 0 {
 			s.arena.Put(f)
@@ -71,12 +82,9 @@ func (s *Store) ready(in *inode, sp span, b *scratch) bool {
 		if f == nil {
 			f = in.m.Get(sp.first + uint64(i))
 		}
-		if f == nil {
-			n++
-		}
 		b.fs[i] = f
 	}
-	return n <= len(b.spare)
+	return missing(b.fs[b.given:]) <= len(b.spare)
 }
 
 // fillPage reads page index through fd into f, which nobody else sees. What the

@@ -15,6 +15,7 @@ import (
 // scratch is what one call needs on the side. It is reused from call to call.
 type scratch struct {
 	fs    []*alloc.Folio // the pages of the call, nil where one is missing
+	given int            // how many of them, from the first on, a WRITE brings
 	mine  []bool         // those that this call fills
 	spare []*alloc.Folio // folios that are not in the cache yet
 	iov   []unix.Iovec
@@ -115,7 +116,7 @@ func (b *scratch) release(a *alloc.Arena) {
 			b.fs[i] = nil
 		}
 	}
-	b.fs, b.spare = b.fs[:0], b.spare[:0]
+	b.fs, b.spare, b.given = b.fs[:0], b.spare[:0], 0
 }
 
 // addIov appends p to the vector; memory that is adjacent becomes one element.

@@ -247,6 +247,33 @@ func writeAs(s *Store, op *vfs.Op, n vfs.NodeID, off uint64, p []byte, how vfs.S
 	return res, err
 }
 
+// giveAs writes p from folios, which the file may keep, as a server receives it.
+func giveAs(s *Store, op *vfs.Op, n vfs.NodeID, off uint64, p []byte, how vfs.Stable) (res vfs.WriteResult, err error) {
+	fs := make([]*alloc.Folio, alloc.Pages(len(p)))
+	if err := s.arena.AllocInto(op.Scope, gfp.Kernel, fs); err != nil {
+		return res, err
+	}
+	v := vfs.Vec{Owner: s.arena}
+	for _, f := range fs {
+		b := s.arena.Bytes(f)
+		b = b[:copy(b, p)]
+		p = p[len(b):]
+		v.Bufs, v.Pins = append(v.Bufs, b), append(v.Pins, f.Num())
+	}
+	err = s.Write(op, n, off, &v, how, &res)
+	v.Release()
+	return res, err
+}
+
+func (f *fixture) give(n vfs.NodeID, off uint64, p []byte, how vfs.Stable) {
+	f.t.Helper()
+	res, err := giveAs(f.Store, f.op, n, off, p, how)
+	f.ok(err)
+	if int(res.Count) != len(p) {
+		f.t.Fatalf("wrote %d of %d bytes", res.Count, len(p))
+	}
+}
+
 func (f *fixture) read(n vfs.NodeID, off uint64, count uint32) ([]byte, bool) {
 	f.t.Helper()
 	p, eof, err := readAs(f.Store, f.op, n, off, count)

@@ -80,6 +80,7 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	defer b.release(s.arena)
+	b.given = s.given(sp, v)
 	for again := false; ; again = true {
 		if sp.n > 0 {
 			if err := s.gather(op, in, sp, b, again); err != nil {
@@ -116,7 +117,7 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 	if err := s.prepare(in, fd, sp, b); err != nil {
 		return err
 	}
-	s.copyIn(sp, b, v)
+	s.copyIn(in, sp, b, v)
 	in.am.Lock()
 	defer in.am.Unlock()
 	s.dirtyPages(op, in, fd, sp, b, res)
@@ -146,7 +147,8 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 // exclusively.
 func (s *Store) prepare(in *inode, fd int, sp span, b *scratch) error {
 	size := in.size.Load()
-	for i, f := range b.fs {
+	for i := b.given; i < len(b.fs); i++ {
+		f := b.fs[i]
 		if f == nil {
 			f = b.takeSpare()
 			if err := s.prepareNew(fd, sp, i, f, size); err != nil {
@@ -186,12 +188,32 @@ func (s *Store) prepareNew(fd int, sp span, i int, f *alloc.Folio, size uint64) 
 	return nil
 }
 
-// copyIn copies the bytes of v into the pages.
-func (s *Store) copyIn(sp span, b *scratch, v *vfs.Vec) {
-	next, left := 0, []byte(nil)
-	for i, f := range b.fs {
+// given returns how many pages of sp, from the first on, v has in folios that nobody else
+// uses: the file can have them as they are.
+func (s *Store) given(sp span, v *vfs.Vec) int {
+	if v.Owner != vfs.Pinner(s.arena) || sp.off%alloc.PageSize != 0 {
+		return 0
+	}
+	n := 0
+	for most := min(len(v.Bufs), len(v.Pins), sp.n/alloc.PageSize); n < most; n++ {
+		f := s.arena.Folio(v.Pins[n])
+		if f.Refs() != 1 || f.Owner() != 0 || len(v.Bufs[n]) != alloc.PageSize || &v.Bufs[n][0] != &s.arena.Bytes(f)[0] {
+			break
+		}
+	}
+	return n
+}
+
+// copyIn brings the bytes of v into the cache: it takes over the pages that v gives and
+// copies the rest. The lock is held exclusively.
+func (s *Store) copyIn(in *inode, sp span, b *scratch, v *vfs.Vec) {
+	for i := range b.given {
+		b.fs[i] = s.takeOver(in, sp.first+uint64(i), b.fs[i], s.arena.Folio(v.Pins[i]))
+	}
+	next, left := b.given, []byte(nil)
+	for i := b.given; i < len(b.fs); i++ {
 		lo, hi := sp.in(i)
-		dst := s.arena.Bytes(f)[lo:hi]
+		dst := s.arena.Bytes(b.fs[i])[lo:hi]
 		for len(dst) > 0 {
 			for len(left) == 0 {
 				left = v.Bufs[next]
@@ -203,6 +225,27 @@ func (s *Store) copyIn(sp span, b *scratch, v *vfs.Vec) {
 	}
 }
 
+// takeOver makes f the folio of page index, where old is, unless that is nil. If old has
+// to stay, it gets the content of f. The reference of old becomes one of what it returns,
+// which is the folio of the page now.
+func (s *Store) takeOver(in *inode, index uint64, old, f *alloc.Folio) *alloc.Folio {
+	f.Set(alloc.Uptodate)
+	if old == nil {
+		if old = in.m.Insert(index, f); old == nil {
+			f.Get()
+			return f
+		}
+	}
+	if in.m.Exchange(old, f) {
+		s.arena.Put(old)
+		f.Get()
+		return f
+	}
+	copy(s.arena.Bytes(old), s.arena.Bytes(f))
+	old.Set(alloc.Uptodate)
+	return old
+}
+
 // dirtyPages makes the pages of sp dirty and the file as long as they need, at
 // once as far as anybody sees who looks at the attributes. The size comes first:
 // a flusher writes only what lies within it. am is held.
@@ -211,9 +254,7 @@ func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, r
 		in.size.Store(end)
 	}
 	in.touch()
-	for _, f := range b.fs {
-		in.m.MarkDirty(f)
-	}
+	in.m.MarkDirty(b.fs...)
 	s.stripSuid(op, in, fd)
 	in.fill(&res.WCC.Post)
 	res.WCC.HasPost, res.Count = true, uint32(sp.n)

@@ -14,8 +14,14 @@ func (c *Cache) find(id uint32, index uint64) *alloc.Folio {
 	s := c.slot(id, index)
 	sh := &c.shards[s%numShards]
 	sh.Lock()
-	defer sh.Unlock()
-	for n := c.heads[s]; n != alloc.None; {
+	f := c.walk(c.heads[s], id, index)
+	sh.Unlock()
+	return f
+}
+
+// walk is find for those from n on in one slot. The lock of its shard is held.
+func (c *Cache) walk(n, id uint32, index uint64) *alloc.Folio {
+	for n != alloc.None {
 		f := c.arena.Folio(n)
 		if f.Index == index && f.Owner() == id {
 			return f
@@ -38,9 +44,25 @@ func (c *Cache) unhash(f *alloc.Folio) {
 	sh := &c.shards[s%numShards]
 	sh.Lock()
 	defer sh.Unlock()
-	at := &c.heads[s]
+	at := c.linkTo(s, f)
+	*at, f.Hash = f.Hash, alloc.None
+}
+
+// rehash puts f, which has the same owner and index, where old is.
+func (c *Cache) rehash(old, f *alloc.Folio) {
+	s := c.slot(f.Owner(), f.Index)
+	sh := &c.shards[s%numShards]
+	sh.Lock()
+	defer sh.Unlock()
+	at := c.linkTo(s, old)
+	*at, f.Hash, old.Hash = f.Num(), old.Hash, alloc.None
+}
+
+// linkTo returns what leads to f in a slot. The lock of its shard is held.
+func (c *Cache) linkTo(slot uint64, f *alloc.Folio) *uint32 {
+	at := &c.heads[slot]
 	for *at != f.Num() {
 		at = &c.arena.Folio(*at).Hash
 	}
-	*at, f.Hash = f.Hash, alloc.None
+	return at
 }

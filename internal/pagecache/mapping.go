@@ -137,11 +137,43 @@ func (m *Mapping) Insert(index uint64, f *alloc.Folio) (existing *alloc.Folio) {
 	return nil
 }
 
-// MarkDirty says that the content of f is newer than what is behind the cache.
-// The caller holds a reference (filemap_dirty_folio).
-func (m *Mapping) MarkDirty(f *alloc.Folio) {
+// Exchange puts f, which is in no mapping and has valid content, in the place of old: what
+// is dirty stays so, and as old as it was. It reports false, and has done nothing, if old
+// left the mapping, is being filled or written back, or the file system wants to be asked
+// about it. The caller has a reference of both and keeps them; the mapping takes one of f
+// and gives up that of old (replace_page_cache_folio).
+func (m *Mapping) Exchange(old, f *alloc.Folio) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	s := State(old.State)
+	if old.Owner() != m.id || old.Has(alloc.Locked) || old.Has(alloc.Private) || s != Clean && s != Dirty {
+		return false
+	}
+	f.Get()
+	f.Index, f.State, f.Seq = old.Index, old.State, old.Seq
+	f.SetOwner(m.id)
+	c := m.back.cache
+	m.lists[s].exchange(c.arena, old, f)
+	c.rehash(old, f)
+	c.lru.Add(f)
+	old.SetOwner(0)
+	c.lru.Remove(old)
+	c.arena.Put(old)
+	return true
+}
+
+// MarkDirty says that the content of all of fs is newer than what is behind the cache.
+// The caller holds a reference of each (filemap_dirty_folio).
+func (m *Mapping) MarkDirty(fs ...*alloc.Folio) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range fs {
+		m.markDirty(f)
+	}
+}
+
+// markDirty is MarkDirty for one. m.mu is held.
+func (m *Mapping) markDirty(f *alloc.Folio) {
 	if f.Owner() != m.id {
 		return // dropped meanwhile: truncated
 	}
@@ -300,6 +332,21 @@ func (l *folioList) append(a *alloc.Arena, f *alloc.Folio) {
 	}
 	l.tail = f.Num()
 	l.n++
+}
+
+// exchange puts f where old is.
+func (l *folioList) exchange(a *alloc.Arena, old, f *alloc.Folio) {
+	f.List, old.List = old.List, alloc.Link{}
+	if f.List.Prev != alloc.None {
+		a.Folio(f.List.Prev).List.Next = f.Num()
+	} else {
+		l.head = f.Num()
+	}
+	if f.List.Next != alloc.None {
+		a.Folio(f.List.Next).List.Prev = f.Num()
+	} else {
+		l.tail = f.Num()
+	}
 }
 
 func (l *folioList) remove(a *alloc.Arena, f *alloc.Folio) {

@@ -341,3 +341,72 @@ func BenchmarkGetRange256(b *testing.B) {
 		w.arena.PutAll(dst)
 	}
 }
+
+// What takes the place of a folio is as dirty and as old as that was: a sync that began
+// before waits for it.
+func TestExchange(t *testing.T) {
+	w := newWorld(t)
+	m := w.back.NewMapping(1, nil)
+	fresh := func() *alloc.Folio {
+		f, err := w.arena.Alloc(gfp.Scope{}, gfp.NoWait)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Set(alloc.Uptodate)
+		return f
+	}
+	for i := range uint64(7) {
+		w.add(t, m, i)
+	}
+	for _, index := range []uint64{0, 2, 4} {
+		m.MarkDirty(m.Get(index))
+	}
+	seq := m.Seq()
+	m.MarkDirty(m.Get(6))
+	for _, index := range []uint64{2, 0, 4, 3} {
+		old, f := m.Get(index), fresh()
+		want := m.State(old)
+		if !m.Exchange(old, f) {
+			t.Fatalf("page %d was not exchanged", index)
+		}
+		if got := m.Get(index); got != f || m.State(f) != want || old.Owner() != 0 {
+			t.Errorf("page %d is folio %d in state %v, want %d in %v", index, got.Num(), m.State(f), f.Num(), want)
+		}
+	}
+	if m.Nr(Dirty) != 4 || w.bdi.Nr(writeback.Dirty) != 4 || m.Len() != 7 {
+		t.Errorf("%d dirty of %d, the device has %d; want 4 of 7 and 4", m.Nr(Dirty), m.Len(), w.bdi.Nr(writeback.Dirty))
+	}
+	for _, index := range []uint64{0, 2, 4} {
+		dst := make([]*alloc.Folio, 8)
+		if n := m.BeginWriteback(dst, seq); n != 1 || dst[0].Index != index {
+			t.Fatalf("%d pages are written from %d on, want page %d, which is the oldest", n, dst[0].Index, index)
+		}
+	}
+	if n := m.BeginWriteback(make([]*alloc.Folio, 8), seq); n != 0 {
+		t.Errorf("%d more pages are as old", n)
+	}
+	refused := func(f *alloc.Folio, why string) {
+		if m.Exchange(f, fresh()) {
+			t.Errorf("a folio was exchanged that %s", why)
+		}
+	}
+	refused(m.Get(0), "is under write-back")
+	m.EndWriteback([]*alloc.Folio{m.Get(0), m.Get(2), m.Get(4)}, Clean)
+	gone := m.Get(3)
+	m.Truncate(3)
+	refused(gone, "left the mapping")
+	refused(w.locked(t, m, 7), "is being filled")
+	refused(w.private(t, m, 8), "the file system wants to be asked about")
+}
+
+func (w world) locked(t testing.TB, m *Mapping, index uint64) *alloc.Folio {
+	f := w.add(t, m, index)
+	f.Set(alloc.Locked)
+	return f
+}
+
+func (w world) private(t testing.TB, m *Mapping, index uint64) *alloc.Folio {
+	f := w.add(t, m, index)
+	f.Set(alloc.Private)
+	return f
+}
