@@ -64,6 +64,8 @@ type StoreConfig struct {
 	// MaxInodes is how many inodes stay in memory when nobody refers to them;
 	// 0 for the default.
 	MaxInodes int
+	// Room bounds what the store brings into the kernel; nil for no bound.
+	Room KernelRoom
 	// Buffered writes out through the kernel's page cache, and starts the
 	// kernel's own write-out at once: a world without the mechanism
 	// "direct-io". By default O_DIRECT is used where the file system has it.

@@ -50,6 +50,7 @@ func (s *Store) enter(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
 
 // enterNew is enter for calls that make something.
 func (s *Store) enterNew(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
+	s.makeRoom(op)
 	d, err := s.enter(op, dir, name)
 	if err != nil || s.ids == nil {
 		return d, err

@@ -55,6 +55,11 @@ func (s *Store) acquire(in *inode, k fdKind) (int, error) {
 	if fd := s.fds.pin(in, k); fd >= 0 {
 		return fd, nil
 	}
+	return s.openPinned(in, k)
+}
+
+// openPinned opens in, which has nothing open for k, and is pinned for the caller.
+func (s *Store) openPinned(in *inode, k fdKind) (int, error) {
 	fd, err := s.openInode(in, k)
 	if err != nil {
 		s.fds.release(in)

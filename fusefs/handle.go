@@ -215,6 +215,7 @@ func (s *Store) ByHandle(op *vfs.Op, b []byte) (vfs.NodeID, error) {
 	if op.MustWait() {
 		return 0, errWouldWait
 	}
+	s.makeRoom(op)
 	return s.byNewHandle(h)
 }
 

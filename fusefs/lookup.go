@@ -39,6 +39,9 @@ func (s *Store) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, erro
 		return vfs.Entry{}, err
 	}
 	defer s.fds.release(in)
+	if !op.NoWait {
+		s.makeRoom(op)
+	}
 	e, err := s.lookupIn(op, in, fd, name)
 	if err == vfs.ErrStale && !op.MustWait() {
 		// It was removed, or replaced, when it was open already.

@@ -16,16 +16,16 @@ func (s *Store) HeedsNoWait() {}
 
 // acquireNow is acquire, for op: opening a file may take a disk.
 func (s *Store) acquireNow(op *vfs.Op, in *inode, k fdKind) (int, error) {
-	if !op.NoWait {
-		return s.acquire(in, k)
-	}
 	fd := s.fds.pin(in, k)
-	if fd < 0 {
+	if fd >= 0 {
+		return fd, nil
+	}
+	if op.MustWait() {
 		s.fds.release(in)
-		op.MustWait()
 		return -1, errWouldWait
 	}
-	return fd, nil
+	s.makeRoom(op)
+	return s.openPinned(in, k)
 }
 
 // lockAttr takes am, for op; false if that would take waiting.

@@ -114,6 +114,7 @@ func (s *Store) Rmdir(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) 
 }
 
 func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.WCC, error) {
+	s.makeRoom(op)
 	d, err := s.enter(op, dir, name)
 	if err != nil {
 		return vfs.WCC{}, err
@@ -128,6 +129,7 @@ func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.
 // Rename implements vfs.FS. The locks of two directories are taken in the order
 // of their node numbers.
 func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {
+	s.makeRoom(op)
 	if dir == newDir {
 		from, err = s.renameIn(op, dir, name, newName)
 		return from, from, err
@@ -195,6 +197,7 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	if in.typ == vfs.TypeDirectory {
 		return vfs.Attr{}, vfs.WCC{}, unix.EPERM
 	}
+	s.makeRoom(op)
 	fd, err := s.acquire(in, fdRead)
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err

@@ -20,6 +20,7 @@ func (s *Store) Stat(op *vfs.Op, b []byte, a *vfs.Attr) error {
 	if op.MustWait() {
 		return errWouldWait
 	}
+	s.makeRoom(op)
 	return s.statOther(op, h, a)
 }
 
@@ -59,6 +60,9 @@ func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, 
 		return buf, err
 	}
 	defer s.fds.release(in)
+	if !op.NoWait {
+		s.makeRoom(op)
+	}
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	b.name.set(name)

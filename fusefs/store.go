@@ -47,6 +47,7 @@ type Store struct {
 	maxIO     uint32
 	maxBlocks int // pages of one directory listing
 	nflush    int
+	room      KernelRoom // nil: no bound
 
 	nodes   table
 	fds     fdCache
@@ -78,7 +79,7 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers}
+	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers, room: cfg.Room}
 	if err := s.open1(&cfg); err != nil {
 		if s.ids != nil {
 			_ = s.ids.close()

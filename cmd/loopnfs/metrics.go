@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/memgroup"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
@@ -22,7 +23,7 @@ import (
 type metricsServer struct{ http *http.Server }
 
 // startMetrics starts one at addr, or none if addr is empty.
-func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *pressure.Watcher) (*metricsServer, error) {
+func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *pressure.Watcher, room *memgroup.Room) (*metricsServer, error) {
 	if addr == "" {
 		return nil, nil
 	}
@@ -31,7 +32,7 @@ func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *p
 		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 	}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collector{mem, server, watch})
+	reg.MustRegister(&collector{mem, server, watch, room})
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
@@ -54,6 +55,7 @@ type collector struct {
 	mem    *stack.Memory
 	server *stack.Server
 	watch  *pressure.Watcher // nil if nobody watches the host's memory
+	room   *memgroup.Room    // nil if the control group has no limit
 }
 
 var (
@@ -69,6 +71,10 @@ var (
 	descDups    = desc("nfs_duplicates_total", "Calls sent again and answered with the reply to the first.")
 	descShort   = desc("host_memory_short", "1 while the host is short of memory.")
 	descShorts  = desc("host_memory_short_total", "Times the host became short of memory.")
+	descGroup   = desc("group_free_bytes", "What can still be charged to the control group, as it was seen last.")
+	descGroupRe = desc("group_reclaims_total", "Times the control group was reclaimed, by what that led to.", "result")
+	descWaits   = desc("group_waits_total", "Calls that waited for room in the control group.")
+	descWaited  = desc("group_waited_seconds_total", "How long they did.")
 	descConns   = desc("connections", "Open connections.")
 	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
 )
@@ -111,6 +117,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {
 		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))
+	}
+	if c.room != nil {
+		g := c.room.Stats()
+		gauge(descGroup, int(g.Free))
+		count(descGroupRe, g.Reclaims-g.InVain, "room")
+		count(descGroupRe, g.InVain, "none")
+		count(descWaits, g.Waits)
+		ch <- prometheus.MustNewConstMetric(descWaited, prometheus.CounterValue, g.Waited.Seconds())
 	}
 	if c.watch == nil {
 		return

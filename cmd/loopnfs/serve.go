@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/memgroup"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/nlm"
 	"loopnfs/internal/portmap"
@@ -168,6 +169,11 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if watch != nil {
 		cfg.Stability = nfsserver.StableWhenShort(watch.Short)
 	}
+	room := opts.room(cfg.Logger)
+	defer room.Stop()
+	if room != nil { // a nil one is not a nil policy
+		cfg.Room = room
+	}
 	if cfg.Listener, err = keep.Listener(); err != nil {
 		return err
 	}
@@ -175,7 +181,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if err != nil {
 		return err
 	}
-	metrics, err := startMetrics(opts.metrics, mem, server, watch)
+	metrics, err := startMetrics(opts.metrics, mem, server, watch, room)
 	if err != nil {
 		return errors.Join(err, stopServer(server))
 	}
@@ -198,7 +204,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 		cfg.Logger.Warn("nobody starts this server again if it is killed", "error", err)
 	}
 	if watch != nil {
-		go refill(ctx, keep, watch, cfg.Logger)
+		go refill(ctx, keep, watch, room, cfg.Logger)
 	}
 	for {
 		select {
@@ -259,10 +265,14 @@ func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) {
 }
 
 // refill takes the memory that the next start is to have, again if it was given up.
-func refill(ctx context.Context, keep *hostguard.Keep, watch *pressure.Watcher, log *slog.Logger) {
+func refill(ctx context.Context, keep *hostguard.Keep, watch *pressure.Watcher, room *memgroup.Room, log *slog.Logger) {
 	watch.WhenExhausted(keep.GiveWay)
+	if room != nil {
+		room.WhenExhausted(keep.GiveWay)
+	}
+	spare := func() int64 { return min(watch.Spare(), room.Spare()) }
 	for {
-		if err := keep.Refill(ctx.Done(), watch.Spare); err != nil && ctx.Err() == nil {
+		if err := keep.Refill(ctx.Done(), spare); err != nil && ctx.Err() == nil {
 			log.Warn("host guard: "+err.Error(), "costs", "a server that was killed may find no memory to start with",
 				"remedy", "make the tmpfs larger, or wait until the host has memory and start the server again")
 		}
@@ -270,7 +280,7 @@ func refill(ctx context.Context, keep *hostguard.Keep, watch *pressure.Watcher, 
 		case <-ctx.Done():
 			return
 		case <-keep.Given():
-			log.Warn("host guard: the host has no memory at all: what was kept for a restart is given up", "remedy", "give the host more memory, or the server a smaller --memory")
+			log.Warn("host guard: the host, or the control group, has no memory at all: what was kept for a restart is given up", "remedy", "give the host or the group more memory, or the server a smaller --memory")
 		}
 	}
 }

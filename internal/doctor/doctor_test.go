@@ -118,6 +118,19 @@ func bad(r *Report) []string {
 	return list
 }
 
+const testGroup = "/sys/fs/cgroup/system.slice/loopnfs.service"
+
+// limited gives the server's group a limit.
+func limited(tr tree) {
+	tr["proc/self/mountinfo"] = text(string(tr["proc/self/mountinfo"].Data) + "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+	tr[testGroup[1:]+"/memory.max"] = text("117440512\n")
+}
+
+// apart adds a thread without the flags.
+func apart(name string) func(tree) {
+	return func(tr tree) { tr["proc/100/task/3/stat"] = text("3 (" + name + ") S 1 1 1 0 -1 0 0 0\n") }
+}
+
 func TestHealthyHost(t *testing.T) {
 	r := examine(t, healthy().host())
 	if got := bad(r); len(got) > 0 || r.Verdict != OK || len(r.Unseen) > 0 {
@@ -180,6 +193,13 @@ func TestFindings(t *testing.T) {
 		{"nothing locked", []func(tree){set("proc/100/status", "Name:\tx\nVmRSS:\t 9 kB")}, []string{"warning locked-memory: server 100"}},
 		{"swapped out", []func(tree){set("proc/100/status", "VmLck: 9 kB\nVmRSS: 9 kB\nVmSwap: 4 kB")}, []string{"warning locked-memory: server 100"}},
 		{"may be killed", []func(tree){set("proc/100/oom_score_adj", "0")}, []string{"warning oom-score: server 100"}},
+		{"a limit of memory", []func(tree){limited}, []string{"warning group-limit: server 100"}},
+		{"a limit of memory that it sees to", []func(tree){limited, func(tr tree) { tr["proc/100/fd/77"] = link(testGroup + "/memory.reclaim") }}, nil},
+		{"a limit above", []func(tree){limited, set(testGroup[1:]+"/memory.max", "max"), set("sys/fs/cgroup/system.slice/memory.max", "7")},
+			[]string{"warning group-limit: server 100"}},
+		{"no limit", []func(tree){limited, set(testGroup[1:]+"/memory.max", "max")}, nil},
+		{"a thread that stands apart", []func(tree){apart("loopnfs-reclaim")}, nil},
+		{"a thread that is forgotten", []func(tree){apart("loopnfs")}, []string{"danger thread-flags: server 100"}},
 		{"no cap", []func(tree){set("sys/class/bdi/0:45/max_ratio", "100")}, []string{"warning bdi-caps: mount 0:45"}},
 		{"what loopnfs mount sets on a small host", []func(tree){set("sys/class/bdi/0:45/max_ratio", "25"), set("proc/vmstat", "nr_dirty_threshold 3000")}, nil},
 		{"the same on a large one", []func(tree){set("sys/class/bdi/0:45/max_ratio", "25")}, []string{"warning bdi-caps: mount 0:45"}},

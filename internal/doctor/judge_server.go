@@ -21,6 +21,9 @@ func (r *Report) judgeServer(s *Server) {
 	r.add(threadFlags(s))
 	r.add(lockedMemory(s, r.Memory.SwapTotalBytes))
 	r.add(oomScore(s))
+	if s.GroupLimit > 0 {
+		r.add(groupLimit(s))
+	}
 }
 
 // grade returns bad for a server of a loop-back mount, else a note.
@@ -125,4 +128,34 @@ func oomScore(s *Server) Finding {
 	}
 	f.change(fmt.Sprintf("/proc/%d/oom_score_adj", s.PID), wantOOMScore, permanent)
 	return f
+}
+
+// groupLimit judges a limit of memory. What a server looks at in its file system is charged
+// to it by allocations that may enter no file system, so at the limit it cannot be freed.
+func groupLimit(s *Server) Finding {
+	f := Finding{
+		ID: "group-limit", Subject: s.Key(),
+		What: fmt.Sprintf("its control group has a limit of %s, of which %s are resident memory of the server", sizeOf(s.GroupLimit), sizeOf(s.ResidentBytes)),
+		Why:  "The server has the group reclaimed before it is full.",
+	}
+	if s.ReclaimsGroup {
+		f.What += "; the server has it reclaimed"
+		return f
+	}
+	f.Severity = s.grade(Warning)
+	f.Why = "A client that lists many files fills the group with inodes, which the kernel cannot drop in the middle of a look-up: it kills the server, or look-ups fail."
+	f.Remedy = groupRemedy(s)
+	return f
+}
+
+func groupRemedy(s *Server) []string {
+	var lines []string
+	if s.Name == "loopnfs" {
+		lines = append(lines, "# let it write to memory.reclaim (Linux 5.19), or memory.force_empty, of its group, and start it again: in a container, mount "+
+			"/sys/fs/cgroup writable; loopnfs serve says what it lacks")
+	}
+	if s.Unit != "" {
+		return append(lines, "systemctl set-property "+s.Unit+" MemoryMax=infinity MemoryHigh=infinity")
+	}
+	return append(lines, "# or start it in a control group without a limit: "+quote(s.Group)+" has one, or one above it")
 }

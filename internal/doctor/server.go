@@ -2,11 +2,13 @@ package doctor
 
 import (
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/memgroup"
 )
 
 // Server is an NFS server on this host.
@@ -21,12 +23,20 @@ type Server struct {
 	Threads  int  `json:"threads"`
 	// NoIO and LocalThrottle are how many of the threads have PF_MEMALLOC_NOIO
 	// and PF_LOCAL_THROTTLE. The kernel's have the latter during a local WRITE.
-	NoIO          int   `json:"memalloc_noio"`
-	LocalThrottle int   `json:"local_throttle"`
+	NoIO          int `json:"memalloc_noio"`
+	LocalThrottle int `json:"local_throttle"`
+	// Apart is how many of loopnfs are without them on purpose.
+	Apart         int   `json:"apart"`
 	LockedBytes   int64 `json:"locked_bytes"`
 	ResidentBytes int64 `json:"resident_bytes"`
 	SwapBytes     int64 `json:"swap_bytes"`
 	OOMScoreAdj   int   `json:"oom_score_adj"`
+	// Group is its control group for memory, GroupLimit the limit of that or of one above
+	// it, in bytes: empty and 0 if there is none, or it cannot be seen.
+	Group      string `json:"group,omitempty"`
+	GroupLimit int64  `json:"group_limit_bytes,omitempty"`
+	// ReclaimsGroup says that it has what frees memory of the group open.
+	ReclaimsGroup bool `json:"reclaims_group,omitempty"`
 }
 
 // knfsd is the Key of the kernel's server.
@@ -43,9 +53,10 @@ func (s *Server) Key() string {
 // Kernel reports whether it is the kernel's own.
 func (s *Server) Kernel() bool { return s.PID == 0 }
 
-// Guarded reports whether every thread is an I/O flusher.
+// Guarded reports whether every thread is an I/O flusher, but for those that stand apart.
 func (s *Server) Guarded() bool {
-	return s.Threads > 0 && s.NoIO == s.Threads && s.LocalThrottle == s.Threads
+	n := s.Threads - s.Apart
+	return n > 0 && s.NoIO == n && s.LocalThrottle == n
 }
 
 // servers finds the servers of the loop-back mounts, and those that wait for
@@ -123,10 +134,27 @@ func (h *Host) server(p process) (Server, error) {
 		return Server{}, err
 	}
 	a, err := hostguard.AuditFS(procFS, p.pid)
-	return Server{
-		PID: a.PID, Name: p.name, Unit: h.unit(p.pid), Threads: a.Threads, NoIO: a.NoIO, LocalThrottle: a.LocalThrottle,
+	s := Server{
+		PID: a.PID, Name: p.name, Unit: h.unit(p.pid), Threads: a.Threads, NoIO: a.NoIO, LocalThrottle: a.LocalThrottle, Apart: a.Apart,
 		LockedBytes: a.LockedBytes, ResidentBytes: a.ResidentBytes, SwapBytes: a.SwapBytes, OOMScoreAdj: a.OOMScoreAdj,
-	}, err
+	}
+	h.limits(&s)
+	return s, err
+}
+
+// limits finds the limit of memory of a server's control group, if there is one that can
+// be seen.
+func (h *Host) limits(s *Server) {
+	g, err := memgroup.Find(h.Root, strconv.Itoa(s.PID))
+	if err != nil || g.Limit == memgroup.Unlimited {
+		return
+	}
+	s.Group, s.GroupLimit = g.Dir, g.Limit
+	dir := proc(s.PID, "fd")
+	fds, _ := h.names(dir)
+	s.ReclaimsGroup = slices.ContainsFunc(fds, func(fd string) bool {
+		return path.Base(h.link(dir+"/"+fd)) == path.Base(g.ReclaimFile())
+	})
 }
 
 // kernelServer returns the kernel's server, nil if it does not run.

@@ -34,6 +34,9 @@ type Process struct {
 	// NoIO and LocalThrottle are how many of the threads have
 	// PF_MEMALLOC_NOIO and PF_LOCAL_THROTTLE.
 	NoIO, LocalThrottle int
+	// Apart is how many have neither, and say by their name that they are to: see
+	// LeaveFlushers.
+	Apart int
 
 	// LockedBytes is VmLck: the size of what is locked, touched or not.
 	LockedBytes   int64
@@ -42,9 +45,10 @@ type Process struct {
 	OOMScoreAdj   int   // -1000 (never killed) to 1000
 }
 
-// Guarded reports whether every thread is an I/O flusher.
+// Guarded reports whether every thread is an I/O flusher, but for those that stand apart.
 func (p *Process) Guarded() bool {
-	return p.Threads > 0 && p.NoIO == p.Threads && p.LocalThrottle == p.Threads
+	n := p.Threads - p.Apart
+	return n > 0 && p.NoIO == n && p.LocalThrottle == n
 }
 
 // Audit looks at a process of this host. The error is fs.ErrNotExist if there is
@@ -130,6 +134,9 @@ func (p *Process) readTasks(proc fs.FS, dir string) error {
 		p.Threads++
 		p.NoIO += int(flags & flagMemallocNoIO / flagMemallocNoIO)
 		p.LocalThrottle += int(flags & flagLocalThrottle / flagLocalThrottle)
+		if flags&(flagMemallocNoIO|flagLocalThrottle) == 0 && bytes.Contains(stat, []byte("("+apartName+") ")) {
+			p.Apart++
+		}
 	}
 	if p.Threads == 0 {
 		return fs.ErrNotExist

@@ -87,7 +87,7 @@ func (g *Guard) Check() {
 		return
 	}
 	if !p.Guarded() {
-		g.Miss(missingFlusher(fmt.Errorf("only %d of %d threads have it", min(p.NoIO, p.LocalThrottle), p.Threads)))
+		g.Miss(missingFlusher(fmt.Errorf("only %d of %d threads have it", min(p.NoIO, p.LocalThrottle), p.Threads-p.Apart)))
 	}
 }
 
@@ -98,7 +98,7 @@ func (g *Guard) Log(log *slog.Logger) {
 	}
 	p, err := Audit(os.Getpid())
 	if err == nil {
-		log.Info("host guard", "threads", p.Threads, "io_flusher", min(p.NoIO, p.LocalThrottle),
+		log.Info("host guard", "threads", p.Threads, "io_flusher", min(p.NoIO, p.LocalThrottle), "apart", p.Apart,
 			"resident_mib", p.ResidentBytes>>20, "oom_score_adj", p.OOMScoreAdj)
 	}
 	for _, m := range g.missing {

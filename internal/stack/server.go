@@ -64,6 +64,8 @@ type ServerConfig struct {
 	Scope     nfsserver.ScopePolicy
 	Receive   nfsserver.ReceivePolicy
 	Stability nfsserver.StabilityPolicy
+	// Room: see fusefs.StoreConfig.
+	Room fusefs.KernelRoom
 	// Buffered switches the mechanism "direct-io" off.
 	Buffered bool
 
@@ -249,7 +251,7 @@ func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
 		return nil, fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
-		Dir: x.Dir, StateDir: state, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered,
+		Dir: x.Dir, StateDir: state, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, Room: s.cfg.Room,
 		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})
