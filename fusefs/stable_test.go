@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
@@ -179,4 +180,31 @@ func residentPages(t *testing.T, name string) (n int) {
 		n += int(v & 1)
 	}
 	return n
+}
+
+// A sync waits for the pages that a flusher takes while it writes others itself.
+func TestSyncWaitsForPagesThatAFlusherTakesMeanwhile(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, pattern(alloc.PageSize, 1), vfs.Unstable)
+	f.write(node, 8*alloc.PageSize, pattern(alloc.PageSize, 2), vfs.Unstable)
+	in, err := f.inode(node)
+	f.ok(err)
+	in.am.Lock() // the sync takes the first page, and has to wait before it writes it
+	synced := make(chan error, 1)
+	go func() { synced <- f.Sync(f.mem.newOp("sync"), node) }()
+	for in.m.Nr(pagecache.Writeback) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	end := f.underWriteback(node)
+	in.am.Unlock()
+	select {
+	case err := <-synced:
+		t.Errorf("the sync has ended (%v), and a page is still on its way to the disk", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	end()
+	if !t.Failed() {
+		f.ok(<-synced)
+	}
 }

@@ -167,7 +167,9 @@ func (s *Store) writeDirty(sc gfp.Scope, in *inode) error {
 	b := s.scratch.get()
 	_, err := s.writeSome(in, b, 1<<62, upTo)
 	s.scratch.put(b)
-	in.m.WaitWriteback(sc, upTo, nil)
+	// Flushers may have taken some of these pages since upTo, so it is what is under
+	// write-back now that is waited for.
+	in.m.WaitWriteback(sc, in.m.Seq(), nil)
 	if err == nil && in.writeFail.seq.Load() != failures {
 		err = in.writeFail.err()
 		if err == nil { // failed and succeeded since
