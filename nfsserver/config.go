@@ -8,7 +8,6 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
-	"loopnfs/internal/hostaddr"
 	"loopnfs/internal/nlm"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/waitfor"
@@ -60,6 +59,11 @@ type Config struct {
 	// kept for the next server; "" keeps them in memory only. It must be there,
 	// and no other server may use it.
 	StateDir string
+	// Holds, if not nil, reports whether this server may answer at all: whether it has
+	// the lease of the disk. It is asked often, by several goroutines, and neither waits
+	// nor allocates. When it reports false no reply is sent and nothing is carried out
+	// that was not begun, and connections end.
+	Holds func() bool
 	// AsyncMetadata has calls that change names or attributes answered before the
 	// change is on stable storage, against RFC 1813 §4.8: after a crash it may
 	// not have happened. WRITE and COMMIT keep what they promise.
@@ -89,7 +93,7 @@ type Config struct {
 	// CloseTimeout is how long Close waits for requests in progress.
 	CloseTimeout time.Duration
 
-	// Locality is the mechanism "loopback-detect"; default hostaddr.Addresses.
+	// Locality is the mechanism "loopback-detect"; default a hostaddr.Watcher.
 	Locality Locality
 	// Scope is the mechanism "scope-propagation"; default HonourLocal.
 	Scope ScopePolicy
@@ -127,9 +131,6 @@ func (c *Config) setDefaults() {
 	setDefault(&c.SendTimeout, DefaultSendTimeout)
 	setDefault(&c.ReceiveTimeout, DefaultReceiveTimeout)
 	setDefault(&c.CloseTimeout, DefaultCloseTimeout)
-	if c.Locality == nil {
-		c.Locality = &hostaddr.Addresses{}
-	}
 	if c.Scope == nil {
 		c.Scope = HonourLocal
 	}

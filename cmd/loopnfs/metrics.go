@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/lease"
 	"loopnfs/internal/memgroup"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/pressure"
@@ -23,7 +24,7 @@ import (
 type metricsServer struct{ http *http.Server }
 
 // startMetrics starts one at addr, or none if addr is empty.
-func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *pressure.Watcher, room *memgroup.Room) (*metricsServer, error) {
+func startMetrics(addr string, c *collector) (*metricsServer, error) {
 	if addr == "" {
 		return nil, nil
 	}
@@ -32,7 +33,7 @@ func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *p
 		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 	}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collector{mem, server, watch, room})
+	reg.MustRegister(c)
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
@@ -56,6 +57,7 @@ type collector struct {
 	server *stack.Server
 	watch  *pressure.Watcher // nil if nobody watches the host's memory
 	room   *memgroup.Room    // nil if the control group has no limit
+	lease  *lease.Lease      // nil if there is none
 }
 
 var (
@@ -75,7 +77,13 @@ var (
 	descGroupRe = desc("group_reclaims_total", "Times the control group was reclaimed, by what that led to.", "result")
 	descWaits   = desc("group_waits_total", "Calls that waited for room in the control group.")
 	descWaited  = desc("group_waited_seconds_total", "How long they did.")
+	descEpoch   = desc("lease_epoch", "Number of the taking of the lease by this server.")
+	descRenewed = desc("lease_renewals_total", "Times the lease was renewed.")
+	descRenewal = desc("lease_slowest_renewal_seconds", "The longest that a renewal of the lease took.")
 	descConns   = desc("connections", "Open connections.")
+	descLocal   = desc("local_connections", "Open connections of clients on this host.")
+	descMoved   = desc("connections_moved_total", "Times the client of an open connection came to this host or left it, with its address.")
+	descAddrs   = desc("address_changes_total", "Times the addresses of this host changed.")
 	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
 )
 
@@ -114,6 +122,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descStable, s.StableReplies)
 	count(descDups, s.Duplicates)
 	gauge(descConns, s.Conns)
+	gauge(descLocal, s.LocalConns)
+	count(descMoved, s.Moved)
+	count(descAddrs, s.AddressChanges)
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {
 		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))
@@ -125,6 +136,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(descGroupRe, g.InVain, "none")
 		count(descWaits, g.Waits)
 		ch <- prometheus.MustNewConstMetric(descWaited, prometheus.CounterValue, g.Waited.Seconds())
+	}
+	if c.lease != nil {
+		l := c.lease.Stats()
+		gauge(descEpoch, int(l.Epoch))
+		count(descRenewed, l.Renewals)
+		ch <- prometheus.MustNewConstMetric(descRenewal, prometheus.GaugeValue, l.Slowest.Seconds())
 	}
 	if c.watch == nil {
 		return

@@ -39,6 +39,10 @@ type ServerConfig struct {
 	// StateDir keeps what must outlive the process, a directory per export in
 	// it. It is made if it is not there.
 	StateDir string
+	// Private are files that no client must reach, besides StateDir.
+	Private []string
+	// Holds: see nfsserver.Config.
+	Holds func() bool
 	// Listen is the address for NFS and MOUNT; port 0 takes any.
 	Listen string
 	// Listener, if not nil, is used instead. It is the server's then.
@@ -158,6 +162,8 @@ type Server struct {
 	mem    *Memory
 	addr   net.Addr
 	status []*net.UDPConn // of the status monitor; none without Locks
+	state  *os.File       // holds the epoch; locked
+	epoch  uint32         // of this start; 0 if it cannot be kept
 	served chan error     // one result of NFS.Serve
 
 	serving sync.WaitGroup // status
@@ -184,6 +190,9 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 			err = errors.Join(err, s.Stop(context.Background()))
 		}
 	}()
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
 	exports, err := s.startStores(cfg.Exports)
 	if err != nil {
 		return nil, err
@@ -217,10 +226,8 @@ func (s *Server) SetExports(list []ExportConfig) error {
 
 // startStores returns exports with a store each, starting those that are not there.
 func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
-	for _, x := range list {
-		if err := checkDir(x.Dir); err != nil {
-			return nil, err
-		}
+	if err := s.cfg.checkDirs(list); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,7 +258,7 @@ func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
 		return nil, fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
-		Dir: x.Dir, StateDir: state, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, Room: s.cfg.Room,
+		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, Room: s.cfg.Room,
 		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})
@@ -276,7 +283,7 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 	}
 	s.NFS, err = nfsserver.New(nfsserver.Config{
 		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir, Locks: s.Locks,
-		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata,
+		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata, Holds: cfg.Holds,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	})
 	if err != nil {
@@ -393,6 +400,10 @@ func (s *Server) Stop(ctx context.Context) error {
 		errs = append(errs, st.Shutdown())
 	}
 	s.stores = nil
+	if s.state != nil {
+		errs = append(errs, s.state.Close())
+		s.state = nil
+	}
 	return errors.Join(errs...)
 }
 
