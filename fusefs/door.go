@@ -20,8 +20,10 @@ const (
 	DefaultMaxInflightBytes = 32 << 20
 	DefaultAttrTimeout      = time.Second
 	DefaultEntryTimeout     = time.Second
+	DefaultMaxNodes         = 3 * DefaultMaxInodes / 2
 
 	minWrite      = 4096
+	minNodes      = 16
 	readAhead     = 1 << 20
 	maxBackground = 12 // asynchronous requests of the kernel: read-ahead
 )
@@ -45,6 +47,13 @@ type DoorConfig struct {
 	// attributes and names without asking; negative means not at all, 0 means
 	// the default.
 	AttrTimeout, EntryTimeout time.Duration
+	// MaxNodes is how many nodes the kernel may refer to before it is made to
+	// drop those that it does not use; 0 means DefaultMaxNodes.
+	MaxNodes int
+	// Dropper returns a command that calls ServeDrops for a mount, to be started
+	// where the kernel cannot be told what to drop (before Linux 6.18), or an
+	// error when it is better not to start it now. nil: nobody can.
+	Dropper func(mountpoint string, id int) (*exec.Cmd, error)
 	// AllowOther lets other users than the one who mounts in; always so for
 	// root. Others need user_allow_other in /etc/fuse.conf for it.
 	AllowOther bool
@@ -52,6 +61,8 @@ type DoorConfig struct {
 	Graph *waitfor.Graph
 	// Logger gets what nobody else is told; nil means slog.Default().
 	Logger *slog.Logger
+
+	noPruneMsg bool // do as if the kernel had no NOTIFY_PRUNE
 }
 
 func (c *DoorConfig) setDefaults() {
@@ -70,6 +81,9 @@ func (c *DoorConfig) setDefaults() {
 	c.MaxWrite &^= minWrite - 1
 	if c.MaxInflightBytes == 0 {
 		c.MaxInflightBytes = DefaultMaxInflightBytes
+	}
+	if c.MaxNodes == 0 {
+		c.MaxNodes = DefaultMaxNodes
 	}
 	c.AttrTimeout = timeout(c.AttrTimeout, DefaultAttrTimeout)
 	c.EntryTimeout = timeout(c.EntryTimeout, DefaultEntryTimeout)
@@ -95,6 +109,8 @@ func (c *DoorConfig) Validate() error {
 		return errors.New("fuse: no mount point given")
 	case c.MaxWrite < minWrite:
 		return fmt.Errorf("fuse: requests of %d bytes are too small: at least %d", c.MaxWrite, minWrite)
+	case c.MaxNodes < minNodes:
+		return fmt.Errorf("fuse: MaxNodes is %d: give at least %d", c.MaxNodes, minNodes)
 	case c.MaxInflightBytes < 0:
 		return fmt.Errorf("fuse: MaxInflightBytes is %d: give a number of bytes", c.MaxInflightBytes)
 	}
@@ -122,7 +138,8 @@ func (c *DoorConfig) Validate() error {
 // the kernel. O_APPEND appends at the size that the kernel knows; against
 // writers through other doors it is as good as the attribute timeout.
 //
-// Memory: every WRITE in work holds a Go buffer of MaxWrite bytes, together at
+// Memory: the kernel refers to MaxNodes nodes and a quarter more for a moment, and to
+// those in use. Every WRITE in work holds a Go buffer of MaxWrite bytes, together at
 // most MaxInflightBytes. Data of READ goes from the pages of the file system to
 // the kernel without a copy.
 //
@@ -167,7 +184,7 @@ func MountFS(cfg DoorConfig) (*Door, error) {
 }
 
 func (d *Door) serve() {
-	d.conn.serve()
+	d.conn.serve(newPruner(d))
 	if !d.dev.disconnected() {
 		_ = d.Abort() // nobody reads requests any more
 	}

@@ -66,6 +66,7 @@ var childActs = map[string]func(args []string) error{
 	"read-is": childReadIs, "stat": childStat, "open-as": childOpenAs, "create-as": childCreateAs,
 	"signals": childSignals, "hold": childHold, "mmap": childMmap, "sync": childSync,
 	"bigfile": childBigFile, "large": childLarge, "errno": childErrno, "large-write": childLargeWrite,
+	"drops": childDrops, "hang": childHang, "tree": childTree, "walk": childWalk, "use": childUse, "hold-all": childHoldAll,
 }
 
 func check(errs ...error) error { return errors.Join(errs...) }

@@ -44,6 +44,8 @@ type doorConn struct {
 	fs *doorFS
 
 	bufSize, maxBufs int
+	minor            uint32        // of the kernel's version
+	over             chan struct{} // closed when the kernel has given up
 
 	mu        sync.Mutex
 	wake      sync.Cond // for those who are parked
@@ -64,7 +66,7 @@ func newDoorConn(fd int, cfg *DoorConfig, fs *doorFS) (*doorConn, error) {
 	size := cfg.MaxWrite + writeHead
 	c := &doorConn{
 		fd: fd, fs: fs, bufSize: size, maxBufs: max(cfg.MaxInflightBytes/size, 1),
-		inWork: map[uint64]*doorSlot{},
+		inWork: map[uint64]*doorSlot{}, over: make(chan struct{}),
 	}
 	c.wake.L = &c.mu
 	fs.conn = c
@@ -89,6 +91,7 @@ func (c *doorConn) handshake(cfg *DoorConfig) error {
 	if in.Major != fuseMajor || in.Minor < minFuseMinor {
 		return fmt.Errorf("it speaks version %d.%d, and this needs %d.%d: Linux 4.20 or newer", in.Major, in.Minor, fuseMajor, minFuseMinor)
 	}
+	c.minor = in.Minor
 	s := c.fs.newSlot()
 	defer s.close()
 	out := (*fuse.InitOut)(s.wire.body())
@@ -102,13 +105,14 @@ func (c *doorConn) handshake(cfg *DoorConfig) error {
 	return c.send(&s.wire, in.Unique, 0, int(unsafe.Sizeof(*out)), nil)
 }
 
-// serve starts the listeners and returns when the last request has been served.
-func (c *doorConn) serve() {
+// serve starts the listeners, and p, and returns when the last request has been served.
+func (c *doorConn) serve(p *pruner) {
 	c.mu.Lock()
 	for range doorListeners {
 		c.startSlot()
 	}
 	c.mu.Unlock()
+	c.running.Go(p.run)
 	c.running.Wait()
 	unix.Close(c.fd)
 }
@@ -309,6 +313,9 @@ func (c *doorConn) end(why error) {
 	defer c.mu.Unlock()
 	if !c.ended && !errors.Is(why, unix.ENODEV) && !errors.Is(why, unix.ECONNABORTED) {
 		c.fs.logger.Error("fuse: cannot read requests any more", "error", why)
+	}
+	if !c.ended {
+		close(c.over)
 	}
 	c.ended = true
 	for _, s := range c.inWork {

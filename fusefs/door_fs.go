@@ -32,7 +32,7 @@ type doorFS struct {
 
 func newDoorFS(cfg *DoorConfig, dead func() bool) *doorFS {
 	_, heeds := cfg.FS.(vfs.NoWaiter)
-	return &doorFS{
+	f := &doorFS{
 		fs:           cfg.FS,
 		heedsNoWait:  heeds,
 		maxWrite:     uint32(cfg.MaxWrite),
@@ -42,8 +42,9 @@ func newDoorFS(cfg *DoorConfig, dead func() bool) *doorFS {
 		dead:         dead,
 		graph:        cfg.Graph,
 		groups:       groupCache{entries: map[groupKey]groupEntry{}},
-		nodes:        nodeTable{nodes: map[vfs.NodeID]nodeRefs{}},
 	}
+	f.nodes.init(cfg.MaxNodes)
+	return f
 }
 
 // forgetAll gives back what the kernel has not when the mount ended.

@@ -11,18 +11,84 @@ import (
 // reply to LINK is a reference for the kernel. It is also what is given back
 // when the mount ends, for the kernel forgets nothing then.
 type nodeTable struct {
-	mu    sync.Mutex
-	nodes map[vfs.NodeID]nodeRefs
+	full chan struct{} // gets a token when there are more nodes than trigger
+
+	mu        sync.Mutex
+	nodes     map[vfs.NodeID]nodeRefs
+	trigger   int
+	forgotten int // nodes, ever
 }
 
-type nodeRefs struct{ kernel, fs uint64 }
+type nodeRefs struct {
+	kernel, fs uint64
+	recent     bool // it was looked up since oldest has seen it
+}
+
+func (t *nodeTable) init(trigger int) {
+	t.full, t.trigger = make(chan struct{}, 1), trigger
+	t.nodes = map[vfs.NodeID]nodeRefs{}
+}
 
 // add counts references of the kernel and ours.
 func (t *nodeTable) add(node vfs.NodeID, kernel, fs uint64) {
 	t.mu.Lock()
 	r := t.nodes[node]
-	t.nodes[node] = nodeRefs{r.kernel + kernel, r.fs + fs}
+	t.nodes[node] = nodeRefs{r.kernel + kernel, r.fs + fs, true}
+	full := len(t.nodes) > t.trigger
 	t.mu.Unlock()
+	if full {
+		select {
+		case t.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// wakeAt has full get a token when there are more than n nodes.
+func (t *nodeTable) wakeAt(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.trigger = n
+	select {
+	case <-t.full: // it is from before
+	default:
+	}
+}
+
+// size returns the number of nodes, and how many were forgotten so far.
+func (t *nodeTable) size() (n, forgotten int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.nodes), t.forgotten
+}
+
+func (t *nodeTable) len() int {
+	n, _ := t.size()
+	return n
+}
+
+// oldest returns n nodes, or all there are: first those that were not looked up since it
+// was called last, in no order. A working set that is a little too large so keeps a part of
+// itself, of which the order of use would leave nothing.
+func (t *nodeTable) oldest(n int) []vfs.NodeID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ids := make([]vfs.NodeID, 0, min(n, len(t.nodes)))
+	var recent []vfs.NodeID
+	for id, r := range t.nodes {
+		switch {
+		case len(ids) == cap(ids):
+			return ids
+		case !r.recent:
+			ids = append(ids, id)
+			continue
+		case len(recent) < cap(ids):
+			recent = append(recent, id)
+		}
+		r.recent = false
+		t.nodes[id] = r
+	}
+	return append(ids, recent[:min(cap(ids)-len(ids), len(recent))]...)
 }
 
 // forget takes back n references of the kernel and returns how many of ours go
@@ -40,6 +106,7 @@ func (t *nodeTable) forget(node vfs.NodeID, n uint64) uint64 {
 		return 0
 	}
 	delete(t.nodes, node)
+	t.forgotten++
 	return r.fs
 }
 

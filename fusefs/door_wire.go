@@ -46,7 +46,9 @@ const (
 	fuseReadDirPlus = 44
 	fuseRename2     = 45
 
-	notifyInvalInode = 2 // enum fuse_notify_code
+	// enum fuse_notify_code
+	notifyInvalInode = 2
+	notifyPrune      = 9
 )
 
 const (

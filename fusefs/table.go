@@ -3,12 +3,15 @@ package fusefs
 import (
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/internal/vfs"
 )
 
 // hardLimit is how many times the limit of inodes may be exceeded when all of
-// them are referenced: by the kernel's dentries behind a FUSE door.
-const hardLimit = 16
+// them are referenced: by open files behind a FUSE door, or by the kernel's
+// dentries where it cannot be made to drop them.
+const hardLimit = 128
 
 // rawKey is what the kernel knows a file by, as a map key.
 type rawKey struct {
@@ -55,11 +58,11 @@ func (t *table) hasRoom() bool {
 }
 
 // hasSlack reports whether another can come for now: one of those that come later makes
-// the others go.
+// the others go, if any can.
 func (t *table) hasSlack() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return len(t.byID) < t.limit+min(t.limit, maxEvict)
+	return len(t.byID) < t.limit+min(t.limit, maxEvict) || t.tail == nil
 }
 
 func (t *table) get(id vfs.NodeID) *inode {
@@ -110,7 +113,7 @@ func (t *table) insert(in *inode) (*inode, error) {
 		return old, nil
 	}
 	if len(t.byID) >= t.limit*hardLimit {
-		return nil, vfs.ErrJukebox
+		return nil, unix.ENOMEM // nobody should wait for what may never come
 	}
 	t.last++ // never used again: RootID comes first
 	in.id, in.refs = t.last, 1

@@ -12,24 +12,28 @@ import (
 
 const (
 	defaultMemory = 64 << 20
-	// goHeap is what the Go runtime may use besides the arena: requests in
-	// flight, connections, inodes.
+	// goHeap is what the Go runtime may use besides the arena and inodes: requests in
+	// flight, connections.
 	goHeap = 24 << 20
+	// storeInode and clientInode are what an inode takes, with its part in tables, and
+	// half as much again: the garbage collector must not come near the limit, or it
+	// runs all the time.
+	storeInode, clientInode = 2048, 2048
 	// perPage is what the records of one page of the arena take.
 	perPage = 96
 )
 
 // newMemory makes an arena and starts its managers; the rest of the process is
 // kept small. The arena is touched and locked by alloc, in a process that is
-// guarded.
-func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard) (*stack.Memory, error) {
+// guarded. inodes is how many bytes inodes may take.
+func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard, inodes int) (*stack.Memory, error) {
 	cfg.Lock = guard != nil
 	mem, err := stack.NewMemory(cfg)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(goHeap + int64(mem.Arena.Total())*perPage)
+	debug.SetMemoryLimit(goHeap + int64(inodes) + int64(mem.Arena.Total())*perPage)
 	if !mem.Arena.Locked() {
 		guard.Miss(hostguard.Missing{
 			What:   fmt.Sprintf("locked memory for data (%s)", formatSize(int64(mem.Arena.Total())<<alloc.PageShift)),

@@ -29,7 +29,7 @@ func TestMemoryMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watch.Stop()
-	mem, err := newMemory(stack.DefaultMemory(8<<20), nil)
+	mem, err := newMemory(stack.DefaultMemory(8<<20), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

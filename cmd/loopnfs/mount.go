@@ -157,6 +157,7 @@ func (o *mountOptions) config() (cfg stack.ClientConfig, err error) {
 		Door: fusefs.DoorConfig{
 			Mountpoint: o.mountpoint, FsName: host + ":" + name,
 			AttrTimeout: nfs.AttrTimeout, EntryTimeout: nfs.AttrTimeout,
+			Dropper: dropper,
 		},
 	}, nil
 }

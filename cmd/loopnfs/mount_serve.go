@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"loopnfs/alloc"
+	"loopnfs/fusefs"
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/stack"
 	"loopnfs/reclaim/writeback"
@@ -38,7 +39,7 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 	guard.Protect(guardConfig(fuseThreads))
 	memory := stack.DefaultMemory(int64(opts.memory))
 	memory.Background = clientBackground
-	mem, err := newMemory(memory, guard)
+	mem, err := newMemory(memory, guard, fusefs.DefaultMaxNodes*clientInode)
 	if err != nil {
 		return err
 	}

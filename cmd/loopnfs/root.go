@@ -11,6 +11,7 @@ var subcommands = []func() *cobra.Command{
 	newLeaseCommand,
 	newDrillCommand,
 	newUmountOnlyCommand,
+	newDropUnusedCommand,
 }
 
 func newRootCommand() *cobra.Command {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"loopnfs/fusefs"
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/lease"
 	"loopnfs/internal/memgroup"
@@ -118,7 +119,7 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 	}
 	cfg = stack.ServerConfig{
 		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async, Locks: o.locks,
-		Buffered: !o.without.has(directIO),
+		Buffered: !o.without.has(directIO), Dropper: dropper,
 	}
 	if cfg.Exports, err = o.allExports(); err != nil {
 		return cfg, err
@@ -148,6 +149,15 @@ func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
 	return cfg
 }
 
+// inodeBytes is what the inodes of so many exports may take.
+func (o *serveOptions) inodeBytes(exports int) int {
+	n := exports * fusefs.DefaultMaxInodes
+	if o.fuse != "" {
+		n += fusefs.DefaultMaxNodes - fusefs.DefaultMaxInodes // they refer to the same inodes
+	}
+	return n * storeInode
+}
+
 func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	cfg, err := opts.config()
 	if err != nil {
@@ -169,7 +179,7 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	cfg.Logger = log
 	manager := startNotifier(log)
 	guard.Protect(opts.guardConfig(len(cfg.Exports), keep))
-	mem, err := newMemory(opts.memoryConfig(keep), guard)
+	mem, err := newMemory(opts.memoryConfig(keep), guard, opts.inodeBytes(len(cfg.Exports)))
 	if err != nil {
 		return err
 	}

@@ -62,6 +62,17 @@ func Start() (*Watcher, error) {
 	return w, nil
 }
 
+// ShortNow looks once whether this host is short of memory. It is if nobody can tell.
+func ShortNow() bool {
+	src, err := openProc("/proc")
+	if err != nil {
+		return true
+	}
+	defer src.Close()
+	w := Watcher{judge: judge{limits: DefaultLimits()}}
+	return src.Read(&w.sample) != nil || w.judge.step(time.Now(), w.sample, false)
+}
+
 // Watch watches src, which it closes in Stop. It fails if src cannot be read.
 func Watch(src Source, limits Limits) (*Watcher, error) {
 	w := &Watcher{src: src, judge: judge{limits: limits}, stopped: make(chan struct{})}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -50,6 +51,8 @@ type ServerConfig struct {
 	// Fuse, if not empty, is where the first export is mounted by a door of
 	// its own.
 	Fuse string
+	// Dropper: see fusefs.DoorConfig.
+	Dropper func(mountpoint string, id int) (*exec.Cmd, error)
 
 	// Workers is how many requests are carried out at once; 0 for the default.
 	Workers int
@@ -205,7 +208,7 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 	}
 	s.Door, err = fusefs.MountFS(fusefs.DoorConfig{
 		FS: exports[0].FS, Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
-		MaxInflightBytes: doorInflight, Graph: mem.Graph, Logger: cfg.Logger,
+		MaxInflightBytes: doorInflight, Dropper: cfg.Dropper, Graph: mem.Graph, Logger: cfg.Logger,
 	})
 	return s, err
 }
