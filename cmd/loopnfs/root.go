@@ -10,6 +10,7 @@ var subcommands = []func() *cobra.Command{
 	newPingCommand,
 	newDoctorCommand,
 	newDrillCommand,
+	newFailoverCommand,
 	newUmountOnlyCommand,
 }
 
