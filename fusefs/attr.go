@@ -112,8 +112,8 @@ func (in *inode) bump() {
 }
 
 // fill writes the attributes that callers see. am is held.
-func (in *inode) fill(a *vfs.Attr) {
-	*a = attrOf(&in.st)
+func (s *Store) fill(in *inode, a *vfs.Attr) {
+	*a = s.attrOf(&in.st)
 	a.Mtime, a.Ctime = in.mtime, in.ctime
 	if in.typ == vfs.TypeRegular {
 		a.Size = in.size.Load()
@@ -143,7 +143,7 @@ func (s *Store) attrNow(op *vfs.Op, in *inode, fd int, a *vfs.Attr) error {
 	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
-	in.fill(a)
+	s.fill(in, a)
 	return nil
 }
 
@@ -157,7 +157,7 @@ func (s *Store) attrNew(op *vfs.Op, in *inode, a *vfs.Attr) error {
 	if in.nameless() {
 		return vfs.ErrStale
 	}
-	in.fill(a)
+	s.fill(in, a)
 	return nil
 }
 

@@ -50,6 +50,9 @@ type StoreConfig struct {
 	// the file system has none, with mode 0600. It must outlive the process,
 	// go where Dir goes, and lie outside of Dir.
 	StateDir string
+	// Epoch is a number that no other start with this StateDir has, for the write
+	// verifier; 0 if there is none.
+	Epoch uint32
 	// MaxIO is the largest READ and WRITE, in bytes: a multiple of MinIO, up
 	// to MaxMaxIO, which is the default. A small arena lowers it.
 	MaxIO uint32

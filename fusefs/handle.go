@@ -4,9 +4,11 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"unsafe"
@@ -89,18 +91,28 @@ func (s *Store) mac(b []byte) (sum [macSize]byte) {
 	return sum
 }
 
-// useKey has handles checked with the export's key, which has one of names.
-func (s *Store) useKey(stateDir string, names []string) error {
-	key, err := loadKey(stateDir, names)
+// useKey has handles checked with the export's key, which has one of names. The number
+// of the file system that clients see comes from it, too: that of its device changes.
+func (s *Store) useKey(stateDir string, names keyNames) error {
+	key, err := loadKey(stateDir, names, s.log)
 	s.macHash, s.macBuf = hmac.New(sha256.New, key[:]), make([]byte, 0, maxHandle)
+	sum := s.mac([]byte("fsid"))
+	s.fsid = binary.BigEndian.Uint64(sum[:])
 	return err
 }
 
-// loadKey reads the export's key from the state directory, or makes one. The
-// name of the file belongs to the exported directory and its file system, not
-// to the path or the device it is at today, where the kernel can tell.
-func loadKey(stateDir string, names []string) (key [keySize]byte, err error) {
-	for _, name := range names {
+// keyNames are the names that a key may have, best first. They belong to the exported
+// directory and its file system, not to the path it is at today. The first of them,
+// lasting in number, hold on every host and device that the disk may come to; the key
+// is kept under all of these, or under the best if there is none.
+type keyNames struct {
+	names   []string
+	lasting int
+}
+
+// loadKey reads the export's key from the state directory, or makes one.
+func loadKey(stateDir string, names keyNames, log *slog.Logger) (key [keySize]byte, err error) {
+	for i, name := range names.names {
 		b, err := os.ReadFile(filepath.Join(stateDir, name))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -112,27 +124,74 @@ func loadKey(stateDir string, names []string) (key [keySize]byte, err error) {
 			return key, fmt.Errorf("%s holds %d bytes, want %d: restore it from a copy, or delete it, which makes every file handle of the clients stale",
 				filepath.Join(stateDir, name), len(b), keySize)
 		}
+		if err := names.link(stateDir, i); err != nil {
+			log.Warn("the key of the file handles is not kept under all its names", "error", err,
+				"costs", "file handles may be stale on another host", "remedy", "make "+stateDir+" writable and start the server again")
+		}
 		return [keySize]byte(b), nil
 	}
 	if _, err := rand.Read(key[:]); err != nil {
 		return key, err
 	}
-	return makeKey(stateDir, names[0], key)
+	if key, err = makeKey(stateDir, names.names[0], key); err != nil {
+		return key, err
+	}
+	return key, names.link(stateDir, 0)
 }
 
-// keyNames returns the names the key may have, best first.
-func keyNames(rootFD int, root *rawHandle) []string {
-	var names []string
-	if id, ok := fsUUID(rootFD); ok {
-		names = append(names, keyName(id, root))
+// link gives the key that was found as names[at] all lasting names.
+func (n *keyNames) link(dir string, at int) error {
+	made := false
+	for _, name := range n.names[:n.lasting] {
+		err := os.Link(filepath.Join(dir, n.names[at]), filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cannot keep the key of the file handles: %w", err)
+		}
+		made = made || err == nil
 	}
+	if !made {
+		return nil
+	}
+	return syncDir(dir)
+}
+
+// keyNames returns the names of the key of the export whose root the kernel knows by
+// root. What lies on the exported file system itself needs no name for that, which not
+// all kernels tell: there the state directory stands for it.
+func (s *Store) keyNames(stateDir string, root *rawHandle) (n keyNames) {
+	if at, ok := s.besides(stateDir); ok {
+		n.names = append(n.names, keyName(append([]byte("beside "), at...), root))
+	}
+	if id, ok := fsUUID(s.rootFD); ok {
+		n.names = append(n.names, keyName(id, root))
+	}
+	n.lasting = len(n.names)
 	var sf unix.Statfs_t
-	if unix.Fstatfs(rootFD, &sf) == nil && sf.Fsid != (unix.Fsid{}) {
-		names = append(names, keyName(unsafe.Slice((*byte)(unsafe.Pointer(&sf.Fsid)), unsafe.Sizeof(sf.Fsid)), root))
+	if unix.Fstatfs(s.rootFD, &sf) == nil && sf.Fsid != (unix.Fsid{}) {
+		n.names = append(n.names, keyName(unsafe.Slice((*byte)(unsafe.Pointer(&sf.Fsid)), unsafe.Sizeof(sf.Fsid)), root))
 	}
+	n.names = append(n.names, keyName(fmt.Appendf(nil, "dev %d", s.dev), root))
+	return n
+}
+
+// besides returns what tells the state directory from all others of its file system, if
+// that is the exported one: its handle, or inode number. A copy of it elsewhere differs.
+func (s *Store) besides(stateDir string) (at []byte, ok bool) {
+	fd, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, false
+	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	_ = fstat(rootFD, &st)
-	return append(names, keyName(fmt.Appendf(nil, "dev %d", st.Dev), root))
+	if fstat(fd, &st) != nil || st.Dev != s.dev {
+		return nil, false
+	}
+	var raw rawHandle
+	var mount int32
+	if nameToHandle(fd, &raw, &mount) == nil {
+		return append([]byte{byte(raw.typ)}, raw.data[:raw.bytes]...), true
+	}
+	return binary.BigEndian.AppendUint64(nil, st.Ino), true
 }
 
 func keyName(fs []byte, root *rawHandle) string {

@@ -54,7 +54,7 @@ func (s *Store) mayRead(op *vfs.Op, in *inode, fd int, attr *vfs.Attr) error {
 		return err
 	}
 	if attr != nil {
-		in.fill(attr)
+		s.fill(in, attr)
 	}
 	return s.ioPermission(op, in, fd, vfs.MayRead)
 }

@@ -92,16 +92,16 @@ func (s *Store) statFD(fd int, a *vfs.Attr) error {
 	case st.Nlink == 0:
 		return vfs.ErrStale
 	}
-	*a = attrOf(&st)
+	*a = s.attrOf(&st)
 	return nil
 }
 
 // attrOf returns the attributes of the backing file.
-func attrOf(st *unix.Stat_t) vfs.Attr {
+func (s *Store) attrOf(st *unix.Stat_t) vfs.Attr {
 	return vfs.Attr{
 		Type: typeOf(st.Mode), Mode: st.Mode & 0o7777, Nlink: uint32(st.Nlink),
 		UID: st.Uid, GID: st.Gid, Size: uint64(st.Size), Used: uint64(st.Blocks) * 512,
-		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), FSID: st.Dev, Ino: st.Ino,
+		Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), FSID: s.fsid, Ino: st.Ino,
 		Atime: timeOf(st.Atim), Mtime: timeOf(st.Mtim), Ctime: timeOf(st.Ctim),
 	}
 }

@@ -37,6 +37,7 @@ type Store struct {
 	rootIno   uint64
 	rootMount int32
 	dev       uint64
+	fsid      uint64 // of the file system, to clients
 	fsType    string
 	readOnly  bool
 	macMu     sync.Mutex
@@ -92,8 +93,11 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 }
 
 func (s *Store) open1(cfg *StoreConfig) error {
-	if err := outside(cfg.StateDir, cfg.Dir); err != nil {
-		return err
+	if fi, err := os.Stat(cfg.StateDir); err != nil || !fi.IsDir() {
+		return fmt.Errorf("the state directory %s is not there: create it, readable for root only", cfg.StateDir)
+	}
+	if err := Outside(cfg.StateDir, cfg.Dir); err != nil {
+		return fmt.Errorf("the state directory %w: its clients could read the key of the file handles; put it elsewhere, next to the export for example", err)
 	}
 	var err error
 	if s.rootFD, err = unix.Open(cfg.Dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
@@ -126,9 +130,7 @@ func (s *Store) sizeTo(cfg *StoreConfig) {
 	s.noDirect.Store(cfg.Buffered)
 	s.nodes.init(cfg.MaxInodes)
 	s.fds.limit = raiseFiles(cfg.MaxFiles)
-	var v [8]byte
-	_, _ = rand.Read(v[:])
-	s.verifier.Store(binary.BigEndian.Uint64(v[:]))
+	s.verifier.Store(firstVerifier(cfg.Epoch))
 }
 
 // probe checks what the process may do and what the backing file system can.
@@ -154,7 +156,7 @@ func (s *Store) probe(cfg *StoreConfig) error {
 	if noHandles != nil {
 		return s.useTable(cfg, st.Ino, noHandles)
 	}
-	return s.useKey(cfg.StateDir, keyNames(s.rootFD, &raw))
+	return s.useKey(cfg.StateDir, s.keyNames(cfg.StateDir, &raw))
 }
 
 // kernelHandles reports why the backing file system has no handles that can be
@@ -175,9 +177,9 @@ func (s *Store) kernelHandles(raw *rawHandle) (no, err error) {
 }
 
 // useTable has a table in the state directory do what the file system cannot. Its
-// name comes from the inode number of the root, and from the number of the file system
-// if it has one (statfs): what has no handles often has no other that stays from mount
-// to mount.
+// name comes from the inode number of the root, and from the state directory if that is
+// on the same file system, else from the number of the file system if it has one
+// (statfs): what has no handles often has no other that stays from mount to mount.
 func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
 	if err := s.keepsInodes(); err != nil {
 		return err
@@ -189,11 +191,15 @@ func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
 	}
 	root := rawHandle{typ: tableType, bytes: 8}
 	binary.BigEndian.PutUint64(root.data[:], ino)
-	name := keyName(fmt.Appendf(nil, "table %v", sf.Fsid.Val), &root)
-	if err := s.useKey(cfg.StateDir, []string{name}); err != nil {
+	var names keyNames
+	if at, ok := s.besides(cfg.StateDir); ok {
+		names = keyNames{[]string{keyName(append([]byte("table beside "), at...), &root)}, 1}
+	}
+	names.names = append(names.names, keyName(fmt.Appendf(nil, "table %v", sf.Fsid.Val), &root))
+	if err := s.useKey(cfg.StateDir, names); err != nil {
 		return err
 	}
-	name = strings.TrimSuffix(name, ".key") + ".ids"
+	name := names.table(cfg.StateDir)
 	if s.ids, err = openTable(cfg.StateDir, name, s.rootFD, ino, s.fsType == "overlay", s.log); err != nil {
 		return err
 	}
@@ -203,6 +209,17 @@ func (s *Store) useTable(cfg *StoreConfig, ino uint64, why error) error {
 		"files", len(s.ids.byNumber)-1, "limit", s.ids.limit, "bytes_per_file", recordBytes,
 		"remedy", "export a directory of ext4, XFS, btrfs or tmpfs")
 	return nil
+}
+
+// table returns the name of the table in dir: that which is there, or the best.
+func (n *keyNames) table(dir string) string {
+	for _, key := range n.names {
+		name := strings.TrimSuffix(key, ".key") + ".ids"
+		if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+			return name
+		}
+	}
+	return strings.TrimSuffix(n.names[0], ".key") + ".ids"
 }
 
 // keepsInodes reports whether files can be told by their inode numbers.
@@ -232,33 +249,6 @@ func processGroups() ([]uint32, error) {
 	return groups, err
 }
 
-// outside reports whether state is a directory that clients of dir cannot read.
-func outside(state, dir string) error {
-	if fi, err := os.Stat(state); err != nil || !fi.IsDir() {
-		return fmt.Errorf("the state directory %s is not there: create it, readable for root only", state)
-	}
-	a, err := realPath(state)
-	if err != nil {
-		return err
-	}
-	b, err := realPath(dir)
-	if err != nil {
-		return err
-	}
-	if a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") {
-		return fmt.Errorf("the state directory %s lies in the export: its clients could read the key of the file handles; put it elsewhere", state)
-	}
-	return nil
-}
-
-func realPath(p string) (string, error) {
-	p, err := filepath.Abs(p)
-	if err != nil {
-		return "", err
-	}
-	return filepath.EvalSymlinks(p)
-}
-
 // fsTypeName names the file systems that people know.
 func fsTypeName(magic int64) string {
 	names := map[int64]string{
@@ -280,6 +270,19 @@ func (s *Store) Start() {
 
 // BDI returns the device that the store's pages are accounted to.
 func (s *Store) BDI() *writeback.BDI { return s.bdi }
+
+// firstVerifier returns a write verifier that no other start has had: its upper half is
+// the epoch. Without one it is drawn at random. The lower half counts, and does not
+// reach the upper.
+func firstVerifier(epoch uint32) uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	v := binary.BigEndian.Uint64(b[:])
+	if epoch == 0 {
+		return v
+	}
+	return uint64(epoch)<<32 | v&(1<<31-1)
+}
 
 // Verifier returns the present write verifier.
 func (s *Store) Verifier() (v vfs.Verifier) {

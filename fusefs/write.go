@@ -136,7 +136,7 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 	if err := s.look(op, in, fd); err != nil {
 		return err
 	}
-	in.fill(&w.Post)
+	s.fill(in, &w.Post)
 	w.Pre, w.HasPre = w.Post.Pre(), true
 	return s.ioPermission(op, in, fd, vfs.MayWrite)
 }
@@ -215,7 +215,7 @@ func (s *Store) dirtyPages(op *vfs.Op, in *inode, fd int, sp span, b *scratch, r
 		in.m.MarkDirty(f)
 	}
 	s.stripSuid(op, in, fd)
-	in.fill(&res.WCC.Post)
+	s.fill(in, &res.WCC.Post)
 	res.WCC.HasPost, res.Count = true, uint32(sp.n)
 }
 

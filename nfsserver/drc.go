@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -216,6 +215,12 @@ func (e *dupEntry) cameFrom(c *client) {
 	}
 }
 
+// outlived reports whether the reply of e is one of the server before, and this one has
+// been there for so long that who needs it has asked.
+func (d *drc) outlived(e *dupEntry) bool {
+	return e.from.id == 0 && d.journal.tooOld(d.journal.base, d.journal.now())
+}
+
 // begin looks for a call like r.
 func (d *drc) begin(r *request) verdict {
 	if !r.duplicable() {
@@ -225,7 +230,7 @@ func (d *drc) begin(r *request) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.find(&key)
-	if e != nil && e.owner == nil && r.conn.client.isAnother(e.from) {
+	if e != nil && e.owner == nil && (r.conn.client.isAnother(e.from) || d.outlived(e)) {
 		d.forget(e)
 		e = nil
 	}
@@ -315,7 +320,7 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	e.from.recorded = e.from.recorded || journal
 	d.mu.Unlock()
 	if journal {
-		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: e.key, port: port, reply: reply})
+		d.journal.write(&journaled{seq: seq, key: e.key, port: port, reply: reply})
 	}
 	return &d.kept[seq%keptReplies]
 }
@@ -346,7 +351,7 @@ func (d *drc) ends(c *client) {
 	}
 	d.mu.Unlock()
 	if tell {
-		d.journal.write(&journaled{seq: seq, when: time.Now().Unix(), key: dupKey{addr: c.addr}, port: c.port})
+		d.journal.write(&journaled{seq: seq, key: dupKey{addr: c.addr}, port: c.port})
 	}
 }
 

@@ -609,8 +609,8 @@ func TestDamagedJournal(t *testing.T) {
 		"too short":    rec[:100],
 		"one record":   rec[:],
 		"all the same": bytes.Repeat(rec[:], keptReplies),
-		"noise":        pattern(keptReplies * journalRec),
-		"too long":     make([]byte, 2*keptReplies*journalRec),
+		"noise":        pattern(journalLen),
+		"too long":     make([]byte, 2*journalLen),
 	} {
 		if err := os.WriteFile(name, file, 0o600); err != nil {
 			t.Fatal(err)
@@ -623,7 +623,7 @@ func TestDamagedJournal(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		j.close()
-		if st, err := os.Stat(name); err != nil || st.Size() != keptReplies*journalRec {
+		if st, err := os.Stat(name); err != nil || st.Size() != journalLen {
 			t.Errorf("%s: the file has %d bytes (%v)", what, st.Size(), err)
 		}
 	}
@@ -667,6 +667,78 @@ func TestNoRoomForJournal(t *testing.T) {
 		if !strings.Contains(f.logs.String(), "next start") {
 			t.Errorf("the operator is not told: %s", f.logs)
 		}
+	}
+}
+
+// How old a reply is, is told by the time in which there was a server, whatever clocks say.
+func TestAgeOfReplies(t *testing.T) {
+	const age = int64(journalAge / time.Second)
+	dir := t.TempDir()
+	write := func(now int64, xid uint32) { // by a server that has been there until now
+		j, err := openJournal(dir, true, nil)
+		check(t, err)
+		d, err := newDRC(8, j)
+		check(t, err)
+		j.base = now
+		j.write(&journaled{seq: d.seq, key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)})
+		check(t, j.close())
+	}
+	heeds := func(xid uint32) bool {
+		j, err := openJournal(dir, true, nil)
+		check(t, err)
+		defer j.close()
+		d, err := newDRC(8, j)
+		check(t, err)
+		return d.find(&dupKey{xid: xid, proc: nfs3.ProcRemove}) != nil
+	}
+	for _, start := range []int64{3, 1 << 33, 1 << 40} { // 1970, 2242, and one day
+		check(t, os.RemoveAll(filepath.Join(dir, journalName)))
+		write(start, 1)
+		if !heeds(1) {
+			t.Errorf("clock at %d: a reply of a moment ago is not heeded", start)
+		}
+		write(start+age-5, 2)
+		if !heeds(1) || !heeds(2) {
+			t.Errorf("clock at %d: replies of the last ten minutes are not heeded", start)
+		}
+		write(start+age+5, 3)
+		if heeds(1) || !heeds(2) || !heeds(3) {
+			t.Errorf("clock at %d: a reply of more than ten minutes ago is heeded", start)
+		}
+		j, err := openJournal(dir, true, nil) // nothing is changed, and time goes by
+		check(t, err)
+		_, err = newDRC(8, j)
+		check(t, err)
+		for range 2 {
+			j.base += age/2 + 10
+			j.tick()
+		}
+		check(t, j.close())
+		if heeds(3) {
+			t.Errorf("clock at %d: an idle server does not let replies grow old", start)
+		}
+	}
+}
+
+// A reply of the server before is heeded for ten minutes of this one.
+func TestRestoredRepliesAreForgotten(t *testing.T) {
+	dir := t.TempDir()
+	f := serve(t, func(cfg *Config) { cfg.StateDir = dir })
+	rec := sameCall(1, nfs3.ProcRemove, removeArgs(dial(t, f.addr).root(), "a"), nil)
+	f.fs.put(t, rootNode, "a", nil)
+	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	check(t, f.srv.Close())
+	f.srv, f.addr = start(t, f.srv.cfg)
+	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusOK {
+		t.Errorf("at once: %v", st)
+	}
+	check(t, f.srv.Close())
+	f.srv, f.addr = start(t, f.srv.cfg)
+	f.srv.dups.journal.since = f.srv.dups.journal.since.Add(-journalAge - 2*time.Second)
+	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusNoEnt {
+		t.Errorf("after ten minutes: %v", st)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,16 +20,23 @@ import (
 //	CRC-32C of the rest | sequence number + 1 | time | key | port | length | reply from its XID on
 //	         4          |         8           |  8   | 36  |  4   |   4    |       maxKept
 //
-// all in big endian, time in seconds since 1970. A length of 0 says that the client of
-// that address and port has all its replies. A record that was not written whole is as if
-// it were not there.
+// all in big endian. A length of 0 says that the client of that address and port has all
+// its replies. A record that was not written whole is as if it were not there.
+//
+// Time is that of the journal: seconds in which there was a server. It goes on where the
+// last one stopped, so it does not matter what the clock of its host said, nor for how long
+// nobody served, which two hosts cannot tell, and in which clients wait. One more record
+// behind the others says what time it is, so that an idle server lets replies grow old.
 const (
 	journalName = "replies"
 	journalHead = 4 + 8 + 8 + 36 + 4 + 4
 	journalRec  = 512
-	// journalAge is how long a client may need to find the next server. Older
-	// replies are not heeded: another client may have come to the same XID.
+	journalLen  = (keptReplies + 1) * journalRec
+	// journalAge is for how long a reply is heeded: so long before a server ends, and so
+	// long after the next has started. Then another client may have come to the same XID.
 	journalAge = 10 * time.Minute
+	// journalTick is how often the time is written, while there are such replies.
+	journalTick = time.Minute
 )
 
 // replyJournal keeps replies for the next server.
@@ -39,6 +47,12 @@ type replyJournal struct {
 	async bool
 
 	bufs sync.Pool // of *[journalRec]byte
+
+	base    int64         // the time at the start, in s
+	since   time.Time     // when that was
+	newest  atomic.Int64  // time of a record
+	quit    chan struct{} // closed by close
+	ticking sync.WaitGroup
 
 	// Those who write at the same time share a sync.
 	mu             sync.Mutex
@@ -56,7 +70,7 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
-	j := &replyJournal{f: f, async: async, noise: noise}
+	j := &replyJournal{f: f, async: async, noise: noise, since: time.Now(), quit: make(chan struct{})}
 	j.cond.L = &j.mu
 	j.bufs.New = func() any { return new([journalRec]byte) }
 	if err := j.prepare(); err != nil {
@@ -79,19 +93,23 @@ func (j *replyJournal) prepare() error {
 	if err == nil && !st.Mode().IsRegular() {
 		err = errors.New("not a file")
 	}
-	if err != nil || st.Size() == keptReplies*journalRec {
+	if err != nil || st.Size() == journalLen {
 		return err
 	}
-	if _, err := j.f.WriteAt(make([]byte, keptReplies*journalRec), 0); err != nil {
+	has := min(st.Size(), journalLen)
+	if _, err := j.f.WriteAt(make([]byte, journalLen-has), has); err != nil {
 		return err
 	}
-	return errors.Join(j.f.Truncate(keptReplies*journalRec), j.f.Sync())
+	return errors.Join(j.f.Truncate(journalLen), j.f.Sync())
 }
 
 func (j *replyJournal) close() error {
 	if j == nil {
 		return nil
 	}
+	close(j.quit)
+	j.ticking.Wait()
+	j.tick()
 	return j.f.Close()
 }
 
@@ -104,21 +122,64 @@ type journaled struct {
 	reply []byte
 }
 
-// load returns what the last server left, oldest first.
+// load returns what the last server left, oldest first, and has the time go on from there.
 func (j *replyJournal) load() ([]journaled, error) {
-	all := make([]byte, keptReplies*journalRec)
+	all := make([]byte, journalLen)
 	if _, err := j.f.ReadAt(all, 0); err != nil {
 		return nil, err
 	}
 	var found []journaled
-	oldest := time.Now().Add(-journalAge).Unix()
-	for rec := range slices.Chunk(all, journalRec) {
-		if r, ok := decodeJournaled(rec); ok && r.when >= oldest {
+	for rec := range slices.Chunk(all[:keptReplies*journalRec], journalRec) {
+		if r, ok := decodeJournaled(rec); ok {
 			found = append(found, r)
+			j.newest.Store(max(j.newest.Load(), r.when))
 		}
 	}
+	j.base = j.newest.Load()
+	if mark, ok := decodeJournaled(all[keptReplies*journalRec:]); ok {
+		j.base = max(j.base, mark.when)
+	}
+	j.ticking.Go(j.keepTime)
+	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
 	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
 	return found, nil
+}
+
+// now returns the time.
+func (j *replyJournal) now() int64 { return j.base + int64(time.Since(j.since)/time.Second) }
+
+// tooOld reports whether a reply of that time is not heeded any more at now.
+func (j *replyJournal) tooOld(when, now int64) bool {
+	return now-when > int64(journalAge/time.Second)
+}
+
+// keepTime writes the time now and then, until the journal is closed.
+func (j *replyJournal) keepTime() {
+	t := time.NewTicker(journalTick)
+	defer t.Stop()
+	for {
+		select {
+		case <-j.quit:
+			return
+		case <-t.C:
+			j.tick()
+		}
+	}
+}
+
+// tick writes the time, if replies grow old by it. It is not worth a sync.
+func (j *replyJournal) tick() {
+	now := j.now()
+	if j.newest.Load() == 0 || j.tooOld(j.newest.Load(), now-2*int64(journalTick/time.Second)) {
+		return
+	}
+	b := j.bufs.Get().(*[journalRec]byte)
+	defer j.bufs.Put(b)
+	mark := journaled{when: now}
+	mark.encode(b)
+	if _, err := j.f.WriteAt(b[:], keptReplies*journalRec); err != nil {
+		j.noise.warn("the age of replies is not kept for the next start", "err", err)
+	}
 }
 
 // write puts a reply on stable storage, sooner or later if it is empty or j is async.
@@ -127,6 +188,8 @@ func (j *replyJournal) load() ([]journaled, error) {
 func (j *replyJournal) write(r *journaled) {
 	b := j.bufs.Get().(*[journalRec]byte)
 	defer j.bufs.Put(b)
+	r.when = j.now()
+	j.newest.Store(r.when)
 	r.encode(b)
 	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
 	if err == nil && len(r.reply) > 0 && !j.async {

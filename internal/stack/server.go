@@ -156,6 +156,8 @@ type Server struct {
 	mem    *Memory
 	addr   net.Addr
 	status []*net.UDPConn // of the status monitor; none without Locks
+	state  *os.File       // holds the epoch; locked
+	epoch  uint32         // of this start; 0 if it cannot be kept
 	served chan error     // one result of NFS.Serve
 
 	serving sync.WaitGroup // status
@@ -182,6 +184,9 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 			err = errors.Join(err, s.Stop(context.Background()))
 		}
 	}()
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
 	exports, err := s.startStores(cfg.Exports)
 	if err != nil {
 		return nil, err
@@ -215,10 +220,8 @@ func (s *Server) SetExports(list []ExportConfig) error {
 
 // startStores returns exports with a store each, starting those that are not there.
 func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
-	for _, x := range list {
-		if err := checkDir(x.Dir); err != nil {
-			return nil, err
-		}
+	if err := s.checkDirs(list); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,7 +252,7 @@ func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
 		return nil, fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
-		Dir: x.Dir, StateDir: state, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered,
+		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered,
 		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})
@@ -391,6 +394,10 @@ func (s *Server) Stop(ctx context.Context) error {
 		errs = append(errs, st.Shutdown())
 	}
 	s.stores = nil
+	if s.state != nil {
+		errs = append(errs, s.state.Close())
+		s.state = nil
+	}
 	return errors.Join(errs...)
 }
 
