@@ -51,6 +51,12 @@ type Result struct {
 	Stacks       []job.Stack  `json:"stacks,omitempty"`
 	Notes        []string     `json:"notes,omitempty"`
 	Timeline     []job.Sample `json:"timeline,omitempty"`
+	// What only the cluster tier measures: the faults, how many changes were answered,
+	// and how many of these were lost, or applied twice.
+	Takeovers []Takeover `json:"takeovers,omitempty"`
+	Promises  int        `json:"promises,omitempty"`
+	Lost      int        `json:"lost,omitempty"`
+	Twice     int        `json:"twice,omitempty"`
 	// Error says what broke, if something did.
 	Error string `json:"error,omitempty"`
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,9 @@ import (
 type failoverOptions struct {
 	dir, logs string
 	token     time.Duration
+	faults    []string
+	schedules int
+	seed      int64
 }
 
 func newFailoverCommand() *cobra.Command {
@@ -35,7 +39,10 @@ func newFailoverCommand() *cobra.Command {
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make the disk of the cluster in `DIR`, which is on a disk")
 	f.StringVar(&opts.logs, "logs", "", "keep the logs of all hosts in `DIR`")
 	f.DurationVar(&opts.token, "token", failover.DefaultToken, "how long the cluster waits for a sign of life of a node")
-	cmd.AddCommand(newFailoverHostCommand(), newFailoverPowerCommand())
+	f.StringSliceVar(&opts.faults, "fault", nil, "have this `FAULT` happen")
+	f.IntVar(&opts.schedules, "schedules", 0, "play `N` random schedules")
+	f.Int64Var(&opts.seed, "seed", 1, "of the load and of random schedules")
+	cmd.AddCommand(newFailoverHostCommand(), newFailoverPowerCommand(), newFailoverClientCommand(), newFailoverCheckCommand(), newFailoverHogCommand())
 	return cmd
 }
 
@@ -58,7 +65,33 @@ func runFailover(ctx context.Context, opts *failoverOptions, out, progress io.Wr
 	if err != nil {
 		return err
 	}
-	<-ctx.Done()
+	return playAll(ctx, c, opts, out)
+}
+
+func playAll(ctx context.Context, c *failover.Cluster, opts *failoverOptions, out io.Writer) error {
+	var schedules []failover.Schedule
+	for _, name := range opts.faults {
+		f, err := failover.FindFault(name)
+		if err != nil {
+			return err
+		}
+		schedules = append(schedules, failover.Schedule{Seed: opts.seed, Faults: []failover.Fault{f}})
+	}
+	for i := range opts.schedules {
+		schedules = append(schedules, c.Random(opts.seed+int64(i)))
+	}
+	for _, s := range schedules {
+		res := c.Play(ctx, s)
+		b, _ := json.Marshal(res)
+		fmt.Fprintf(out, "%s: %s %s promises %d lost %d twice %d\n", s.String(), res.Outcome, res.Error, res.Promises, res.Lost, res.Twice)
+		for _, t := range res.Takeovers {
+			fmt.Fprintf(out, "  %s %s->%s fenced %d server %d address %d open %d gaps %v\n", t.Fault, t.From, t.To, t.FencedMs, t.ServerMs, t.AddressMs, t.OpenMs, t.Gaps)
+		}
+		os.WriteFile("/tmp/wtc/last.json", b, 0o644)
+		if res.Error != "" {
+			return nil
+		}
+	}
 	return nil
 }
 
@@ -80,5 +113,38 @@ func newFailoverPowerCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&device, "device", "", "`socket` of the power switch")
+	return cmd
+}
+
+// newFailoverClientCommand is what the clients of a host are, not for people.
+func newFailoverClientCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "client", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+			defer stop()
+			return failover.RunClient(ctx, cmd.InOrStdin())
+		},
+	}
+}
+
+// newFailoverCheckCommand looks at what they were promised.
+func newFailoverCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "check", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return failover.RunCheck(cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
+
+// newFailoverHogCommand takes memory, until it is killed.
+func newFailoverHogCommand() *cobra.Command {
+	var bytes int64
+	cmd := &cobra.Command{
+		Use: "hog", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return failover.Hog(cmd.Context(), bytes) },
+	}
+	cmd.Flags().Int64Var(&bytes, "bytes", 0, "how much")
 	return cmd
 }

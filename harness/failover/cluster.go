@@ -76,6 +76,7 @@ type Cluster struct {
 	mu     sync.Mutex
 	hosts  map[string]*host.Host
 	starts map[string]int
+	played int // schedules
 }
 
 // Up brings a cluster up and returns when its service answers. Whatever happens,
@@ -148,7 +149,7 @@ func (c *Cluster) writeSettings() error {
 	if err != nil {
 		return err
 	}
-	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\n",
+	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\nOPTIONS='--locks --squash none'\n",
 		defaults, c.disk.path, clusterDisk, c.opt.Token.Milliseconds(), addrs[node1], addrs[node2], serviceAddr, exportName,
 		labDir, powerSocket, network.Addr())
 	return os.WriteFile(c.lab("setup", "settings"), []byte(settings), 0o644)
@@ -212,7 +213,10 @@ func (c *Cluster) startNode(ctx context.Context, name string) error {
 		}
 	}
 	_, err := h.Start("/var/log/pacemaker.out", "", "env", "PCMK_logfile=/var/log/pacemaker/pacemaker.log", "pacemakerd", "-f")
-	if err == nil {
+	c.mu.Lock()
+	first := c.starts[name] == 1
+	c.mu.Unlock()
+	if err == nil && first {
 		c.events.follow(name, filepath.Join(c.logDir(name), "pacemaker", "pacemaker.log"))
 	}
 	return err

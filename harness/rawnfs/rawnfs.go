@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/nlm4"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
 )
@@ -28,13 +29,24 @@ func Record(xid, prog, proc uint32, args Encoder, payload []byte) []byte {
 	var e xdr.Encoder
 	mark := sunrpc.BeginRecord(&e)
 	sunrpc.EncodeCall(&e, &sunrpc.Call{
-		XID: xid, Prog: prog, Vers: nfs3.Version, Proc: proc,
+		XID: xid, Prog: prog, Vers: version(prog), Proc: proc,
 		Cred: sunrpc.Cred{Flavor: sunrpc.AuthSys, Sys: sunrpc.AuthSysCred{Machine: []byte("rawnfs")}},
 	})
 	args.Encode(&e)
 	e.FixedOpaque(payload)
 	sunrpc.EndRecord(&e, mark, 0)
 	return e.Buf
+}
+
+// version returns that of a program.
+func version(prog uint32) uint32 {
+	switch prog {
+	case nlm4.Program:
+		return nlm4.Version
+	case nlm4.StatusProgram:
+		return nlm4.StatusVersion
+	}
+	return nfs3.Version // also that of MOUNT
 }
 
 // DecodeReply decodes the reply to the call xid to res, and returns what follows: the data
@@ -84,7 +96,7 @@ func (c *Client) Call(proc uint32, args Encoder, payload []byte, res Decoder) (*
 	return c.CallTo(nfs3.Program, proc, args, payload, res)
 }
 
-// CallTo is Call for another program of the server: MOUNT, for instance.
+// CallTo is Call for another program of the server: MOUNT, or the lock manager.
 func (c *Client) CallTo(prog, proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
 	c.xid++
 	if err := c.nc.SetDeadline(time.Now().Add(c.limit)); err != nil {

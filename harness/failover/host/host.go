@@ -158,6 +158,9 @@ type Process struct {
 	replies chan reply
 }
 
+// Ended reports whether the process is gone, and Wait was not called yet.
+func (p *Process) Ended() bool { return len(p.replies) > 0 || p.h.Gone() }
+
 // Start starts a program that runs by itself. Its output goes to a file of the host.
 func (h *Host) Start(output, in string, argv ...string) (*Process, error) {
 	_, replies, err := h.ask(request{Argv: argv, In: in, Output: output})
@@ -170,6 +173,9 @@ func (h *Host) Start(output, in string, argv ...string) (*Process, error) {
 	}
 	return &Process{h, r.PID, replies}, err
 }
+
+// PID returns the number of the process in its host.
+func (p *Process) PID() int { return p.pid }
 
 // Signal sends a signal to the process.
 func (p *Process) Signal(s syscall.Signal) error { return p.h.Signal(p.pid, s) }
