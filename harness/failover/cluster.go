@@ -170,7 +170,7 @@ func (c *Cluster) boot(ctx context.Context, name string) error {
 	cfg := c.hostConfig(name)
 	cfg.Binds = map[string]string{labDir: c.lab(), "/var/log": c.logDir(name)}
 	if name != client1 {
-		cfg.Binds[c.disk.path] = c.disk.path
+		cfg.Devices = []string{c.disk.path}
 	}
 	group, err := c.groups.make(name)
 	if err != nil {

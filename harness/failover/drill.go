@@ -66,7 +66,8 @@ type run struct {
 	clients  map[string]*host.Process
 	configs  []ClientConfig
 	cases    []harness.Takeover
-	began    []moment // of the cases
+	began    []moment   // of the cases
+	lost     [][]string // the hosts that were switched off in each
 }
 
 // moment is a time by both clocks.
@@ -144,7 +145,7 @@ func (r *run) fault(ctx context.Context, f Fault) error {
 		second = node2
 	}
 	r.cases = append(r.cases, harness.Takeover{Fault: f.Name, Says: f.Says, From: serving})
-	r.began = append(r.began, now())
+	r.began, r.lost = append(r.began, now()), append(r.lost, nil)
 	r.events.note("%s, on %s: %s", f.Name, serving, f.Says)
 	err = f.inject(ctx, r.Cluster, &drama{rng: r.rng, serving: serving, second: second})
 	if err = errors.Join(err, ctx.Err()); err != nil {
@@ -155,6 +156,11 @@ func (r *run) fault(ctx context.Context, f Fault) error {
 	}
 	if err := r.awaitProgress(ctx); err != nil {
 		return err
+	}
+	for _, name := range nodeNames {
+		if r.Cluster.host(name).Gone() {
+			r.lost[len(r.lost)-1] = append(r.lost[len(r.lost)-1], name)
+		}
 	}
 	at, err := r.awaitServingNode(ctx)
 	if err != nil {
@@ -350,6 +356,9 @@ func (r *run) measure(res *harness.Result) {
 			to = r.began[i+1]
 		}
 		for _, name := range hostNames {
+			if slices.Contains(r.lost[i], name) {
+				continue // its clients went with it
+			}
 			if d, ok := r.gapOf(name, from.mono, to.mono); ok {
 				t.Gaps = append(t.Gaps, harness.Gap{Client: name, Ms: d.Milliseconds()})
 				res.StallMs = max(res.StallMs, d.Milliseconds())

@@ -180,7 +180,7 @@ func starvedSurvivor(ctx context.Context, c *Cluster, d *drama) (err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	hog, err := h.Start("/var/log/hog.out", "", "sh", "-c",
-		fmt.Sprintf("echo 1000 >/proc/self/oom_score_adj; while :; do loopnfs failover hog --bytes %d; done", hogBytes))
+		fmt.Sprintf("while :; do loopnfs failover hog --bytes %d; done", hogBytes))
 	if err != nil {
 		return err
 	}
@@ -189,12 +189,8 @@ func starvedSurvivor(ctx context.Context, c *Cluster, d *drama) (err error) {
 	if err == nil {
 		err = c.awaitServing(ctx, d.second)
 	}
-	return errors.Join(err, endHog(ctx, h, hog))
-}
-
-func endHog(ctx context.Context, h *host.Host, hog *host.Process) error {
-	_, err := h.Run(ctx, "pkill", "-KILL", "-s", fmt.Sprint(hog.PID()))
-	return err
+	_, endErr := h.Run(ctx, "pkill", "-KILL", "-s", fmt.Sprint(hog.PID())) // its session
+	return errors.Join(err, endErr)
 }
 
 // sleep waits, or until ctx ends.

@@ -11,6 +11,9 @@ import (
 // Hog takes n bytes of memory, and keeps touching them, until it is killed, as it should
 // be: by the limit of its control group. It must not be the machine that is short.
 func Hog(ctx context.Context, n int64) error {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+		return err
+	}
 	mem, err := unix.Mmap(-1, 0, int(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return err

@@ -15,9 +15,10 @@ type Config struct {
 	Scratch string
 	// Exe is the program; it is /usr/sbin/loopnfs in the host.
 	Exe string
-	// Binds are directories and devices of this machine that are in the host, too, by
-	// their path there.
+	// Binds are directories of this machine that are in the host, too, by their path there.
 	Binds map[string]string
+	// Devices are block devices that are in the host, too.
+	Devices []string
 }
 
 // Validate reports the first thing wrong with c.

@@ -146,6 +146,15 @@ func (c *Config) mountOwn(root string) error {
 			return err
 		}
 	}
+	for _, d := range c.Devices {
+		var st unix.Stat_t
+		if err := unix.Stat(d, &st); err != nil {
+			return fmt.Errorf("%s: %w", d, err)
+		}
+		if err := unix.Mknod(root+d, unix.S_IFBLK|0o600, int(st.Rdev)); err != nil {
+			return fmt.Errorf("make %s: %w", d, err)
+		}
+	}
 	return nil
 }
 
