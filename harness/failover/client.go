@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"loopnfs/harness/failover/recorder"
+	"loopnfs/harness/linear"
 	"loopnfs/harness/work"
 )
 
@@ -27,7 +28,10 @@ type ClientConfig struct {
 	Addr, Export string
 	Others       []string // hosts
 	State        uint32   // of the host, for the lock manager
-	Seed         int64
+	// Linear has the host also run clients whose calls are recorded one by one. It must
+	// not be switched off.
+	Linear bool
+	Seed   int64
 }
 
 // work is the load on data: see package work.
@@ -41,6 +45,9 @@ func (c *ClientConfig) work() work.Config {
 func (c *ClientConfig) namesDir() string { return filepath.Join(c.Dir, "names") }
 func (c *ClientConfig) namesLog() string { return filepath.Join(c.Logs, c.Name+".names") }
 func (c *ClientConfig) locksLog() string { return filepath.Join(c.Logs, c.Name+".locks") }
+
+func (c *ClientConfig) calls() string { return filepath.Join(c.Logs, c.Name+".calls") }
+
 func (c *ClientConfig) validate() error {
 	if c.Host == "" || c.Name == "" || !filepath.IsAbs(c.Dir) || !filepath.IsAbs(c.Logs) {
 		return errors.New("failover: a client needs a host, a name, and absolute paths")
@@ -79,6 +86,15 @@ func RunClient(ctx context.Context, in io.Reader) error {
 		func() error {
 			return (&recorder.Locker{Addr: c.Addr, Export: c.Export, Host: c.Host, State: c.State, Log: locks, Others: c.Others}).Run(ctx)
 		},
+	}
+	if c.Linear {
+		loads = append(loads, func() error {
+			l := linear.Load{
+				Addr: c.Addr, Export: c.Export, Name: filepath.Base(c.Logs) + "-linear", Seed: uint64(c.Seed), Clients: 3,
+				Think: 150 * time.Millisecond, Patience: 2 * time.Second,
+			}
+			return l.Run(ctx, c.calls())
+		})
 	}
 	errs := make([]error, len(loads))
 	var all sync.WaitGroup
@@ -154,6 +170,7 @@ func (c *Cluster) clientConfig(name, dir, logs string, seed int64) ClientConfig 
 	return ClientConfig{
 		Host: name, Name: fmt.Sprintf("%s.%d", name, start), Dir: mountpoint + "/" + dir, Logs: labDir + "/" + logs,
 		Addr: net.JoinHostPort(serviceAddr.String(), servicePort), Export: exportName, Others: others, State: uint32(2*start + 1), Seed: seed,
+		Linear: name == client1,
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"loopnfs/harness"
 	"loopnfs/harness/failover/host"
 	"loopnfs/harness/failover/recorder"
+	"loopnfs/harness/linear"
 )
 
 // Schedule is what goes wrong, one after the other, under one load.
@@ -63,6 +64,7 @@ type run struct {
 	schedule Schedule
 	name     string // of directories
 	rng      *rand.Rand
+	started  time.Time
 	clients  map[string]*host.Process
 	configs  []ClientConfig
 	cases    []harness.Takeover
@@ -92,11 +94,11 @@ func (c *Cluster) Play(ctx context.Context, s Schedule) harness.Result {
 		Drill: "takeover", Tier: harness.TierCluster, Server: "loopnfs", Seed: s.Seed,
 		Expected: harness.Survived, Outcome: harness.Failed, Cycle: []string{},
 	}
-	started := time.Now()
+	r.started = time.Now()
 	o := startObserver(c.groups)
 	err := r.play(ctx)
 	looks, both := o.stop()
-	res.Seconds = time.Since(started).Seconds()
+	res.Seconds = time.Since(r.started).Seconds()
 	if err == nil {
 		err = r.verify(ctx, &res)
 	}
@@ -343,7 +345,45 @@ func (r *run) verify(ctx context.Context, res *harness.Result) error {
 		res.Lost++
 		err = errors.Join(err, fmt.Errorf("lost: %s", found.Data))
 	}
-	return errors.Join(err, r.umount(ctx, client1))
+	return errors.Join(err, r.umount(ctx, client1), r.checkCalls(res))
+}
+
+// checkLimit is how long the search for an order of the calls may take.
+const checkLimit = time.Minute
+
+// checkCalls looks whether there is an order of all recorded calls that explains the
+// replies. Both the old and the new server may have carried out what was under way when
+// the new one was started: until then the old one had the disk.
+func (r *run) checkCalls(res *harness.Result) error {
+	var err error
+	for _, cfg := range r.configs {
+		if !cfg.Linear {
+			continue
+		}
+		rec, readErr := linear.ReadRecording(r.lab(r.name, filepath.Base(cfg.calls())))
+		if readErr != nil {
+			return readErr
+		}
+		n, checkErr := rec.Check(r.serverStarts(), checkLimit)
+		err = errors.Join(err, checkErr)
+		res.Notes = append(res.Notes, fmt.Sprintf("%d calls of six clients, %d servers: an order explains all replies", n, 1+len(r.serverStarts())))
+	}
+	if err != nil {
+		res.Twice++
+	}
+	return err
+}
+
+// serverStarts returns when servers started on the nodes since the clients began.
+func (r *run) serverStarts() []int64 {
+	var starts []int64
+	here := now()
+	for _, e := range r.events.since(r.started) {
+		if e.What == "nfs-server: start" {
+			starts = append(starts, here.mono-int64(here.at.Sub(e.At)))
+		}
+	}
+	return starts
 }
 
 // measure reads out of the logs what the clients have noticed of each fault, and what

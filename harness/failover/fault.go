@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -165,22 +163,29 @@ func takeoverKill(ctx context.Context, c *Cluster, d *drama) error {
 const (
 	// spareBytes is what the survivor may have beside what it uses.
 	spareBytes = 96 << 20
-	// hogBytes is what the hog wants, which is more.
-	hogBytes = 256 << 20
+	// hogs take hogBytes of it in all: what is left is less than a server needs. There are
+	// several, as the OOM killer is sometimes called again before the memory of the last
+	// one is back, and must find another.
+	hogs, hogBytes = 6, spareBytes - 12<<20
 )
 
 // starvedSurvivor limits the memory of the survivor to little more than what it uses,
-// and has a hog take all of the rest, again and again, while it takes over. The machine
-// itself has enough.
+// and has hogs take nearly all of that. Whoever needs more waits until the OOM killer has
+// found one, and has to be quick, as it comes back. The machine itself has enough.
+// Corosync is left alone: it is locked in memory and has a real-time priority, which a
+// limit of its group would make void, as no real want of memory does.
 func starvedSurvivor(ctx context.Context, c *Cluster, d *drama) (err error) {
 	h := c.host(d.second)
+	if err := c.groups.apart(d.second, "corosync"); err != nil {
+		return err
+	}
 	release, err := c.groups.limit(d.second, spareBytes)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	hog, err := h.Start("/var/log/hog.out", "", "sh", "-c",
-		fmt.Sprintf("while :; do loopnfs failover hog --bytes %d; done", hogBytes))
+	hog, err := h.Start("/var/log/hog.out", "", "sh", "-c", fmt.Sprintf(
+		"for i in $(seq %d); do while :; do loopnfs failover hog --bytes %d; sleep 0.1; done & done; wait", hogs, hogBytes/hogs))
 	if err != nil {
 		return err
 	}
@@ -273,21 +278,4 @@ func (c *Cluster) awaitFencing(ctx context.Context) error {
 		sleep(ctx, 20*time.Millisecond)
 	}
 	return errors.New("the power switch was released, but no node was fenced")
-}
-
-// limit has the host use no more than what it uses and spare, until release.
-func (g *groups) limit(name string, spare int64) (release func() error, err error) {
-	file := filepath.Join(g.of(name), "memory.limit_in_bytes")
-	var used int64
-	b, err := os.ReadFile(filepath.Join(g.of(name), "memory.usage_in_bytes"))
-	if err == nil {
-		_, err = fmt.Sscan(string(b), &used)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(file, fmt.Appendln(nil, used+spare), 0); err != nil {
-		return nil, fmt.Errorf("cannot limit the memory of %s: %w", name, err)
-	}
-	return func() error { return os.WriteFile(file, []byte("-1\n"), 0) }, nil
 }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hog takes n bytes of memory, and keeps touching them, until it is killed, as it should
-// be: by the limit of its control group. It must not be the machine that is short.
+// Hog takes n bytes of memory, and keeps touching them, until it is killed. It asks the OOM
+// killer to take it before all others.
 func Hog(ctx context.Context, n int64) error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		return err

@@ -1,10 +1,7 @@
 package failover
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -48,8 +45,8 @@ func startObserver(g *groups) *observer {
 func (o *observer) look() {
 	var nodes []string
 	for _, name := range nodeNames {
-		if pid := serverIn(o.groups.of(name)); pid != "" {
-			nodes = append(nodes, fmt.Sprintf("process %s on %s", pid, name))
+		if pids := o.groups.find(name, serverCommand); len(pids) > 0 {
+			nodes = append(nodes, fmt.Sprintf("process %d on %s", pids[0], name))
 		}
 	}
 	o.mu.Lock()
@@ -60,24 +57,9 @@ func (o *observer) look() {
 	}
 }
 
-// serverIn returns the number of a server among the processes of a group. One that has
-// ended, and was not collected yet, has no command line any more.
-func serverIn(group string) string {
-	procs, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
-	if err != nil {
-		return ""
-	}
-	for pid := range bytes.FieldsSeq(procs) {
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", pid))
-		if err == nil && bytes.HasPrefix(cmdline, []byte(exeInHosts+"\x00serve\x00")) {
-			return string(pid)
-		}
-	}
-	return ""
-}
-
-// exeInHosts is the program as the resource agent calls it.
-const exeInHosts = "/usr/sbin/loopnfs"
+// serverCommand is the server as the resource agent calls it. One that has ended, and was
+// not collected yet, has no command line any more.
+var serverCommand = []string{"/usr/sbin/loopnfs", "serve"}
 
 // stop ends it and returns how often it looked, and what it saw of two servers.
 func (o *observer) stop() (looks int, both []string) {

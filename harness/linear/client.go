@@ -122,8 +122,11 @@ type client struct {
 	// resend has it send a call again if the connection ends, cut has it end the
 	// connection itself now and then, repeat has it send answered calls again.
 	resend, cut, repeat bool
-	last                exchange
-	answered            []exchange // newest last
+	// patience is how long it waits for a reply before it sends the call again; 0 is as
+	// long as the connection lives, or CallLimit.
+	patience time.Duration
+	last     exchange
+	answered []exchange // newest last
 
 	nc, old net.Conn // old is one that was given up, but not closed
 }
@@ -301,8 +304,13 @@ func (c *client) exchange(rec []byte) ([]byte, error) {
 }
 
 func (c *client) connect(limit time.Time) (err error) {
+	if soon := time.Now().Add(c.patience); c.patience != 0 && soon.Before(limit) {
+		limit = soon
+	}
 	if c.nc == nil {
-		if c.nc, err = net.Dial("tcp", c.addr); err != nil {
+		if c.nc, err = net.DialTimeout("tcp", c.addr, time.Until(limit)); err != nil {
+			c.nc = nil
+			time.Sleep(10 * time.Millisecond) // it may have been refused
 			return err
 		}
 	}
