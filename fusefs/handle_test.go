@@ -151,7 +151,7 @@ func TestFirstVerifier(t *testing.T) {
 			t.Fatalf("epochs 7 and 8: %x, %x", a, b)
 		}
 	}
-	if firstVerifier(0) == firstVerifier(0) {
+	if a, b := firstVerifier(0), firstVerifier(0); a == b {
 		t.Error("without an epoch it is the same twice")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 )
@@ -44,7 +45,7 @@ func realPath(p string) (string, error) {
 		if err == nil {
 			return filepath.Join(real, rest), nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) || p == "/" {
+		if there := !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR); there || p == "/" {
 			return "", err
 		}
 		p, rest = filepath.Dir(p), filepath.Join(filepath.Base(p), rest)

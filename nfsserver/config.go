@@ -60,6 +60,11 @@ type Config struct {
 	// kept for the next server; "" keeps them in memory only. It must be there,
 	// and no other server may use it.
 	StateDir string
+	// Holds, if not nil, reports whether this server may answer at all: whether it has
+	// the lease of the disk. It is asked often, by several goroutines, and neither waits
+	// nor allocates. When it reports false no reply is sent and nothing is carried out
+	// that was not begun, and connections end.
+	Holds func() bool
 	// AsyncMetadata has calls that change names or attributes answered before the
 	// change is on stable storage, against RFC 1813 §4.8: after a crash it may
 	// not have happened. WRITE and COMMIT keep what they promise.

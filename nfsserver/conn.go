@@ -63,6 +63,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	stream.Gate(s.cfg.Holds)
 	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	c := &conn{
 		srv: s, nc: nc, stream: stream, peer: peer,

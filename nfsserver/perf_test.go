@@ -99,7 +99,7 @@ func perfServer(t testing.TB, size int) string {
 	fs.put(t, rootNode, "file", pattern(size))
 	_, addr := start(t, Config{
 		Exports: []Export{{Name: "/data", FS: fs, Squash: SquashNone}}, Arena: arena,
-		Graph: waitfor.New(), Logger: slog.New(slog.DiscardHandler),
+		Graph: waitfor.New(), Holds: func() bool { return true }, Logger: slog.New(slog.DiscardHandler),
 	})
 	return addr
 }

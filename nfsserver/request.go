@@ -179,7 +179,11 @@ func (r *request) serve(noWait bool) {
 	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done, NoWait: noWait}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)
-	r.dispatch()
+	if !noWait && r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() {
+		r.accept = sunrpc.SystemErr // nobody will see it
+	} else {
+		r.dispatch()
+	}
 	if r.accept != sunrpc.Success {
 		r.refuse(r.accept)
 	}

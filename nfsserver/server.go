@@ -272,6 +272,10 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// Abort ends all connections at once, and waits for nothing. What is in progress goes on,
+// and nobody hears of it.
+func (s *Server) Abort() { s.abortAll() }
+
 // end waits for the connections, then for the workers, and closes ended.
 func (s *Server) end(ended chan struct{}) {
 	s.serving.Wait()

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+
+	"loopnfs/internal/hostguard"
 )
 
 // Exit codes.
@@ -12,6 +14,10 @@ const (
 	exitUsage = 2
 	exitBusy  = 3
 	exitLost  = 4
+	// exitHeld and exitLeaseLost are those of serve --lease: another server has the
+	// lease; it was lost.
+	exitHeld      = hostguard.ExitFinal
+	exitLeaseLost = hostguard.ExitAgain
 )
 
 const exitCodesHelp = `Exit codes:
@@ -20,7 +26,10 @@ const exitCodesHelp = `Exit codes:
      (doctor) there is a danger
   2  wrong usage: nothing was done
   3  (umount) the mount is in use: nothing was done
-  4  (umount) it is unmounted, but data was lost or is not written yet`
+  4  (umount) it is unmounted, but data was lost or is not written yet
+  5  (serve) another server has the lease: nothing was done
+  6  (serve) the lease was lost: the server ended without writing, and nobody
+     could start it again`
 
 // usageError is an error in what the user typed.
 type usageError struct{ err error }

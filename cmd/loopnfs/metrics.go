@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/lease"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/pressure"
 	"loopnfs/internal/stack"
@@ -22,7 +23,7 @@ import (
 type metricsServer struct{ http *http.Server }
 
 // startMetrics starts one at addr, or none if addr is empty.
-func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *pressure.Watcher) (*metricsServer, error) {
+func startMetrics(addr string, c *collector) (*metricsServer, error) {
 	if addr == "" {
 		return nil, nil
 	}
@@ -31,7 +32,7 @@ func startMetrics(addr string, mem *stack.Memory, server *stack.Server, watch *p
 		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 	}
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collector{mem, server, watch})
+	reg.MustRegister(c)
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
 	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
@@ -54,6 +55,7 @@ type collector struct {
 	mem    *stack.Memory
 	server *stack.Server
 	watch  *pressure.Watcher // nil if nobody watches the host's memory
+	lease  *lease.Lease      // nil if there is none
 }
 
 var (
@@ -69,6 +71,9 @@ var (
 	descDups    = desc("nfs_duplicates_total", "Calls sent again and answered with the reply to the first.")
 	descShort   = desc("host_memory_short", "1 while the host is short of memory.")
 	descShorts  = desc("host_memory_short_total", "Times the host became short of memory.")
+	descEpoch   = desc("lease_epoch", "Number of the taking of the lease by this server.")
+	descRenewed = desc("lease_renewals_total", "Times the lease was renewed.")
+	descRenewal = desc("lease_slowest_renewal_seconds", "The longest that a renewal of the lease took.")
 	descConns   = desc("connections", "Open connections.")
 	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
 )
@@ -111,6 +116,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {
 		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))
+	}
+	if c.lease != nil {
+		l := c.lease.Stats()
+		gauge(descEpoch, int(l.Epoch))
+		count(descRenewed, l.Renewals)
+		ch <- prometheus.MustNewConstMetric(descRenewal, prometheus.GaugeValue, l.Slowest.Seconds())
 	}
 	if c.watch == nil {
 		return

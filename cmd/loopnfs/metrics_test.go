@@ -41,7 +41,7 @@ func TestMemoryMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Stop(context.Background())
-	got := gather(t, &collector{mem, server, watch})
+	got := gather(t, &collector{mem: mem, server: server, watch: watch})
 	for name, want := range map[string]float64{
 		"loopnfs_host_memory_short": 1, "loopnfs_host_memory_short_total": 1, "loopnfs_stable_replies_total": 0,
 		"loopnfs_nfs_duplicates_total": 0,
@@ -50,7 +50,7 @@ func TestMemoryMetrics(t *testing.T) {
 			t.Errorf("%s: %v, want %v (there: %t)", name, v, want, ok)
 		}
 	}
-	if _, ok := gather(t, &collector{mem, server, nil})["loopnfs_host_memory_short"]; ok {
+	if _, ok := gather(t, &collector{mem: mem, server: server})["loopnfs_host_memory_short"]; ok {
 		t.Error("without a watcher nobody can tell whether memory is short")
 	}
 }

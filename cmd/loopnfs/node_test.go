@@ -137,14 +137,16 @@ func tryNode(t *testing.T, host string, args ...string) (n *node, ready string) 
 	return n, ready
 }
 
-// launchNode starts a server and does not wait.
+// launchNode starts a server and does not wait. The host is one that has its own name and
+// processes, and ends with the first of these.
 func launchNode(t *testing.T, host string, args ...string) (*node, *bufio.Reader) {
 	t.Helper()
-	argv := append([]string{"-c", `hostname "$0" && exec loopnfs serve --memory 16MiB "$@"`, host}, args...)
-	n := &node{t: t, cmd: exec.Command("sh", argv...), err: &said{}, done: make(chan struct{})}
+	argv := append([]string{"--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave",
+		"sh", "-c", `hostname "$0" && exec loopnfs serve --memory 16MiB --listen 127.0.0.1:0 --squash none "$@"`, host}, args...)
+	n := &node{t: t, cmd: exec.Command("unshare", argv...), err: &said{}, done: make(chan struct{})}
 	n.cmd.Stderr = n.err
 	n.cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: unix.CLONE_NEWUTS}
+	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	r, w, err := os.Pipe()
 	check(t, err)
 	n.cmd.Stdout = w
@@ -155,42 +157,77 @@ func launchNode(t *testing.T, host string, args ...string) (*node, *bufio.Reader
 	return n, bufio.NewReader(r)
 }
 
-// kill ends both processes at once, as the end of a host does.
+// keeper returns the number of the process that keeps the server, or is it.
+func (n *node) keeper() (pid int) {
+	n.t.Helper()
+	eventually(n.t, func() error {
+		if pid = childOf(n.cmd.Process.Pid); pid <= 1 {
+			return fmt.Errorf("there is no process: %s", n.err)
+		}
+		return nil
+	})
+	return pid
+}
+
+// kept reports whether the server is kept. Here that may not be allowed (CAP_SYS_RESOURCE).
+func (n *node) kept() bool { return childOf(n.keeper()) > 1 }
+
+// server returns the number of the process that serves.
+func (n *node) server() int {
+	n.t.Helper()
+	pid := n.keeper()
+	if child := childOf(pid); child > 1 {
+		return child
+	}
+	return pid
+}
+
+// childOf returns the child of a process that has one.
+func childOf(pid int) (child int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, task := range tasks {
+		if b, _ := os.ReadFile(task); len(b) > 0 {
+			_, _ = fmt.Sscan(string(b), &child)
+			return child
+		}
+	}
+	return 0
+}
+
+// kill ends all processes at once, as the end of a host does.
 func (n *node) kill() {
-	n.cmd.Process.Signal(syscall.SIGCONT)
-	n.cmd.Process.Kill()
+	select {
+	case <-n.done:
+		return
+	default:
+	}
+	if pid := childOf(n.cmd.Process.Pid); pid > 1 {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	} else {
+		n.cmd.Process.Kill()
+	}
 	<-n.done
 }
 
 // stop ends the server in order.
 func (n *node) stop() {
 	n.t.Helper()
-	check(n.t, n.cmd.Process.Signal(syscall.SIGTERM))
-	<-n.done
-	if code := n.cmd.ProcessState.ExitCode(); code != 0 {
+	check(n.t, syscall.Kill(n.keeper(), syscall.SIGTERM))
+	if code := n.exitCode(); code != 0 {
 		n.t.Fatalf("the server ended with %d: %s", code, n.err)
 	}
 }
 
-// server returns the number of the process that serves.
-func (n *node) server() int {
+// exitCode waits for the end.
+func (n *node) exitCode() int {
 	n.t.Helper()
-	pid := n.cmd.Process.Pid
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	check(n.t, err)
-	if len(b) == 0 { // the thread that starts it is locked, and another one
-		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-		for _, task := range tasks {
-			if b, _ = os.ReadFile(task); len(b) > 0 {
-				break
-			}
-		}
+	select {
+	case <-n.done:
+		return n.cmd.ProcessState.ExitCode()
+	case <-time.After(30 * time.Second):
+		n.t.Fatalf("the server does not end: %s", n.err)
+		return -1
 	}
-	var child int
-	if _, err := fmt.Sscan(string(b), &child); err != nil {
-		n.t.Fatalf("process %d has no child: %s", pid, n.err)
-	}
-	return child
 }
 
 // caller makes calls one by one, and chooses their XIDs.

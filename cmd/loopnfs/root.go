@@ -9,6 +9,7 @@ var subcommands = []func() *cobra.Command{
 	newUmountCommand,
 	newPingCommand,
 	newDoctorCommand,
+	newLeaseCommand,
 	newDrillCommand,
 	newFailoverCommand,
 	newUmountOnlyCommand,

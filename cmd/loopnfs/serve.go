@@ -9,12 +9,14 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"loopnfs/internal/hostguard"
+	"loopnfs/internal/lease"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/nlm"
 	"loopnfs/internal/portmap"
@@ -35,6 +37,7 @@ type serveOptions struct {
 	memory  byteSize
 	fuse    string
 	state   string
+	lease   leaseOptions
 	threads int
 	metrics string
 	portmap bool
@@ -77,7 +80,8 @@ file again, which is like this, all but dir being optional:
   secure = true        # clients call from ports below 1024, as only root may`,
 		Example: `  loopnfs serve --export /srv/data
   loopnfs serve --export /srv/data:/data --export /home --listen :2049 --allow 10.0.0.0/8
-  loopnfs serve --export /srv/data --listen 127.0.0.1:0 --memory 256MiB --fuse /data`,
+  loopnfs serve --export /srv/data --listen 127.0.0.1:0 --memory 256MiB --fuse /data
+  loopnfs serve --export /srv/shared/data --state /srv/shared/.loopnfs --lease /dev/vdb1 --listen :2049`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), &opts) },
 	}
@@ -89,6 +93,8 @@ file again, which is like this, all but dir being optional:
 	f.StringVar(&opts.file, "config", "", "`file` with exports and who may use them; read again at SIGHUP")
 	opts.rules.flags(f)
 	f.StringVar(&opts.state, "state", "/var/lib/loopnfs", "`directory` for what outlives the server")
+	f.StringVar(&opts.lease.path, "lease", "", "`file` or partition on a disk that several hosts can mount: only the server that has the lease there serves")
+	f.DurationVar(&opts.lease.duration, "lease-duration", lease.DefaultDuration, "how long a server that does not answer is waited for; the same on all hosts")
 	f.IntVar(&opts.threads, "threads", nfsserver.DefaultWorkers, "requests carried out at once")
 	f.StringVar(&opts.metrics, "metrics", "", "serve Prometheus metrics at http://`address`/metrics")
 	f.BoolVar(&opts.portmap, "portmap", false, "tell the portmapper of this host (rpcbind) about the port, for clients that ask it")
@@ -116,6 +122,12 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 	if cfg.Exports, err = o.allExports(); err != nil {
 		return cfg, err
 	}
+	if err := o.lease.validate(); err != nil {
+		return cfg, err
+	}
+	if o.lease.path != "" {
+		cfg.Private = []string{o.lease.path}
+	}
 	if o.threads < 1 || o.threads > nfsserver.MaxWorkers {
 		return cfg, usagef("--threads %d: give 1 to %d", o.threads, nfsserver.MaxWorkers)
 	}
@@ -135,7 +147,7 @@ func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
 	return cfg
 }
 
-func runServe(ctx context.Context, opts *serveOptions) error {
+func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	cfg, err := opts.config()
 	if err != nil {
 		return err
@@ -163,6 +175,17 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if err := opts.checkGuard(guard); err != nil {
 		return err
 	}
+	var running atomic.Pointer[stack.Server]
+	held, err := opts.lease.take(ctx, &cfg, lostLease(&running, log, flush))
+	if err != nil {
+		return err
+	}
+	stopped := true // all that there was to write is on the disk
+	defer func() {
+		if stopped {
+			err = errors.Join(err, held.Release())
+		}
+	}()
 	watch := opts.watch(cfg.Logger)
 	defer watch.Stop()
 	if watch != nil {
@@ -175,14 +198,20 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	if err != nil {
 		return err
 	}
-	metrics, err := startMetrics(opts.metrics, mem, server, watch)
+	running.Store(server)
+	stopServer := func() error {
+		err := stopServer(server)
+		stopped = err == nil
+		return err
+	}
+	metrics, err := startMetrics(opts.metrics, &collector{mem, server, watch, held})
 	if err != nil {
-		return errors.Join(err, stopServer(server))
+		return errors.Join(err, stopServer())
 	}
 	defer metrics.close()
 	registration, err := opts.register(server, keep.Restarted(), cfg.Logger)
 	if err != nil {
-		return errors.Join(err, stopServer(server))
+		return errors.Join(err, stopServer())
 	}
 	defer registration.Close()
 	if server.Locks != nil {
@@ -191,7 +220,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 	guard.Check()
 	guard.Log(cfg.Logger)
 	if err := opts.checkGuard(guard); err != nil {
-		return errors.Join(err, stopServer(server))
+		return errors.Join(err, stopServer())
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
 	if err := keep.Ready(server.Listener); err != nil {
@@ -210,7 +239,7 @@ func runServe(ctx context.Context, opts *serveOptions) error {
 			cfg.Logger.Info("stopping")
 		case err = <-server.Failed():
 		}
-		return errors.Join(err, stopServer(server))
+		return errors.Join(err, stopServer())
 	}
 }
 

@@ -93,7 +93,7 @@ func TestTakeover(t *testing.T) {
 		dir := disk.mount()
 		check(t, os.MkdirAll(filepath.Join(dir, "data"), 0o755))
 		return startNode(t, host, "--export", filepath.Join(dir, "data")+":/data", "--state", filepath.Join(dir, ".loopnfs"),
-			"--listen", "127.0.0.1:0", "--squash", "none", "--locks")
+			"--locks")
 	}
 	locker, other := startLockClient(t, "127.0.0.9"), startLockClient(t, "127.0.0.10")
 
@@ -182,7 +182,7 @@ func TestStateInExport(t *testing.T) {
 		{data, filepath.Join(bind, ".loopnfs")},
 		{dir, filepath.Join(bind, ".loopnfs")},
 	} {
-		n, ready := tryNode(t, "node-a", "--export", c.export+":/data", "--state", c.state, "--listen", "127.0.0.1:0")
+		n, ready := tryNode(t, "node-a", "--export", c.export+":/data", "--state", c.state)
 		<-n.done
 		if said := n.err.String(); ready != "" || !contains(said, "lies in the export", "--state") {
 			t.Errorf("%s with the state in %s: %q %s", c.export, c.state, ready, said)
@@ -191,5 +191,5 @@ func TestStateInExport(t *testing.T) {
 			t.Errorf("%s with the state in %s: the directory was made in the export", c.export, c.state)
 		}
 	}
-	startNode(t, "node-a", "--export", bind+":/data", "--state", filepath.Join(dir, ".loopnfs"), "--listen", "127.0.0.1:0").stop()
+	startNode(t, "node-a", "--export", bind+":/data", "--state", filepath.Join(dir, ".loopnfs")).stop()
 }

@@ -44,6 +44,14 @@ const (
 	crashed = 2
 )
 
+// Exit codes by which a server tells its keeper what to do. ExitAgain is that of one that
+// has to be started again, as if it were killed, ExitFinal of one that must not be, now or
+// later. Any other is final once clients could connect.
+const (
+	ExitFinal = 5
+	ExitAgain = 6
+)
+
 // inherited returns what the keeper of this process has passed on; nil if it has
 // none.
 func inherited() *Keep {
@@ -179,11 +187,11 @@ func (k *Keep) serveOnce(signals <-chan os.Signal) (code int, again bool, why st
 			code = 128 + int(st.Sys().(syscall.WaitStatus).Signal())
 		}
 		restarted := k.socket != nil
-		again = killed || code == crashed
+		again = killed || code == crashed || code == ExitAgain
 		if !k.wasReady(ready) {
 			// The first one may have been told something impossible; a later one
 			// has only failed to get what it needs.
-			again = restarted && code != 0
+			again = restarted && code != 0 && code != ExitFinal
 		}
 		return code, again && !told, st.String()
 	}

@@ -35,6 +35,7 @@ var table = []struct {
 	{"internal/imports", nil},
 	{"internal/hostguard", nil},
 	{"internal/pressure", nil},
+	{"internal/lease", nil},
 	{"internal/hostaddr", nil},
 	{"internal/nfsmount", []string{"internal/hostaddr"}},
 	{"internal/doctor", []string{"internal/hostguard"}},
@@ -57,7 +58,7 @@ var table = []struct {
 	{"harness", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack"})},
 	{"harness/report", []string{"harness"}},
 	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/report",
-		"internal/hostguard", "internal/pressure", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm"})},
+		"internal/hostguard", "internal/pressure", "internal/lease", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm"})},
 }
 
 // foreign lists packages of others, and what of ours may import them.

@@ -39,6 +39,10 @@ type ServerConfig struct {
 	// StateDir keeps what must outlive the process, a directory per export in
 	// it. It is made if it is not there.
 	StateDir string
+	// Private are files that no client must reach, besides StateDir.
+	Private []string
+	// Holds: see nfsserver.Config.
+	Holds func() bool
 	// Listen is the address for NFS and MOUNT; port 0 takes any.
 	Listen string
 	// Listener, if not nil, is used instead. It is the server's then.
@@ -220,7 +224,7 @@ func (s *Server) SetExports(list []ExportConfig) error {
 
 // startStores returns exports with a store each, starting those that are not there.
 func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
-	if err := s.checkDirs(list); err != nil {
+	if err := s.cfg.checkDirs(list); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -277,7 +281,7 @@ func (s *Server) startNFS(exports []nfsserver.Export) error {
 	}
 	s.NFS, err = nfsserver.New(nfsserver.Config{
 		Exports: exports, Arena: s.mem.Arena, Graph: s.mem.Graph, StateDir: cfg.StateDir, Locks: s.Locks,
-		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata,
+		Workers: cfg.Workers, Slots: cfg.Slots, AsyncMetadata: cfg.AsyncMetadata, Holds: cfg.Holds,
 		Locality: cfg.Locality, Scope: cfg.Scope, Receive: cfg.Receive, Stability: cfg.Stability, Logger: cfg.Logger,
 	})
 	if err != nil {

@@ -28,11 +28,8 @@ const (
 // start. A disk that cannot be written does not keep a server from starting: its clients'
 // memory may depend on it.
 func (s *Server) openState() error {
-	if err := s.checkDirs(s.cfg.Exports); err != nil {
+	if err := s.cfg.MakeState(); err != nil {
 		return err
-	}
-	if err := os.MkdirAll(s.cfg.StateDir, 0o700); err != nil && !errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 	}
 	err := s.countStart()
 	for _, disk := range []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EIO} {
@@ -45,16 +42,32 @@ func (s *Server) openState() error {
 	return err
 }
 
+// MakeState makes the state directory, if the exports are there, and not around it.
+func (c *ServerConfig) MakeState() error {
+	if err := c.checkDirs(c.Exports); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.StateDir, 0o700); err != nil && !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
+	}
+	return nil
+}
+
 // checkDirs reports what is wrong with directories to be served, and whether clients
-// could reach the state directory by one.
-func (s *Server) checkDirs(list []ExportConfig) error {
+// could reach by one what is not for them.
+func (c *ServerConfig) checkDirs(list []ExportConfig) error {
 	for _, x := range list {
 		if err := checkDir(x.Dir); err != nil {
 			return err
 		}
-		if err := fusefs.Outside(s.cfg.StateDir, x.Dir); err != nil {
+		if err := fusefs.Outside(c.StateDir, x.Dir); err != nil {
 			return fmt.Errorf("cannot serve %s: the state directory %w: its clients could read the key of the file handles; "+
 				"put it elsewhere, next to the export for example (--state)", x.Dir, err)
+		}
+		for _, name := range c.Private {
+			if err := fusefs.Outside(name, x.Dir); err != nil {
+				return fmt.Errorf("cannot serve %s: %w: its clients could write to it; put it elsewhere, next to the export for example", x.Dir, err)
+			}
 		}
 	}
 	return nil

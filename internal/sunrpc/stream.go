@@ -102,6 +102,14 @@ func NewStream(conn net.Conn, buf []byte) (*Stream, error) {
 	return s, nil
 }
 
+// ErrGate is what reading and writing fail with when the gate is shut.
+const ErrGate = syscall.ESHUTDOWN
+
+// Gate has open asked right before each system call that sends, and right after each that
+// receives: if it reports false, nothing is sent, and what came is not seen. It is called
+// before the first use.
+func (s *Stream) Gate(open func() bool) { s.in.gate, s.out.gate = open, open }
+
 // BeginRecord waits for the next record and reads its first mark. What is left
 // of a record before is discarded. No more than maxBytes bytes are accepted in
 // all fragments together.

@@ -44,6 +44,8 @@ type vecIO struct {
 	try func(fd uintptr) bool
 	// once makes the call and never waits.
 	once func(fd uintptr) bool
+	// gate, if not nil, reports whether data may pass: sent, or be seen.
+	gate func() bool
 
 	iov   []syscall.Iovec // few, or a batch
 	niov  int
@@ -69,14 +71,29 @@ func (v *vecIO) init(trap uintptr) {
 
 // call makes the system call; false means wait until fd is ready.
 func (v *vecIO) call(fd uintptr) bool {
+	if v.trap == syscall.SYS_WRITEV && v.closed() {
+		return true
+	}
 	for {
 		n, _, errno := syscall.Syscall(v.trap, fd, uintptr(unsafe.Pointer(&v.iov[0])), uintptr(v.niov))
 		if errno == syscall.EINTR {
 			continue
 		}
 		v.n, v.errno = int(n), errno
+		if v.trap == syscall.SYS_READV && errno == 0 {
+			v.closed()
+		}
 		return errno != syscall.EAGAIN
 	}
+}
+
+// closed makes the call fail if the gate is shut.
+func (v *vecIO) closed() bool {
+	if v.gate == nil || v.gate() {
+		return false
+	}
+	v.n, v.errno = 0, ErrGate
+	return true
 }
 
 // finish returns the outcome of the call that RawConn ended with err, and lets
