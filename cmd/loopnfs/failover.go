@@ -20,6 +20,7 @@ import (
 type failoverOptions struct {
 	dir, logs string
 	token     time.Duration
+	lease     time.Duration
 	faults    []string
 	schedules int
 	seed      int64
@@ -39,6 +40,7 @@ func newFailoverCommand() *cobra.Command {
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make the disk of the cluster in `DIR`, which is on a disk")
 	f.StringVar(&opts.logs, "logs", "", "keep the logs of all hosts in `DIR`")
 	f.DurationVar(&opts.token, "token", failover.DefaultToken, "how long the cluster waits for a sign of life of a node")
+	f.DurationVar(&opts.lease, "lease", failover.DefaultLease, "how long the lease on the disk holds; 0 for no lease")
 	f.StringSliceVar(&opts.faults, "fault", nil, "have this `FAULT` happen")
 	f.IntVar(&opts.schedules, "schedules", 0, "play `N` random schedules")
 	f.Int64Var(&opts.seed, "seed", 1, "of the load and of random schedules")
@@ -55,7 +57,7 @@ func runFailover(ctx context.Context, opts *failoverOptions, out, progress io.Wr
 	defer stop()
 	start := time.Now()
 	c, err := failover.Up(ctx, failover.Options{
-		Exe: exe, Dir: opts.dir, Logs: opts.logs, Token: opts.token, Say: func(format string, args ...any) {
+		Exe: exe, Dir: opts.dir, Logs: opts.logs, Token: opts.token, Lease: opts.lease, Say: func(format string, args ...any) {
 			fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 		},
 	})

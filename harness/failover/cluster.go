@@ -26,12 +26,18 @@ type Options struct {
 	Logs string
 	// Token is how long corosync waits for a sign of life.
 	Token time.Duration
+	// Lease is how long the lease on the disk holds without being renewed; 0 for none. A
+	// takeover takes as much longer.
+	Lease time.Duration
 	// Say is told, in a line, what is going on.
 	Say func(format string, args ...any)
 }
 
-// DefaultToken is short, as the network of the hosts is fast.
-const DefaultToken = time.Second
+// Defaults: short, as the network and the disk of the hosts are fast.
+const (
+	DefaultToken = time.Second
+	DefaultLease = time.Second
+)
 
 // The hosts, and the service.
 const (
@@ -149,10 +155,27 @@ func (c *Cluster) writeSettings() error {
 	if err != nil {
 		return err
 	}
-	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\nOPTIONS='--locks --squash none'\n",
+	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\nLEASE=%s\nOPTIONS='%s'\n",
 		defaults, c.disk.path, clusterDisk, c.opt.Token.Milliseconds(), addrs[node1], addrs[node2], serviceAddr, exportName,
-		labDir, powerSocket, network.Addr())
+		labDir, powerSocket, network.Addr(), c.lease(), c.serveOptions())
 	return os.WriteFile(c.lab("setup", "settings"), []byte(settings), 0o644)
+}
+
+// lease returns the path of the lease on the nodes; empty if there is none.
+func (c *Cluster) lease() string {
+	if c.opt.Lease == 0 {
+		return ""
+	}
+	return clusterDisk + "/lease"
+}
+
+// serveOptions are flags of the servers. Clients are root, and not nobody.
+func (c *Cluster) serveOptions() string {
+	flags := "--locks --squash none"
+	if c.opt.Lease != 0 {
+		flags += fmt.Sprintf(" --lease-duration %v", c.opt.Lease)
+	}
+	return flags
 }
 
 func (c *Cluster) hostConfig(name string) host.Config {

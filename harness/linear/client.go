@@ -125,6 +125,7 @@ type client struct {
 	// patience is how long it waits for a reply before it sends the call again; 0 is as
 	// long as the connection lives, or CallLimit.
 	patience time.Duration
+	keep     int // of answered calls, to be sent again
 	last     exchange
 	answered []exchange // newest last
 
@@ -133,7 +134,7 @@ type client struct {
 
 func newClient(g *group, number int, addr string, r *rand.Rand) *client {
 	// All clients have the same address: their XIDs have to differ.
-	return &client{group: g, number: number, addr: addr, r: r, xid: uint32(number)<<24 | r.Uint32N(1<<16)}
+	return &client{group: g, number: number, addr: addr, r: r, xid: uint32(number)<<24 | r.Uint32N(1<<16), keep: maxAnswered}
 }
 
 func (c *client) close() {
@@ -181,7 +182,7 @@ func (c *client) step() error {
 	}
 	if in.changes() && out.status == nfs3.StatusOK { // the next server knows no other replies
 		c.answered = append(c.answered, c.last)
-		c.answered = c.answered[max(0, len(c.answered)-maxAnswered):]
+		c.answered = c.answered[max(0, len(c.answered)-c.keep):]
 	}
 	c.record(call{client: c.number, in: in, out: out, sent: sent, done: c.now()})
 	return nil

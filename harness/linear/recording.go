@@ -103,13 +103,17 @@ func monotonic() int64 {
 	return ts.Nano()
 }
 
+// recent is how many of its last calls a client of a Load may send again: others make
+// calls at the same server, and it keeps the replies to the last 2048 of all of them.
+const recent = 5
+
 // run has the clients of all groups make calls.
 func (l *Load) run(ctx context.Context, groups []*group) error {
 	errs := make([]error, len(groups)*l.Clients)
 	var all sync.WaitGroup
 	for i := range errs {
 		c := newClient(groups[i/l.Clients], i+1, l.Addr, rand.New(rand.NewPCG(l.Seed, uint64(i))))
-		c.resend, c.repeat, c.patience = true, true, l.Patience
+		c.resend, c.repeat, c.patience, c.keep = true, true, l.Patience, recent
 		all.Go(func() {
 			defer c.close()
 			for ctx.Err() == nil && errs[i] == nil {
