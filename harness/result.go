@@ -111,6 +111,9 @@ func WriteTable(w io.Writer, results []Result) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
+	if err := writeTakeovers(w, results); err != nil {
+		return err
+	}
 	for i := range results {
 		results[i].writeWhy(w)
 	}

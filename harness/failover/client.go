@@ -176,13 +176,13 @@ func (c *Cluster) clientConfig(name, dir, logs string, seed int64) ClientConfig 
 
 const mountpoint = "/mnt"
 
-// gap is the longest time for which a client got no answer, of calls that were under way
-// between two moments.
+// gap is the longest time for which a client waited for an answer that came between two
+// moments.
 func gap(calls []recorder.Call, from, to int64) time.Duration {
 	var longest int64
 	for i := range calls {
 		c := &calls[i]
-		if c.Op == recorder.Lock || c.Op == recorder.Unlock || c.Answered == 0 || c.Answered < from || c.At > to {
+		if c.Op == recorder.Lock || c.Op == recorder.Unlock || c.Answered == 0 || c.Answered < from || c.Answered >= to {
 			continue
 		}
 		longest = max(longest, c.Answered-c.At)

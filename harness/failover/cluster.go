@@ -29,6 +29,8 @@ type Options struct {
 	// Lease is how long the lease on the disk holds without being renewed; 0 for none. A
 	// takeover takes as much longer.
 	Lease time.Duration
+	// Crossing has two servers, with an export of a disk each, one on each node.
+	Crossing bool
 	// Say is told, in a line, what is going on.
 	Say func(format string, args ...any)
 }
@@ -51,6 +53,7 @@ const (
 var (
 	network     = netip.MustParsePrefix("10.77.0.254/24") // of the switch, the witness
 	serviceAddr = netip.MustParseAddr("10.77.0.10")
+	moreAddr    = netip.MustParseAddr("10.77.0.11") // of the second export
 	addrs       = map[string]netip.Addr{
 		node1: netip.MustParseAddr("10.77.0.1"), node2: netip.MustParseAddr("10.77.0.2"), client1: netip.MustParseAddr("10.77.0.3"),
 	}
@@ -74,6 +77,7 @@ type Cluster struct {
 	ledger *harness.Ledger
 	dir    string
 	disk   *disk
+	more   *disk // of the second export, if there is one
 	net    *host.Switch
 	power  *power
 	events *timeline
@@ -106,9 +110,10 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 	if c.disk, err = newDisk(c.dir); err != nil {
 		return err
 	}
-	err = c.disk.mounted(c.dir, func(root string) error { return os.Mkdir(filepath.Join(root, "export"), 0o777) })
-	if err != nil {
-		return err
+	if c.opt.Crossing {
+		if c.more, err = newDisk(c.dir); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(os.Mkdir(c.lab(), 0o755), cluster.Write(c.lab("setup")), c.writeSettings()); err != nil {
 		return err
@@ -158,7 +163,18 @@ func (c *Cluster) writeSettings() error {
 	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\nLEASE=%s\nOPTIONS='%s'\n",
 		defaults, c.disk.path, clusterDisk, c.opt.Token.Milliseconds(), addrs[node1], addrs[node2], serviceAddr, exportName,
 		labDir, powerSocket, network.Addr(), c.lease(), c.serveOptions())
+	if c.more != nil {
+		settings += fmt.Sprintf("LAYOUT=crossing\nDEVICE2=%s\nADDRESS2=%s\n", c.more.path, moreAddr)
+	}
 	return os.WriteFile(c.lab("setup", "settings"), []byte(settings), 0o644)
+}
+
+// devices returns the disks that both nodes have.
+func (c *Cluster) devices() []string {
+	if c.more == nil {
+		return []string{c.disk.path}
+	}
+	return []string{c.disk.path, c.more.path}
 }
 
 // lease returns the path of the lease on the nodes; empty if there is none.
@@ -193,7 +209,7 @@ func (c *Cluster) boot(ctx context.Context, name string) error {
 	cfg := c.hostConfig(name)
 	cfg.Binds = map[string]string{labDir: c.lab(), "/var/log": c.logDir(name)}
 	if name != client1 {
-		cfg.Devices = []string{c.disk.path}
+		cfg.Devices = c.devices()
 	}
 	group, err := c.groups.make(name)
 	if err != nil {
@@ -292,8 +308,10 @@ func (c *Cluster) Down() error {
 	if c.opt.Logs != "" {
 		errs = append(errs, copyLogs(c.opt.Logs, filepath.Join(c.dir, "log")))
 	}
-	if c.disk != nil {
-		errs = append(errs, c.disk.close())
+	for _, d := range []*disk{c.disk, c.more} {
+		if d != nil {
+			errs = append(errs, d.close())
+		}
 	}
 	errs = append(errs, c.groups.remove())
 	_, err := c.ledger.Clean()

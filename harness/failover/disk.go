@@ -36,6 +36,10 @@ func newDisk(dir string) (d *disk, err error) {
 	if out, err := exec.Command("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,root_owner=0:0", d.path).CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mkfs.ext4: %w: %s", err, out), d.close())
 	}
+	err = d.mounted(dir, func(root string) error { return os.Mkdir(filepath.Join(root, "export"), 0o777) })
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
 	return d, nil
 }
 

@@ -17,28 +17,45 @@ import (
 	"loopnfs/harness/failover/host"
 	"loopnfs/harness/failover/recorder"
 	"loopnfs/harness/linear"
+	"loopnfs/harness/work"
+	"loopnfs/internal/nlm"
 )
 
 // Schedule is what goes wrong, one after the other, under one load.
 type Schedule struct {
 	Seed   int64
 	Faults []Fault
+	// Linger is how long clients go on after the last fault.
+	Linger time.Duration
 }
 
-// Random returns the schedule of a seed: one or two faults, of all that can be had.
-func (c *Cluster) Random(seed int64) Schedule {
+// Random returns the schedule of a seed: one or two faults, of all that can be had here.
+func Random(seed int64) Schedule {
 	rng := rand.New(rand.NewPCG(uint64(seed), 0))
-	var all []Fault
-	for _, f := range Faults() {
-		if f.skip == nil || f.skip(c) == "" {
-			all = append(all, f)
-		}
-	}
+	all, _ := Available()
 	s := Schedule{Seed: seed}
 	for range 1 + rng.IntN(2) {
 		s.Faults = append(s.Faults, all[rng.IntN(len(all))])
 	}
 	return s
+}
+
+// Moves returns a schedule in which the service is moved back and forth n times, and which
+// goes on until the last server's grace period is over: then locks that were lost can be
+// had by others.
+func Moves(seed int64, n int) Schedule {
+	f, _ := FindFault("move")
+	return Schedule{Seed: seed, Faults: slices.Repeat([]Fault{f}, n), Linger: nlm.DefaultGrace + 5*time.Second}
+}
+
+// Each returns schedules with one fault each: all that can be had here.
+func Each(seed int64) []Schedule {
+	var all []Schedule
+	faults, _ := Available()
+	for _, f := range faults {
+		all = append(all, Schedule{Seed: seed, Faults: []Fault{f}})
+	}
+	return all
 }
 
 func (s *Schedule) String() string {
@@ -47,6 +64,45 @@ func (s *Schedule) String() string {
 		names = append(names, f.Name)
 	}
 	return strings.Join(names, ", ")
+}
+
+// Run brings a cluster up, plays schedules, and takes everything down. After one that
+// fails, the next has a new cluster.
+func Run(ctx context.Context, opt Options, schedules []Schedule) (results []harness.Result, err error) {
+	said, err := harness.CleanLeftovers()
+	for _, s := range said {
+		opt.Say("%s", s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var c *Cluster
+	defer func() {
+		if c != nil {
+			err = errors.Join(err, c.Down())
+		}
+	}()
+	for i, s := range schedules {
+		if c == nil {
+			if c, err = Up(ctx, opt); err != nil {
+				return results, err
+			}
+		}
+		opt.Say("schedule %d of %d, seed %d: %s", i+1, len(schedules), s.Seed, s.String())
+		res := c.Play(ctx, s)
+		if ctx.Err() != nil {
+			return results, ctx.Err()
+		}
+		results = append(results, res)
+		opt.Say("schedule %d of %d: %s, %d promises kept, longest gap %.1f s %s", i+1, len(schedules), res.Outcome, res.Promises-res.Lost, float64(res.StallMs)/1000, res.Error)
+		if res.Error != "" {
+			down := c.Down()
+			if c = nil; down != nil {
+				return results, down
+			}
+		}
+	}
+	return results, nil
 }
 
 const (
@@ -91,7 +147,7 @@ func (c *Cluster) Play(ctx context.Context, s Schedule) harness.Result {
 	}
 	c.mu.Unlock()
 	res := harness.Result{
-		Drill: "takeover", Tier: harness.TierCluster, Server: "loopnfs", Seed: s.Seed,
+		Drill: harness.TakeoverName, Tier: harness.TierCluster, Server: "loopnfs", Seed: s.Seed,
 		Expected: harness.Survived, Outcome: harness.Failed, Cycle: []string{},
 	}
 	r.started = time.Now()
@@ -133,6 +189,7 @@ func (r *run) play(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
 	}
+	sleep(ctx, r.schedule.Linger)
 	return errors.Join(r.awaitProgress(ctx), r.stopClients(ctx))
 }
 
@@ -339,6 +396,7 @@ func (r *run) verify(ctx context.Context, res *harness.Result) error {
 	if err := json.Unmarshal([]byte(out), &found); err != nil {
 		return err
 	}
+	res.Bytes = int64(found.Blocks) * work.BlockBytes
 	res.Promises, res.Lost, res.Twice = found.Promises, len(found.Lost), len(found.Twice)
 	err = found.Err()
 	if found.Data != "" {
@@ -404,7 +462,7 @@ func (r *run) serverStarts() []int64 {
 	var starts []int64
 	here := now()
 	for _, e := range r.events.since(r.started) {
-		if e.What == "nfs-server: start" {
+		if e.What == harness.ServerStarted {
 			starts = append(starts, here.mono-int64(here.at.Sub(e.At)))
 		}
 	}

@@ -20,7 +20,7 @@ type Fault struct {
 	// Takeover says that another node has the service afterwards.
 	Takeover bool
 	// skip says why it cannot be had here; empty if it can.
-	skip func(c *Cluster) string
+	skip func() string
 	// inject does it, and returns when nothing more is to go wrong.
 	inject func(ctx context.Context, c *Cluster, d *drama) error
 }
@@ -51,6 +51,26 @@ func Faults() []Fault {
 	}
 }
 
+// Available returns the faults that can be had here, and why others cannot.
+func Available() (all []Fault, others []string) {
+	for _, f := range Faults() {
+		if why := f.Skip(); why != "" {
+			others = append(others, f.Name+": "+why)
+			continue
+		}
+		all = append(all, f)
+	}
+	return all, others
+}
+
+// Skip says why the fault cannot be had here; empty if it can.
+func (f *Fault) Skip() string {
+	if f.skip == nil {
+		return ""
+	}
+	return f.skip()
+}
+
 // FindFault returns the fault with a name.
 func FindFault(name string) (Fault, error) {
 	var names []string
@@ -63,12 +83,12 @@ func FindFault(name string) (Fault, error) {
 	return Fault{}, fmt.Errorf("no fault is called %q; there are: %s", name, strings.Join(names, ", "))
 }
 
-func noClock(*Cluster) string {
+func noClock() string {
 	return "hosts of namespaces have the clock of the machine: time namespaces do not have CLOCK_REALTIME"
 }
 
-func needGroups(c *Cluster) string {
-	if c.groups.top == "" {
+func needGroups() string {
+	if newGroups().top == "" {
 		return "no control groups of memory (version 1) can be made here"
 	}
 	return ""

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"loopnfs/harness"
 )
 
 // power is the power switch of the nodes, which fence_loopnfs asks over a socket: a line
@@ -105,7 +107,7 @@ func (p *power) perform(nc net.Conn, action, node string) error {
 		p.event("%s cannot be switched off: %v", node, err)
 		return err
 	}
-	p.event("%s is switched off", node)
+	p.event("%s"+harness.SwitchedOff, node)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"os"
 	"regexp"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"loopnfs/harness"
 )
 
 // Event is something that happened.
@@ -24,6 +27,7 @@ type timeline struct {
 
 	mu     sync.Mutex
 	events []Event
+	serves string // the node that serves
 	done   chan struct{}
 	all    sync.WaitGroup
 }
@@ -39,13 +43,19 @@ func (t *timeline) note(format string, args ...any) {
 
 func (t *timeline) add(e Event) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.events = append(t.events, e)
-	t.mu.Unlock()
-	if e.Node != "" {
-		t.say("%s: %s", e.Node, e.What)
-		return
+	switch {
+	case e.What == harness.PortOpened:
+		t.serves = e.Node
+	case e.What == harness.PortClosed || strings.Contains(e.What, t.serves+harness.SwitchedOff):
+		t.serves = ""
 	}
-	t.say("%s", e.What)
+	what := e.What
+	if e.Node != "" {
+		what = e.Node + ": " + what
+	}
+	t.say("%-6s  %s", cmp.Or(t.serves, "-"), what)
 }
 
 // since returns the events from a moment on, in order.
@@ -105,7 +115,7 @@ func (t *timeline) read(node, path string, from int64) (n int64) {
 			return n
 		}
 		n += int64(len(line))
-		if what := meaning(line); what != "" {
+		if what := meaning(line); what != "" && what != "sees "+node {
 			t.add(Event{At: logTime(line), Node: node, What: what})
 		}
 	}
@@ -125,21 +135,38 @@ func logTime(line string) time.Time {
 	return at.AddDate(now.Year(), 0, 0)
 }
 
-// logWords are the lines of Pacemaker's log that tell of a takeover, in words.
-var logWords = []struct {
-	line *regexp.Regexp
-	says string
-}{
-	{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now lost`), "has lost $1"},
-	{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now member`), "sees $1"},
-	{regexp.MustCompile(`controld.*Requesting fencing \(\S+\) of node (\S+)`), "wants $1 off"},
-	{regexp.MustCompile(`controld.*Result of (start|stop) operation for (nfs-\S+|fence-\S+) on \S+: ok`), "$2: $1"},
-	{regexp.MustCompile(`controld.*Result of (start|stop) operation for (nfs-\S+) on \S+: (.+?) \|`), "$2: $1 failed: $3"},
-	{regexp.MustCompile(`controld.*Result of monitor operation for (nfs-\S+) on \S+: (not running|error[^|]*|Timed Out[^|]*)`), "$1: found to be: $2"},
+// stages are what a takeover consists of: resources of the cluster, and what it means that
+// one was started or stopped.
+var stages = map[string][2]string{
+	"nfs-close":   {"port blocked", "port not blocked any more"},
+	"nfs-disk":    {"disk mounted", "disk unmounted"},
+	"nfs-server":  {harness.ServerStarted, "server stopped"},
+	"nfs-address": {harness.AddressTaken, "address given up"},
+	"nfs-open":    {harness.PortOpened, harness.PortClosed},
 }
+
+var (
+	operation = regexp.MustCompile(`controld.*Result of (start|stop) operation for (nfs-\S+) on \S+: (.+?) \|`)
+	// logWords are other lines of Pacemaker's log that tell of a takeover, in words.
+	logWords = []struct {
+		line *regexp.Regexp
+		says string
+	}{
+		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now lost`), "has lost $1"},
+		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now member`), "sees $1"},
+		{regexp.MustCompile(`controld.*Requesting fencing \(\S+\) of node (\S+)`), "wants $1 to be off"},
+		{regexp.MustCompile(`controld.*Result of monitor operation for (nfs-\S+) on \S+: (not running|error[^|]*|Timed Out[^|]*)`), "looks at $1: $2"},
+	}
+)
 
 // meaning returns what a line of the log tells; empty if nothing of interest.
 func meaning(line string) string {
+	if m := operation.FindStringSubmatch(line); m != nil {
+		if m[3] != "ok" {
+			return fmt.Sprintf("%s of %s failed: %s", m[1], m[2], m[3])
+		}
+		return stages[m[2]][map[string]int{"start": 0, "stop": 1}[m[1]]]
+	}
 	for _, w := range logWords {
 		if m := w.line.FindStringSubmatchIndex(line); m != nil {
 			return strings.TrimSpace(string(w.line.ExpandString(nil, w.says, line, m)))

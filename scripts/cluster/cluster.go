@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-//go:embed install cluster.env corosync.conf.in cib.xml.in fence_loopnfs ocf
+//go:embed install cluster.env corosync.conf.in cib.xml.in cib-crossing.xml.in fence_loopnfs ocf
 var files embed.FS
 
 // Write writes the files to dir, which it makes.
