@@ -109,7 +109,7 @@ func (a *admission) trySlot(c *conn) *request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := a.load(c, a.limit.slots, a.used.slots, c.usage.slots, 1)
-	if len(a.free) == 0 || !a.policy.Admit(l, c.local) {
+	if len(a.free) == 0 || !a.policy.Admit(l, c.isLocal()) {
 		return nil
 	}
 	r := a.free[len(a.free)-1]
@@ -123,7 +123,7 @@ func (a *admission) tryBytes(c *conn, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	l := a.load(c, a.limit.bytes, a.used.bytes, c.usage.bytes, n)
-	if !a.policy.Admit(l, c.local) {
+	if !a.policy.Admit(l, c.isLocal()) {
 		return false
 	}
 	a.add(c, 0, n)

@@ -8,7 +8,6 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
-	"loopnfs/internal/hostaddr"
 	"loopnfs/internal/nlm"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/waitfor"
@@ -94,7 +93,7 @@ type Config struct {
 	// CloseTimeout is how long Close waits for requests in progress.
 	CloseTimeout time.Duration
 
-	// Locality is the mechanism "loopback-detect"; default hostaddr.Addresses.
+	// Locality is the mechanism "loopback-detect"; default a hostaddr.Watcher.
 	Locality Locality
 	// Scope is the mechanism "scope-propagation"; default HonourLocal.
 	Scope ScopePolicy
@@ -132,9 +131,6 @@ func (c *Config) setDefaults() {
 	setDefault(&c.SendTimeout, DefaultSendTimeout)
 	setDefault(&c.ReceiveTimeout, DefaultReceiveTimeout)
 	setDefault(&c.CloseTimeout, DefaultCloseTimeout)
-	if c.Locality == nil {
-		c.Locality = &hostaddr.Addresses{}
-	}
 	if c.Scope == nil {
 		c.Scope = HonourLocal
 	}

@@ -36,7 +36,8 @@ type conn struct {
 	nc     *net.TCPConn
 	stream *sunrpc.Stream
 	peer   netip.AddrPort
-	local  bool // the client runs on this host
+	here   netip.Addr // what the client has connected to
+	place  place
 
 	done      chan struct{} // closed when nobody waits for replies any more
 	abortOnce sync.Once
@@ -68,12 +69,14 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	c := &conn{
 		srv: s, nc: nc, stream: stream, peer: peer,
 		client: &client{id: s.count.accepted.Add(1), addr: peer.Addr().As16(), port: peer.Port(), nc: nc},
-		local:  s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()),
+		here:   here.Addr(),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
 		out:    sendQueue{wake: make(chan struct{}, 1)},
 	}
 	c.lastCall.Store(s.uptime())
+	gen := s.generation()
+	c.place.set(gen, s.cfg.Locality.IsLocal(peer.Addr(), here.Addr()))
 	return c, c.setOptions()
 }
 
@@ -85,15 +88,11 @@ func (c *conn) setOptions() error {
 	if err != nil {
 		return err
 	}
-	raw, err := c.nc.SyscallConn()
-	if err != nil {
-		return err
-	}
 	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
-	ctlErr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
-		if c.local {
-			boundBuffers(int(fd))
+	ctlErr := c.control(func(fd int) {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
+		if c.isLocal() {
+			boundBuffers(fd)
 		}
 	})
 	return errors.Join(ctlErr, err)
@@ -301,7 +300,7 @@ func (c *conn) receiveData(n int) (dataErr, err error) {
 // reserve; the other half is for where the data will go.
 func (c *conn) allocData(n int) bool {
 	sc, flags := gfp.For(c.task), gfp.NoFS
-	if c.local {
+	if c.isLocal() {
 		flags |= gfp.High
 	}
 	c.in.data.Pins = c.in.data.Pins[:0]

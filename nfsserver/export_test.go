@@ -485,7 +485,7 @@ func TestIPv6(t *testing.T) {
 		}
 		srv.mu.Lock()
 		for conn := range srv.conns {
-			if !conn.local {
+			if !conn.isLocal() {
 				t.Errorf("%v is not seen to be on this host", conn.peer)
 			}
 		}

@@ -12,7 +12,7 @@ func fsinfo(r *request) {
 	var res nfs3.FSInfoResult
 	node, err := r.node(args.Decode(&r.dec), &args.Handle)
 	if err == nil {
-		if r.conn.local && r.srv.cfg.Locks != nil {
+		if r.conn.isLocal() && r.srv.cfg.Locks != nil {
 			r.srv.cfg.Locks.Mounting()
 		}
 		st, statErr := r.exp.FS.StatFS(&r.op, node)

@@ -176,7 +176,7 @@ func (r *request) queueReply() {
 func (r *request) serve(noWait bool) {
 	defer r.recover()
 	defer r.forget()
-	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.local, Cancel: r.conn.done, NoWait: noWait}
+	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.isLocal(), Cancel: r.conn.done, NoWait: noWait}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)
 	if !noWait && r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() {
@@ -196,7 +196,7 @@ func (r *request) scope() gfp.Scope {
 		return sc
 	}
 	if wire, ok := sunrpc.ScopeFromStamp(r.call.Cred.Sys.Stamp); ok {
-		return r.srv.cfg.Scope(wire, r.conn.local, sc)
+		return r.srv.cfg.Scope(wire, r.conn.isLocal(), sc)
 	}
 	return sc
 }
@@ -205,7 +205,7 @@ func (r *request) scope() gfp.Scope {
 // global dirty limit if its client shares this host's memory: it ends in pages
 // of that client being clean (PF_LOCAL_THROTTLE in nfsd_vfs_write).
 func (r *request) cleansMemory() {
-	if r.conn.local {
+	if r.conn.isLocal() {
 		r.op.Scope = r.op.Scope.Memalloc().LocalThrottle()
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/hostaddr"
 	"loopnfs/internal/waitfor"
 )
 
@@ -25,6 +26,9 @@ type Server struct {
 	mounts  mountList
 	noise   *throttledLog
 	count   counters
+	// mover is the Locality, if its answers change; addresses is the server's own.
+	mover     mover
+	addresses *hostaddr.Watcher
 
 	ioMax       int // bytes of the largest READ or WRITE
 	ioPages     int // its pages
@@ -83,6 +87,9 @@ func New(cfg Config) (*Server, error) {
 		s.slots = append(s.slots, newRequest(s))
 	}
 	s.adm.free = append(s.adm.free, s.slots...)
+	if s.mover, _ = cfg.Locality.(mover); cfg.Locality == nil {
+		s.watchAddresses()
+	}
 	for range cfg.Workers {
 		s.workers.Go(s.work)
 	}
@@ -285,6 +292,9 @@ func (s *Server) end(ended chan struct{}) {
 		s.cfg.Graph.Remove(r.task)
 	}
 	s.dups.journal.close()
+	if s.addresses != nil {
+		s.addresses.Close()
+	}
 	close(ended)
 }
 

@@ -12,6 +12,8 @@ type Stats struct {
 	Conns, LocalConns int // open now; of clients on this host
 	Accepted, Refused uint64
 	BadRecords        uint64 // connections closed for a damaged record
+	Moved             uint64 // times the client of a connection came to this host or left it, with its address
+	AddressChanges    uint64 // of this host
 	Timeouts          uint64 // connections closed because the peer was too slow
 	Panics            uint64
 
@@ -32,6 +34,7 @@ type Stats struct {
 
 type counters struct {
 	accepted, refused, badRecords, timeouts, panics atomic.Uint64
+	moved                                           atomic.Uint64
 	calls                                           [nfs3.NumProcs]atomic.Uint64
 	mountCalls, lockCalls, stable, duplicates       atomic.Uint64
 	busy                                            atomic.Int64
@@ -54,6 +57,7 @@ func (s *Server) Stats() Stats {
 	used := s.adm.now()
 	st := Stats{
 		Accepted: s.count.accepted.Load(), Refused: s.count.refused.Load(),
+		Moved: s.count.moved.Load(), AddressChanges: s.generation(),
 		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
 		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(), LockCalls: s.count.lockCalls.Load(),
 		StableReplies: s.count.stable.Load(), Duplicates: s.count.duplicates.Load(),
@@ -66,7 +70,7 @@ func (s *Server) Stats() Stats {
 	defer s.mu.Unlock()
 	st.Conns = len(s.conns)
 	for c := range s.conns {
-		if c.local {
+		if c.isLocal() {
 			st.LocalConns++
 		}
 	}

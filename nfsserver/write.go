@@ -20,7 +20,7 @@ func write(r *request) {
 	}
 	if err == nil {
 		r.cleansMemory()
-		how := r.srv.cfg.Stability(args.Stable, r.conn.local)
+		how := r.srv.cfg.Stability(args.Stable, r.conn.isLocal())
 		err = r.exp.FS.Write(&r.op, node, args.Offset, &r.data, how, &r.wrote)
 		if err == nil && how > args.Stable {
 			r.srv.count.stable.Add(1)

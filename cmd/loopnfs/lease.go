@@ -27,6 +27,9 @@ type leaseOptions struct {
 	duration time.Duration
 }
 
+// leaseTimeout is what a slow disk may take besides.
+const leaseTimeout = 30 * time.Second
+
 // minLease is the shortest lease that makes sense for a server.
 const minLease = time.Second
 

@@ -75,6 +75,9 @@ var (
 	descRenewed = desc("lease_renewals_total", "Times the lease was renewed.")
 	descRenewal = desc("lease_slowest_renewal_seconds", "The longest that a renewal of the lease took.")
 	descConns   = desc("connections", "Open connections.")
+	descLocal   = desc("local_connections", "Open connections of clients on this host.")
+	descMoved   = desc("connections_moved_total", "Times the client of an open connection came to this host or left it, with its address.")
+	descAddrs   = desc("address_changes_total", "Times the addresses of this host changed.")
 	descFlight  = desc("requests_in_flight", "Requests from receipt to reply.")
 )
 
@@ -113,6 +116,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(descStable, s.StableReplies)
 	count(descDups, s.Duplicates)
 	gauge(descConns, s.Conns)
+	gauge(descLocal, s.LocalConns)
+	count(descMoved, s.Moved)
+	count(descAddrs, s.AddressChanges)
 	gauge(descFlight, s.InFlight)
 	for proc, n := range s.Calls {
 		count(descCalls, n, strings.ToLower(nfs3.ProcName(uint32(proc))))

@@ -166,6 +166,7 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	log, flush := newLogger(os.Stderr, opts.verbose)
 	defer flush()
 	cfg.Logger = log
+	manager := startNotifier(log)
 	guard.Protect(opts.guardConfig(len(cfg.Exports), keep))
 	mem, err := newMemory(opts.memoryConfig(keep), guard)
 	if err != nil {
@@ -176,6 +177,9 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 		return err
 	}
 	var running atomic.Pointer[stack.Server]
+	if opts.lease.path != "" {
+		manager.starting("waits for the lease", 2*opts.lease.duration+leaseTimeout)
+	}
 	held, err := opts.lease.take(ctx, &cfg, lostLease(&running, log, flush))
 	if err != nil {
 		return err
@@ -223,6 +227,8 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 		return errors.Join(err, stopServer())
 	}
 	fmt.Println(readyLine(server, cfg.Exports))
+	manager.ready(readyLine(server, cfg.Exports))
+	go manager.watch(ctx, newSelfCall(server.Addr(), cfg.Holds).call, cfg.Logger)
 	if err := keep.Ready(server.Listener); err != nil {
 		cfg.Logger.Warn("nobody starts this server again if it is killed", "error", err)
 	}
@@ -232,10 +238,12 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	for {
 		select {
 		case <-hup:
-			opts.reload(server, cfg.Logger)
+			manager.reloading()
+			manager.ready(opts.reload(server, cfg.Logger))
 			continue
 		case <-ctx.Done():
 			stop() // a second signal ends the process at once
+			manager.stopping()
 			cfg.Logger.Info("stopping")
 		case err = <-server.Failed():
 		}
@@ -274,17 +282,18 @@ func registerAt(addr string, port int, progs []portmap.Program, restarted bool, 
 	return portmap.Later(addr, port, progs), nil
 }
 
-// reload reads the exports again.
-func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) {
+// reload reads the exports again, and returns what came of it.
+func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) string {
 	exports, err := o.allExports()
 	if err == nil {
 		err = server.SetExports(exports)
 	}
 	if err != nil {
 		log.Error("the exports stay as they were", "error", err)
-		return
+		return "the exports stay as they were: " + err.Error()
 	}
 	log.Info("exports were read again", "file", o.file, "exports", len(exports))
+	return readyLine(server, exports)
 }
 
 // refill takes the memory that the next start is to have, again if it was given up.

@@ -6,6 +6,9 @@
 //	the address of the other end     ├─► on this host
 //	an address of any interface here ─┘
 //
+// Addresses move: that of a cluster comes with its service. A Watcher hears of it at once,
+// Addresses asks when it is asked, once a second at most.
+//
 // What addresses cannot tell, it does not know: whoever is behind address
 // translation, or in a container with a network of its own, seems to be remote.
 package hostaddr
@@ -44,17 +47,23 @@ func (h *Addresses) has(a netip.Addr) bool {
 	return ok
 }
 
-// ofInterfaces returns the addresses of all interfaces. If the system cannot
-// tell, nobody is local: who is treated as remote is only slower.
+// ofInterfaces is listed, with nobody local if the system cannot tell: who is treated as
+// remote is only slower.
 func ofInterfaces() map[netip.Addr]struct{} {
+	set, _ := listed()
+	return set
+}
+
+// listed returns the addresses of all interfaces.
+func listed() (map[netip.Addr]struct{}, error) {
 	set := map[netip.Addr]struct{}{}
-	nets, _ := net.InterfaceAddrs()
+	nets, err := net.InterfaceAddrs()
 	for _, n := range nets {
 		if p, err := netip.ParsePrefix(n.String()); err == nil {
 			set[Plain(p.Addr())] = struct{}{}
 		}
 	}
-	return set
+	return set, err
 }
 
 // Plain returns a without a zone, and as IPv4 if it is one mapped into IPv6.
