@@ -306,7 +306,7 @@ func (c *Cluster) Down() error {
 	}
 	c.events.stop()
 	if c.opt.Logs != "" {
-		errs = append(errs, copyLogs(c.opt.Logs, filepath.Join(c.dir, "log")))
+		errs = append(errs, c.copyLogs(c.opt.Logs))
 	}
 	for _, d := range []*disk{c.disk, c.more} {
 		if d != nil {
@@ -318,12 +318,17 @@ func (c *Cluster) Down() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// copyLogs keeps what is in from, in a directory of its own.
-func copyLogs(to, from string) error {
-	if _, err := os.Stat(from); err != nil {
-		return nil // it has not come that far
+// copyLogs keeps the logs of hosts and clients, in a directory of their own in to.
+func (c *Cluster) copyLogs(to string) error {
+	to = filepath.Join(to, time.Now().Format("20060102-150405.000"))
+	from, err := filepath.Glob(c.lab("run-*"))
+	from = append(from, filepath.Join(c.dir, "log"))
+	for _, dir := range from {
+		if _, statErr := os.Stat(dir); statErr == nil { // else it has not come that far
+			err = errors.Join(err, os.CopyFS(filepath.Join(to, filepath.Base(dir)), os.DirFS(dir)))
+		}
 	}
-	return os.CopyFS(filepath.Join(to, time.Now().Format("20060102-150405.000")), os.DirFS(from))
+	return err
 }
 
 // checkTools reports what is not installed.
