@@ -35,10 +35,11 @@ type Options struct {
 	Say func(format string, args ...any)
 }
 
-// Defaults: short, as the network and the disk of the hosts are fast.
+// Defaults. The network of the hosts is fast, so the token is short. The lease is not as
+// short as it might be: who shares the machine may keep a server from renewing it.
 const (
 	DefaultToken = time.Second
-	DefaultLease = time.Second
+	DefaultLease = 2 * time.Second
 )
 
 // The hosts, and the service.

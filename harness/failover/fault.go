@@ -140,10 +140,10 @@ func splitBrain(ctx context.Context, c *Cluster, d *drama) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(servers, []string{d.serving}) {
-		return fmt.Errorf("with fencing blocked, servers run on %v; only %s had it", servers, d.serving)
+	if slices.Contains(servers, d.second) {
+		return fmt.Errorf("with fencing blocked there is a server on %s, while %s may have the disk", d.second, d.serving)
 	}
-	c.events.note("the power switch works again; only %s has a server", d.serving)
+	c.events.note("the power switch works again; there is no server on %s", d.second)
 	c.power.unblock()
 	return c.awaitFencing(ctx)
 }
