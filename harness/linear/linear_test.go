@@ -13,7 +13,6 @@ import (
 	"github.com/anishathalye/porcupine"
 	"golang.org/x/sys/unix"
 
-	"loopnfs/harness/rawnfs"
 	"loopnfs/harness/testserver"
 	"loopnfs/internal/nfs3"
 )
@@ -174,39 +173,13 @@ func (r *run) histories(t *testing.T) {
 func (r *run) newGroup(name string, m mix) (*group, error) {
 	var dirs [roots]nfs3.FileHandle
 	for i := range dirs {
-		h, err := mkdir(r.addr, fmt.Sprint(name, "-", i))
+		h, err := mkdir(r.addr, "/e", fmt.Sprint(name, "-", i))
 		if err != nil {
 			return nil, err
 		}
 		dirs[i] = h
 	}
 	return newGroup(m, dirs), nil
-}
-
-// mkdir makes a directory in the root, also if the server is killed meanwhile.
-func mkdir(addr, name string) (h nfs3.FileHandle, err error) {
-	for limit := time.Now().Add(rawnfs.CallLimit); time.Now().Before(limit); {
-		if h, err = tryMkdir(addr, name); err == nil {
-			return h, nil
-		}
-	}
-	return h, err
-}
-
-func tryMkdir(addr, name string) (h nfs3.FileHandle, err error) {
-	c, err := rawnfs.Dial(addr)
-	if err != nil {
-		return h, err
-	}
-	defer c.Close()
-	root, err := c.Mount("/e")
-	if err != nil {
-		return h, err
-	}
-	if found, err := c.Lookup(root, name); err == nil && found.Status == nfs3.StatusOK {
-		return found.Handle, nil
-	}
-	return c.Mkdir(root, name)
 }
 
 // start has the clients of a group make their calls.

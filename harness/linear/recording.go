@@ -128,18 +128,41 @@ func (l *Load) run(ctx context.Context, groups []*group) error {
 
 // mkdirs makes the directories of a group.
 func (l *Load) mkdirs(group int) (dirs [roots]nfs3.FileHandle, err error) {
-	c, err := rawnfs.DialTimeout(l.Addr, rawnfs.CallLimit)
-	if err != nil {
-		return dirs, err
-	}
-	defer c.Close()
-	root, err := c.Mount(l.Export)
 	for i := range dirs {
-		if err == nil {
-			dirs[i], err = c.Mkdir(root, fmt.Sprintf("%s-%d-%d", l.Name, group, i))
+		if dirs[i], err = mkdir(l.Addr, l.Export, fmt.Sprintf("%s-%d-%d", l.Name, group, i)); err != nil {
+			return dirs, err
 		}
 	}
-	return dirs, err
+	return dirs, nil
+}
+
+// mkdir makes a directory in the root, also if the server is killed meanwhile.
+func mkdir(addr, export, name string) (h nfs3.FileHandle, err error) {
+	for limit := time.Now().Add(rawnfs.CallLimit); time.Now().Before(limit); {
+		if h, err = tryMkdir(addr, export, name); err == nil {
+			return h, nil
+		}
+	}
+	return h, err
+}
+
+// tryLimit is how long a try to make a directory may take.
+const tryLimit = 5 * time.Second
+
+func tryMkdir(addr, export, name string) (h nfs3.FileHandle, err error) {
+	c, err := rawnfs.DialTimeout(addr, tryLimit)
+	if err != nil {
+		return h, err
+	}
+	defer c.Close()
+	root, err := c.Mount(export)
+	if err != nil {
+		return h, err
+	}
+	if found, err := c.Lookup(root, name); err == nil && found.Status == nfs3.StatusOK {
+		return found.Handle, nil
+	}
+	return c.Mkdir(root, name)
 }
 
 // ReadRecording reads what Run has written.

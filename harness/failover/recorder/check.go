@@ -137,7 +137,7 @@ func (l *life) apply(c *Call) {
 	case c.Answered != 0 && (c.Taken || c.Err != ""): // it has not happened
 	case c.Answered != 0:
 		l.places = map[string]bool{after: true}
-		l.last = fmt.Sprintf("%s %s %s was answered", c.Op, c.Name, c.To)
+		l.last = fmt.Sprintf("%s was answered", strings.TrimSpace(fmt.Sprint(c.Op, " ", c.Name, " ", c.To)))
 	default:
 		l.places[after] = true
 		l.empty[c.Name] = c.Op == Create
@@ -150,9 +150,9 @@ func (v *Verdict) checkLife(id string, l *life, at []string) {
 	case len(at) > 1:
 		v.Twice = append(v.Twice, fmt.Sprintf("the file %s is there as %s", id, strings.Join(at, " and as ")))
 	case len(at) == 0 && !l.places[""]:
-		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is not there", strings.TrimSpace(l.last), id))
+		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is not there", l.last, id))
 	case len(at) == 1 && !l.places[at[0]]:
-		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is there as %s", strings.TrimSpace(l.last), id, at[0]))
+		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is there as %s", l.last, id, at[0]))
 	}
 }
 
