@@ -101,7 +101,7 @@ func TestAgentServerKilled(t *testing.T) {
 	b.want("start", "", "0", 5*time.Second)
 	b.want("monitor", "", "0", 5*time.Second)
 	b.want("monitor", "OCF_CHECK_LEVEL=10", "0", 5*time.Second)
-	b.sh("pkill -KILL -f '[l]oopnfs serve'")
+	b.sh("pkill -KILL -f '[l]oopnfs serve'; while pgrep -f '[l]oopnfs serve'; do sleep 0.05; done")
 	b.want("monitor", "", "7", 5*time.Second)
 	b.want("stop", "", "0", 3*time.Second)
 	b.want("start", "", "0", 20*time.Second)

@@ -100,6 +100,9 @@ func Up(ctx context.Context, opt Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cleanLeftovers(l.Dir); err != nil {
+		opt.Say("%v", err)
+	}
 	c := &Cluster{
 		opt: opt, ledger: l, dir: l.Dir, hosts: map[string]*host.Host{}, starts: map[string]int{},
 		events: newTimeline(opt.Say), groups: newGroups(),

@@ -1,9 +1,15 @@
 package failover
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -137,4 +143,84 @@ func TestCrossing(t *testing.T) {
 	}
 	ping(service())
 	ping(more)
+}
+
+// start starts loopnfs failover and returns when its cluster is up.
+func start(t *testing.T, exe string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(exe, "failover", "--fault", "disk-stall", "--seed", "3")
+	said, err := cmd.StderrPipe()
+	if err := errors.Join(err, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "takes no writes") {
+			go io.Copy(io.Discard, said)
+			return cmd
+		}
+	}
+	t.Fatal("no cluster came up")
+	return nil
+}
+
+// left returns what there is of the cluster of a process.
+func left(pid int) (found []string) {
+	mark := fmt.Sprintf("loopnfs-drill-%d-", pid)
+	for _, pattern := range []string{"/proc/[0-9]*/mountinfo", "/sys/block/loop*/loop/backing_file"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if b, err := os.ReadFile(file); err == nil && strings.Contains(string(b), mark) {
+				found = append(found, file)
+			}
+		}
+	}
+	groups, _ := filepath.Glob(filepath.Join(memoryGroups, groupPrefix+fmt.Sprint(pid)))
+	dirs, _ := filepath.Glob("/var/tmp/" + mark + "*")
+	return append(append(found, groups...), dirs...)
+}
+
+func awaitNothing(t *testing.T, pid int) {
+	t.Helper()
+	var found []string
+	for limit := time.Now().Add(20 * time.Second); time.Now().Before(limit); time.Sleep(100 * time.Millisecond) {
+		if found = left(pid); len(found) == 0 {
+			return
+		}
+	}
+	t.Errorf("left: %v", found)
+}
+
+// Ctrl-C while the disk is stalled takes everything down.
+func TestInterrupted(t *testing.T) {
+	cmd := start(t, options(t).Exe)
+	if len(left(cmd.Process.Pid)) == 0 {
+		t.Fatal("nothing is seen of a cluster that is there")
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("it was interrupted, and says that all is well")
+	}
+	awaitNothing(t, cmd.Process.Pid)
+}
+
+// What kill -9 leaves while the disk is stalled, the next one removes.
+func TestKilled(t *testing.T) {
+	opt := options(t)
+	cmd := start(t, opt.Exe)
+	time.Sleep(time.Second) // the stall lasts for two at least
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if _, err := harness.CleanLeftovers(); err != nil {
+		t.Error(err)
+	}
+	if err := cleanLeftovers(t.TempDir()); err != nil {
+		t.Error(err)
+	}
+	awaitNothing(t, cmd.Process.Pid)
 }

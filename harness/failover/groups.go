@@ -15,13 +15,16 @@ import (
 // version 2 or no right to make any.
 type groups struct{ top string }
 
-const memoryGroups = "/sys/fs/cgroup/memory"
+const (
+	memoryGroups = "/sys/fs/cgroup/memory"
+	groupPrefix  = "loopnfs-failover-" // before the number of the process
+)
 
 func newGroups() *groups {
 	if _, err := os.Stat(filepath.Join(memoryGroups, "memory.limit_in_bytes")); err != nil {
 		return &groups{}
 	}
-	return &groups{filepath.Join(memoryGroups, fmt.Sprintf("loopnfs-failover-%d", os.Getpid()))}
+	return &groups{filepath.Join(memoryGroups, groupPrefix+fmt.Sprint(os.Getpid()))}
 }
 
 // make returns the group of a host, a new one if need be; empty if there are none.

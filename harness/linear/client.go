@@ -125,7 +125,9 @@ type client struct {
 	// patience is how long it waits for a reply before it sends the call again; 0 is as
 	// long as the connection lives, or CallLimit.
 	patience time.Duration
-	keep     int // of answered calls, to be sent again
+	// fresh, if not 0, is for how many calls of its group an answered call may be sent
+	// again.
+	fresh    int
 	last     exchange
 	answered []exchange // newest last
 
@@ -134,7 +136,7 @@ type client struct {
 
 func newClient(g *group, number int, addr string, r *rand.Rand) *client {
 	// All clients have the same address: their XIDs have to differ.
-	return &client{group: g, number: number, addr: addr, r: r, xid: uint32(number)<<24 | r.Uint32N(1<<16), keep: maxAnswered}
+	return &client{group: g, number: number, addr: addr, r: r, xid: uint32(number)<<24 | r.Uint32N(1<<16)}
 }
 
 func (c *client) close() {
@@ -146,7 +148,10 @@ func (c *client) close() {
 }
 
 // exchange is a call and its reply, as they were sent.
-type exchange struct{ call, reply []byte }
+type exchange struct {
+	call, reply []byte
+	at          int // how many calls its group had made
+}
 
 // maxAnswered is how many calls a client may send again: much less than the server keeps.
 const maxAnswered = 40
@@ -165,6 +170,7 @@ func (c *client) sendAgain() error {
 // another: Linux says that memory is short if a handle is opened of a file that is gone
 // while another one is made with its inode number (iget_locked).
 func (c *client) step() error {
+	c.dropOld()
 	if c.repeat && len(c.answered) > 0 && c.r.IntN(10) == 0 {
 		if err := c.sendAgain(); err != nil {
 			return fmt.Errorf("client %d: %w", c.number, err)
@@ -182,10 +188,26 @@ func (c *client) step() error {
 	}
 	if in.changes() && out.status == nfs3.StatusOK { // the next server knows no other replies
 		c.answered = append(c.answered, c.last)
-		c.answered = c.answered[max(0, len(c.answered)-c.keep):]
+		c.answered = c.answered[max(0, len(c.answered)-maxAnswered):]
 	}
 	c.record(call{client: c.number, in: in, out: out, sent: sent, done: c.now()})
 	return nil
+}
+
+// made returns how many calls the group has made.
+func (g *group) made() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.calls)
+}
+
+// dropOld forgets answered calls whose replies the server may not have any more.
+func (c *client) dropOld() {
+	if c.fresh == 0 {
+		return
+	}
+	made := c.made()
+	c.answered = slices.DeleteFunc(c.answered, func(x exchange) bool { return made-x.at > c.fresh })
 }
 
 func (c *client) choose() input {
@@ -284,7 +306,7 @@ func (c *client) call(proc uint32, args rawnfs.Encoder, res rawnfs.Decoder) erro
 	if err != nil {
 		return err
 	}
-	c.last = exchange{rec, reply}
+	c.last = exchange{rec, reply, c.made()}
 	_, err = rawnfs.DecodeReply(reply, c.xid, res)
 	return err
 }

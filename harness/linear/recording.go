@@ -103,9 +103,10 @@ func monotonic() int64 {
 	return ts.Nano()
 }
 
-// recent is how many of its last calls a client of a Load may send again: others make
-// calls at the same server, and it keeps the replies to the last 2048 of all of them.
-const recent = 5
+// recent is for how many calls of its group a client of a Load may send an answered call
+// again. Others make calls at the same server, some ten times as many, and it keeps the
+// replies to the last 2048 of all of them.
+const recent = 30
 
 // run has the clients of all groups make calls.
 func (l *Load) run(ctx context.Context, groups []*group) error {
@@ -113,7 +114,7 @@ func (l *Load) run(ctx context.Context, groups []*group) error {
 	var all sync.WaitGroup
 	for i := range errs {
 		c := newClient(groups[i/l.Clients], i+1, l.Addr, rand.New(rand.NewPCG(l.Seed, uint64(i))))
-		c.resend, c.repeat, c.patience, c.keep = true, true, l.Patience, recent
+		c.resend, c.repeat, c.patience, c.fresh = true, true, l.Patience, recent
 		all.Go(func() {
 			defer c.close()
 			for ctx.Err() == nil && errs[i] == nil {
