@@ -184,7 +184,7 @@ func TestJudge(t *testing.T) {
 		r := good
 		c.change(&r)
 		res := Result{Server: c.server, Without: c.without}
-		err := judge(&res, &r)
+		err := judge(&res, &r, stallSeconds)
 		if (err != nil) != (c.error != "") || err != nil && !strings.Contains(err.Error(), c.error) {
 			t.Errorf("%s: error %v", c.name, err)
 		}
@@ -196,7 +196,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	res, hung := Result{Server: "knfsd"}, job.Result{Outcome: job.Hung, Error: "mounting did not end", Notes: []string{"a fact"}}
-	if err := judge(&res, &hung); err != nil || res.Cycle == nil || !slices.Equal(res.Notes, []string{"a fact", "mounting did not end"}) {
+	if err := judge(&res, &hung, stallSeconds); err != nil || res.Cycle == nil || !slices.Equal(res.Notes, []string{"a fact", "mounting did not end"}) {
 		t.Errorf("hung: %+v, %v", res, err)
 	}
 }
@@ -205,7 +205,7 @@ func TestLatencyIsNeverBelowTheStall(t *testing.T) {
 	for _, r := range []job.Result{{Latency: 2, Stall: 1}, {Latency: 1, Stall: 2}} {
 		r.Outcome = job.Survived
 		var res Result
-		if err := judge(&res, &r); err != nil || res.MaxLatencyMs != 2000 {
+		if err := judge(&res, &r, stallSeconds); err != nil || res.MaxLatencyMs != 2000 {
 			t.Errorf("%+v: %d ms, %v", r, res.MaxLatencyMs, err)
 		}
 	}

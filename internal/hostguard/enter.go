@@ -30,6 +30,11 @@ func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
 	if k := inherited(); k != nil {
 		return &Guard{hot: &k.found}, k
 	}
+	// To fill the files takes memory, of which a host that takes over may have none but
+	// what its own mount's pages hold. This thread must not wait for these.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_ = setIOFlusher() // enter tells
 	k, err := openKeep(keepParent, stateDir, n)
 	g := enter(setIOFlusher, k)
 	if err != nil {

@@ -38,9 +38,14 @@ func childKeeps() {
 func childServes(k *Keep) {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
-	if _, err := os.Stat(filepath.Join(os.Args[1], "broken")); err == nil {
+	if b, err := os.ReadFile(filepath.Join(os.Args[1], "broken")); err == nil {
+		if string(b) == "final" {
+			os.Exit(ExitFinal)
+		}
 		os.Exit(3)
 	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGUSR1)
 	l, err := k.Listener()
 	if l == nil && err == nil {
 		l, err = net.Listen("tcp", "127.0.0.1:0")
@@ -65,7 +70,11 @@ func childServes(k *Keep) {
 			c.Close()
 		}
 	}()
-	<-stop
+	select {
+	case <-again:
+		os.Exit(ExitAgain)
+	case <-stop:
+	}
 	os.Exit(7)
 }
 
@@ -128,6 +137,28 @@ func greeted(t *testing.T, addr string) {
 	c.SetDeadline(time.Now().Add(20 * time.Second))
 	if b, err := io.ReadAll(c); string(b) != "hello" {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// A server that has lost the right to serve is followed by one that asks for it; one that
+// finds that somebody else has it is followed by none.
+func TestKeeperHeedsExitCodes(t *testing.T) {
+	f := startKeeper(t)
+	f.start()
+	pid, addr := f.server()
+	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	next, _ := f.server()
+	greeted(t, addr)
+	if err := os.WriteFile(filepath.Join(f.parent, "broken"), []byte("final"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(next, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	if code := f.end(); code != ExitFinal {
+		t.Errorf("the keeper ended with %d, want %d", code, ExitFinal)
 	}
 }
 

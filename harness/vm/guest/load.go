@@ -32,6 +32,7 @@ type run struct {
 	mu     sync.Mutex // of res.Notes while the script runs
 	res    job.Result
 	hog    *exec.Cmd
+	plain  bool // mounted as by somebody who does not know that it is a loop-back mount
 	worker *worker
 	script chan error // the end of what happens besides
 
@@ -107,7 +108,7 @@ func (r *run) prepare(s script) error {
 }
 
 func (r *run) mount() error {
-	if r.server.cfg.Name == "loopnfs" {
+	if r.server.cfg.Name == "loopnfs" && !r.plain {
 		return command(job.Dir+"/loopnfs", "mount", "--via", "kernel", r.server.source(), mnt)
 	}
 	return command("mount", "-t", "nfs", "-o", r.server.mountOptions(), r.server.source(), mnt)

@@ -24,6 +24,7 @@ var scripts = map[string]script{
 	"compact":      {before: (*run).wantHugepages, during: (*run).compact},
 	"compact-mem":  {before: (*run).wantHugepages, during: (*run).compactMemory},
 	"restart":      {during: (*run).restart},
+	"takeover":     {before: (*run).comeHere, during: (*run).takeover},
 	"freeze":       {during: (*run).freeze},
 	"thread-flags": {during: (*run).threadFlags},
 	"swap":         {prepare: (*run).swapOnMount, finish: (*run).swapOff},

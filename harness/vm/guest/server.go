@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,8 @@ const (
 // server is one NFS server, of whatever make, on this machine.
 type server struct {
 	cfg job.Server
+	// address is that of its service on this machine, lease its lease; "" for none.
+	address, lease string
 	// cmd is its process; nil for the kernel's.
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -57,10 +60,7 @@ func (s *server) source() string {
 }
 
 func (s *server) host() string {
-	if s.cfg.Host != "" {
-		return s.cfg.Host
-	}
-	return "127.0.0.1"
+	return cmp.Or(s.cfg.Host, s.address, "127.0.0.1")
 }
 
 // remote reports whether the server runs in another guest.
@@ -91,6 +91,9 @@ func (s *server) loopnfsArgs() []string {
 	args := []string{
 		"serve", "--export", exportDir + ":" + exportDir, "--listen", ":" + nfsPort,
 		"--memory", "16MiB", "--state", srv + "/state", "--squash", "none", "--verbose",
+	}
+	if s.lease != "" {
+		args = append(args, "--lease", s.lease, "--lease-duration", "20s") // the disk is slow
 	}
 	if len(s.cfg.Without) > 0 {
 		args = append(args, "--without", strings.Join(s.cfg.Without, ","))
