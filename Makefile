@@ -46,7 +46,7 @@ test: setup-test build
 SCHEDULES ?= 20
 SEED ?= 1
 test-cluster: setup-cluster build
-	LOOPNFS_CLUSTER=$(CURDIR)/bin/loopnfs $(GO) test $(EXEC) -count=1 -timeout 40m -v ./harness/failover/... -failover.schedules $(SCHEDULES) -failover.seed $(SEED)
+	LOOPNFS_CLUSTER=$(CURDIR)/bin/loopnfs $(GO) test $(EXEC) -count=1 -timeout 40m -v ./harness/failover -failover.schedules $(SCHEDULES) -failover.seed $(SEED)
 
 check: setup-build
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt is needed on:"; echo "$$unformatted"; exit 1; }
