@@ -87,6 +87,7 @@ func scan(dir string) (map[string]string, error) {
 type life struct {
 	places map[string]bool // "" is nowhere
 	last   string          // what was promised last, in words
+	since  int64           // when that was
 	// empty are names under which it may be without content: its creation was not
 	// answered.
 	empty map[string]bool
@@ -109,7 +110,7 @@ func (v *Verdict) checkFiles(there map[string]string, calls []Call) {
 		at[id] = append(at[id], name)
 	}
 	for _, id := range slices.Sorted(maps.Keys(lives)) {
-		v.checkLife(id, lives[id], at[id])
+		v.checkLife(id, lives[id], at[id], calls)
 	}
 	for name, id := range there {
 		if lives[id] == nil && !mayBeEmpty(lives, name, id) {
@@ -136,7 +137,7 @@ func (l *life) apply(c *Call) {
 	switch {
 	case c.Answered != 0 && (c.Taken || c.Err != ""): // it has not happened
 	case c.Answered != 0:
-		l.places = map[string]bool{after: true}
+		l.places, l.since = map[string]bool{after: true}, c.Answered
 		l.last = fmt.Sprintf("%s was answered", strings.TrimSpace(fmt.Sprint(c.Op, " ", c.Name, " ", c.To)))
 	default:
 		l.places[after] = true
@@ -144,9 +145,12 @@ func (l *life) apply(c *Call) {
 	}
 }
 
-func (v *Verdict) checkLife(id string, l *life, at []string) {
+func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 	slices.Sort(at)
+	twice := l.takenBy(id, calls)
 	switch {
+	case len(at) == 0 && !l.places[""] && twice != nil:
+		v.Twice = append(v.Twice, fmt.Sprintf("%s %s of %s made room for the file %s, was not answered yet, and then took that, too", twice.Op, twice.Name, twice.Client, id))
 	case len(at) > 1:
 		v.Twice = append(v.Twice, fmt.Sprintf("the file %s is there as %s", id, strings.Join(at, " and as ")))
 	case len(at) == 0 && !l.places[""]:
@@ -154,6 +158,19 @@ func (v *Verdict) checkLife(id string, l *life, at []string) {
 	case len(at) == 1 && !l.places[at[0]]:
 		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is there as %s", l.last, id, at[0]))
 	}
+}
+
+// takenBy returns a call for another file under the same name that was under way when the
+// last promise was made: as that could be made, the call had been carried out, and if the
+// file is not there, it was carried out again.
+func (l *life) takenBy(id string, calls []Call) *Call {
+	for i := range calls {
+		c := &calls[i]
+		if c.ID != id && c.Op != Create && l.places[c.Name] && c.At < l.since && (c.Answered == 0 || c.Answered > l.since) {
+			return c
+		}
+	}
+	return nil
 }
 
 // tenure is a time in which somebody certainly had something that only one can have.

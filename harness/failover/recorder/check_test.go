@@ -64,6 +64,12 @@ func TestCheck(t *testing.T) {
 			s.add("a", Remove, "x", "", "1", true)
 			s.add("b", Create, "x", "", "2", true)
 		}, nil, "lost: create x was answered, but the file 2 is not there"},
+		{"removed by a call that was carried out twice", func(s *story) {
+			s.add("a", Create, "x", "", "1", true)
+			s.add("a", Remove, "x", "", "1", false)
+			s.add("b", Create, "x", "", "2", true)
+			s.calls[1].Answered = s.now + 5
+		}, nil, "applied twice: remove x of a made room for the file 2, was not answered yet, and then took that, too"},
 		{"two owners", func(s *story) {
 			s.add("a", Create, "x", "", "1", true)
 			s.add("b", Create, "x", "", "2", true)
