@@ -13,7 +13,7 @@ EXEC := $(if $(SUDO),-exec '$(SUDO)')
 # have installed it.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
 
-.PHONY: build drill drill-vm drill-vm-full test check bench bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm
+.PHONY: build drill drill-vm drill-vm-full failover test test-cluster check bench bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm setup-cluster
 
 # Without libc and debug tables: what a server does not need is not in memory, and
 # threads have the small stacks of the runtime.
@@ -33,9 +33,20 @@ RUNS ?= 3
 drill-vm-full: setup-vm build
 	$(SUDO) bin/loopnfs drill --tier vm --server all --kernel all --runs $(RUNS) --json drill-vm-full.json --html drill-vm-full.html
 
+# A cluster of namespaces: a node that serves loses its power. Each fault once:
+# bin/loopnfs drill takeover --tier cluster
+failover: setup-cluster build
+	$(SUDO) bin/loopnfs failover
+
 test: setup-test build
 	$(GO) vet ./...
 	LOOPNFS=$(CURDIR)/bin/loopnfs $(GO) test $(RACE) $(EXEC) -count=1 -timeout $(TIMEOUT) ./...
+
+# Apart from the others, since a cluster goes by the clock: ten minutes.
+SCHEDULES ?= 20
+SEED ?= 1
+test-cluster: setup-cluster build
+	LOOPNFS_CLUSTER=$(CURDIR)/bin/loopnfs $(GO) test $(EXEC) -count=1 -timeout 40m -v ./harness/failover -failover.schedules $(SCHEDULES) -failover.seed $(SEED)
 
 check: setup-build
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt is needed on:"; echo "$$unformatted"; exit 1; }
@@ -69,3 +80,5 @@ setup-drill:
 	@scripts/setup.sh drill
 setup-vm:
 	@scripts/setup.sh vm
+setup-cluster:
+	@scripts/setup.sh cluster

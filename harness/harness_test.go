@@ -114,7 +114,7 @@ func TestDrillsComeOutAsDocumented(t *testing.T) {
 }
 
 // startDrill starts a drill in a process and waits until its load runs.
-func startDrill(t *testing.T) (*exec.Cmd, *ledger) {
+func startDrill(t *testing.T) (*exec.Cmd, *Ledger) {
 	t.Helper()
 	exe, _ := os.Executable()
 	cmd := exec.Command(exe, "drill", "run", "release-page")
@@ -168,11 +168,11 @@ func waitGone(t *testing.T, p proc) {
 }
 
 func TestALiveDrillIsLeftAlone(t *testing.T) {
-	l, err := newLedger("/var/tmp")
+	l, err := NewLedger("/var/tmp")
 	if err != nil {
 		t.Skip(err)
 	}
-	defer l.clean()
+	defer l.Clean()
 	if _, err := CleanLeftovers(); err != nil {
 		t.Fatal(err)
 	}

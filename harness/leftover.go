@@ -33,9 +33,9 @@ func (p proc) awaitEnd() {
 	}
 }
 
-// ledger says what a drill has on this machine; it is written before the thing
+// Ledger says what a drill has on this machine; it is written before the thing
 // is made, and removed when everything is gone.
-type ledger struct {
+type Ledger struct {
 	path string
 
 	Owner    proc   `json:"owner"`
@@ -53,12 +53,12 @@ func ledgerDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("loopnfs-%d", os.Getuid()))
 }
 
-// newLedger makes the work directory of this process and records it.
-func newLedger(parent string) (*ledger, error) {
+// NewLedger makes the work directory of this process and records it.
+func NewLedger(parent string) (*Ledger, error) {
 	if err := os.MkdirAll(ledgerDir(), 0o700); err != nil {
 		return nil, err
 	}
-	l := &ledger{
+	l := &Ledger{
 		Owner: procOf(os.Getpid()),
 		Dir:   filepath.Join(parent, fmt.Sprintf("loopnfs-drill-%d-%d", os.Getpid(), time.Now().UnixNano())),
 		path:  filepath.Join(ledgerDir(), fmt.Sprintf("drill-%d.json", os.Getpid())),
@@ -73,7 +73,7 @@ func newLedger(parent string) (*ledger, error) {
 	return l, nil
 }
 
-func (l *ledger) save() error {
+func (l *Ledger) save() error {
 	b, err := json.Marshal(l)
 	if err != nil {
 		return err
@@ -86,29 +86,29 @@ func (l *ledger) save() error {
 }
 
 // addChild records a child process.
-func (l *ledger) addChild(pid int) error {
+func (l *Ledger) addChild(pid int) error {
 	l.Children = append(l.Children, procOf(pid))
 	return l.save()
 }
 
 // dropChildren forgets children that are gone.
-func (l *ledger) dropChildren() error {
+func (l *Ledger) dropChildren() error {
 	l.Children = nil
 	return l.save()
 }
 
-// remains counts what was cleaned up.
-type remains struct{ procs, mounts, dirs int }
+// Remains counts what was cleaned up.
+type Remains struct{ procs, mounts, dirs int }
 
-func (r remains) any() bool { return r != remains{} }
+func (r Remains) any() bool { return r != Remains{} }
 
-func (r remains) String() string {
+func (r Remains) String() string {
 	return fmt.Sprintf("%d processes, %d mounts, %d directories", r.procs, r.mounts, r.dirs)
 }
 
-// clean ends and removes everything that l lists, and the ledger itself.
-func (l *ledger) clean() (remains, error) {
-	var r remains
+// Clean ends and removes everything that l lists, and the ledger itself.
+func (l *Ledger) Clean() (Remains, error) {
+	var r Remains
 	for _, p := range l.Children {
 		if p.alive() && syscall.Kill(-p.PID, syscall.SIGKILL) == nil {
 			r.procs++
@@ -173,7 +173,7 @@ func CleanLeftovers() ([]string, error) {
 		if err != nil {
 			return said, fmt.Errorf("cannot read %s, the record of an earlier drill: %w; look at it and remove it", path, err)
 		}
-		r, err := l.clean()
+		r, err := l.Clean()
 		if r.any() {
 			said = append(said, fmt.Sprintf("cleaned up after drill %d, which was killed: %v", l.Owner.PID, r))
 		}
@@ -184,12 +184,12 @@ func CleanLeftovers() ([]string, error) {
 	return said, nil
 }
 
-func readLedger(path string) (*ledger, error) {
+func readLedger(path string) (*Ledger, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	l := &ledger{path: path}
+	l := &Ledger{path: path}
 	if err := json.Unmarshal(b, l); err != nil {
 		return nil, err
 	}

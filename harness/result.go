@@ -51,6 +51,12 @@ type Result struct {
 	Stacks       []job.Stack  `json:"stacks,omitempty"`
 	Notes        []string     `json:"notes,omitempty"`
 	Timeline     []job.Sample `json:"timeline,omitempty"`
+	// What only the cluster tier measures: the faults, how many changes were answered,
+	// and how many of these were lost, or applied twice.
+	Takeovers []Takeover `json:"takeovers,omitempty"`
+	Promises  int        `json:"promises,omitempty"`
+	Lost      int        `json:"lost,omitempty"`
+	Twice     int        `json:"twice,omitempty"`
 	// Error says what broke, if something did.
 	Error string `json:"error,omitempty"`
 }
@@ -103,6 +109,9 @@ func WriteTable(w io.Writer, results []Result) error {
 			float64(r.Bytes)/(1<<20), float64(r.MaxLatencyMs)/1000, r.data())
 	}
 	if err := tw.Flush(); err != nil {
+		return err
+	}
+	if err := writeTakeovers(w, results); err != nil {
 		return err
 	}
 	for i := range results {

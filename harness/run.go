@@ -70,14 +70,14 @@ func Run(ctx context.Context, drills []Drill, opt Options) (results []Result, er
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLedger(opt.Dir)
+	l, err := NewLedger(opt.Dir)
 	if err != nil {
 		return nil, err
 	}
 	r := &runner{opt: opt, ledger: l, spawn: newSpawner()}
 	defer func() {
 		r.spawn.close()
-		_, cleanErr := l.clean()
+		_, cleanErr := l.Clean()
 		err = errors.Join(err, cleanErr)
 	}()
 	for _, d := range drills {
@@ -94,7 +94,7 @@ func Run(ctx context.Context, drills []Drill, opt Options) (results []Result, er
 // runner holds what the runs of one drill process share.
 type runner struct {
 	opt    Options
-	ledger *ledger
+	ledger *Ledger
 	spawn  *spawner
 	n      int
 }

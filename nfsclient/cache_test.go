@@ -276,6 +276,32 @@ func TestUnmountRemovesHiddenFiles(t *testing.T) {
 	}
 }
 
+// The last close may come while the file is being renamed, which can take as long as a
+// server is away.
+func TestCloseWhileHiding(t *testing.T) {
+	f := startFake(t)
+	b := newBed(t, 8<<20, f.addr(), "/x", nil)
+	n := b.create("f")
+	must(t, b.c.Open(&b.op, n, true))
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict { return map[bool]verdict{true: late}[c.proc == nfs3.ProcRename] }
+	})
+	removed := make(chan error, 1)
+	go func() {
+		_, err := b.c.Remove(&b.op, vfs.RootID, "f")
+		removed <- err
+	}()
+	eventually(t, "the file is renamed", func() bool { return f.counted(nfs3.ProcRename) == 1 })
+	b.c.Close(n, true)
+	f.sendLate()
+	must(t, <-removed)
+	f.set(func() {
+		if names := f.files[0].names; len(names) != 0 {
+			t.Fatalf("left: %v", names)
+		}
+	})
+}
+
 // Two files of one rename: the one that is replaced while it is open lives on.
 func TestRenameOverOpenFile(t *testing.T) {
 	s := testServer(t, 32<<20)

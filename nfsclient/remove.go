@@ -71,11 +71,18 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 	if err != nil {
 		return false, w, err
 	}
+	hidden := &sillyName{dir: d, name: silly, who: vfs.Cred{UID: op.Cred.UID, GID: op.Cred.GID, Groups: append([]uint32(nil), op.Cred.Groups...)}}
 	c.tab.mu.Lock()
-	ino.silly = &sillyName{dir: d, name: silly, who: vfs.Cred{UID: op.Cred.UID, GID: op.Cred.GID, Groups: append([]uint32(nil), op.Cred.Groups...)}}
 	d.refs++ // until the file is removed
+	closed := ino.opens == 0
+	if !closed {
+		ino.silly = hidden
+	}
 	c.tab.mu.Unlock()
 	ino.expire()
+	if closed { // while it was being renamed
+		c.unhide(hidden)
+	}
 	return true, w, nil
 }
 

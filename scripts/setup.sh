@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, testing and drilling need, and is not there yet.
 #
-#   scripts/setup.sh build|test|drill|bench|vm
+#   scripts/setup.sh build|test|drill|bench|vm|cluster
 #
 # Knows Debian and Ubuntu. Elsewhere it names what is missing and fails.
 set -euo pipefail
@@ -37,8 +37,23 @@ vm)
 	need xz xz-utils
 	[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 	;;
+cluster)
+	need corosync corosync
+	need pacemakerd pacemaker
+	need crm_resource pacemaker-cli-utils
+	need ocf-tester resource-agents
+	need xmllint libxml2-utils # for ocf-tester
+	need ip iproute2
+	need nft nftables
+	need arping iputils-arping
+	need modprobe kmod # for resource-agents
+	need mkfs.ext4 e2fsprogs
+	need nsenter util-linux
+	need pgrep procps
+	need fusermount3 fuse3
+	;;
 *)
-	echo "usage: scripts/setup.sh build|test|drill|bench|vm" >&2
+	echo "usage: scripts/setup.sh build|test|drill|bench|vm|cluster" >&2
 	exit 2
 	;;
 esac
@@ -60,6 +75,15 @@ if [ "$(id -u)" -ne 0 ]; then
 	sudo=(sudo)
 fi
 
+# What is installed for clusters must not start here: they run in hosts of their own.
+policy=/usr/sbin/policy-rc.d
+keep_stopped() {
+	[ -e "$policy" ] && return
+	printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee "$policy" >/dev/null
+	"${sudo[@]}" chmod 755 "$policy"
+	trap '"${sudo[@]}" rm -f "$policy"' EXIT
+}
+
 install() {
 	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y --no-install-recommends "${missing[@]}"
@@ -75,11 +99,14 @@ if [ ${#missing[@]} -gt 0 ]; then
 		exit 1
 	fi
 	echo "setup: installing ${missing[*]}"
+	if [ "$1" = cluster ]; then
+		keep_stopped
+	fi
 	# The lists of packages may be missing or old: fetch them only then.
 	install || { "${sudo[@]}" apt-get update && install; }
 fi
 
-if [[ $1 = test || $1 = drill ]] && [ ! -e /dev/fuse ]; then
+if [[ $1 = test || $1 = drill || $1 = cluster ]] && [ ! -e /dev/fuse ]; then
 	"${sudo[@]}" modprobe fuse 2>/dev/null || true
 	if [ ! -e /dev/fuse ]; then
 		echo "setup: there is no /dev/fuse: load the kernel module fuse, or give this container the device" >&2
@@ -87,6 +114,6 @@ if [[ $1 = test || $1 = drill ]] && [ ! -e /dev/fuse ]; then
 	fi
 fi
 
-if [[ $1 = test ]] && [ ! -e /dev/loop-control ]; then
-	"${sudo[@]}" modprobe loop 2>/dev/null || true # the test that needs it is skipped without
+if [[ $1 = test || $1 = cluster ]] && [ ! -e /dev/loop-control ]; then
+	"${sudo[@]}" modprobe loop 2>/dev/null || true # what needs it says so
 fi

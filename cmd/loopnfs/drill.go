@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"loopnfs/harness"
+	"loopnfs/harness/failover"
 	"loopnfs/harness/report"
 	"loopnfs/harness/vm"
 	"loopnfs/harness/work"
@@ -57,6 +58,9 @@ most of the memory. The first run builds the guest's image and fetches the kerne
 which takes some minutes and a Debian mirror. Without names, --server and --kernel
 it takes a quarter of an hour.
 
+With --tier cluster it is a cluster with a server that two nodes can have, as in
+loopnfs failover: each fault once, which takes three minutes.
+
 The exit code is 0 only if every drill came out as documented, both ways.`,
 		Example: `  loopnfs drill
   loopnfs drill release-page --json result.json
@@ -69,10 +73,10 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.tier, "tier", "host", "what to run on: `host|vm`, this host, or guests with stock kernels")
+	f.StringVar(&opts.tier, "tier", "host", "what to run on: `host|vm|cluster`, this host, guests with stock kernels, or a cluster of namespaces")
 	f.StringSliceVar(&opts.servers, "server", nil, "(vm) put these `SERVER`s to it: all, "+strings.Join(harness.Servers, ", "))
 	f.StringSliceVar(&opts.kernels, "kernel", nil, "(vm) on these `VERSION`s of the kernel: all ("+strings.Join(harness.VMKernels, ", ")+"), or others; 6.1 is the newest 6.1")
-	f.IntVar(&opts.runs, "runs", 1, "(vm) repeat everything `N` times")
+	f.IntVar(&opts.runs, "runs", 1, "(vm, cluster) repeat everything `N` times")
 	f.StringSliceVar(&opts.without, "without", nil, "run only once, without these `MECHANISM`s (see drill list)")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
 	f.StringVar(&opts.htmlFile, "html", "", "write a page on the results to `FILE`, for a browser; it needs no network")
@@ -88,6 +92,12 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	if err != nil {
 		return err
 	}
+	return runAndReport(ctx, run, &opts, out, progress)
+}
+
+// runAndReport runs drills until they end, or the user has had enough of them, and writes
+// what came of it as opts say.
+func runAndReport(ctx context.Context, run drillRun, opts *drillOptions, out, progress io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
@@ -95,7 +105,7 @@ func runDrill(ctx context.Context, opts drillOptions, names []string, out, progr
 	results, err := run(ctx, func(format string, args ...any) {
 		fmt.Fprintf(progress, "%6.1f s  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	})
-	if err := errors.Join(err, reportDrills(&opts, results, out)); err != nil {
+	if err := errors.Join(err, reportDrills(opts, results, out)); err != nil {
 		return err
 	}
 	for i := range results {
@@ -116,8 +126,29 @@ func (o *drillOptions) prepare(names []string) (drillRun, error) {
 		return o.prepareHost(names)
 	case harness.TierVM:
 		return o.prepareVM(names)
+	case harness.TierCluster:
+		return o.prepareCluster(names)
 	}
-	return nil, usagef("--tier %s: give host or vm", o.tier)
+	return nil, usagef("--tier %s: give host, vm or cluster", o.tier)
+}
+
+// prepareCluster prepares the one drill of the cluster tier: each fault once.
+func (o *drillOptions) prepareCluster(names []string) (drillRun, error) {
+	if len(names) > 0 && !slices.Equal(names, []string{harness.TakeoverName}) {
+		return nil, usagef("%s: with --tier cluster there is only %s", strings.Join(names, ", "), harness.TakeoverName)
+	}
+	if len(o.without) > 0 {
+		return nil, usagef("--without: with --tier cluster nothing can be switched off")
+	}
+	exe, err := os.Executable()
+	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {
+		_, others := failover.Available()
+		for _, why := range others {
+			say("left out: %s", why)
+		}
+		opt := failover.Options{Exe: exe, Dir: o.dir, Token: failover.DefaultToken, Lease: failover.DefaultLease, Say: say}
+		return failover.Run(ctx, opt, slices.Repeat(failover.Each(o.seed), o.runs))
+	}, err
 }
 
 func (o *drillOptions) prepareHost(names []string) (drillRun, error) {
@@ -241,6 +272,7 @@ func listDrills(out io.Writer) error {
 	for _, d := range harness.VMDrills() {
 		fmt.Fprintf(w, "%s\t%s\t\t%s\n", d.Name, harness.TierVM, d.Loop)
 	}
+	fmt.Fprintf(w, "%s\t%s\t\t%s\n", harness.TakeoverName, harness.TierCluster, harness.TakeoverLoop)
 	fmt.Fprintln(w, "\nmechanism\ttier\twithout it")
 	for _, m := range harness.Mechanisms() {
 		fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, harness.TierHost, m.Off)

@@ -7,9 +7,11 @@ var subcommands = []func() *cobra.Command{
 	newServeCommand,
 	newMountCommand,
 	newUmountCommand,
+	newPingCommand,
 	newDoctorCommand,
 	newLeaseCommand,
 	newDrillCommand,
+	newFailoverCommand,
 	newUmountOnlyCommand,
 	newDropUnusedCommand,
 }

@@ -1,6 +1,6 @@
-// Package linear proves, in its tests, that changes of the name space are linearizable:
-// that each of them happens at one moment between its call and its reply, whatever other
-// clients do meanwhile.
+// Package linear proves, in its tests and in drills that take the server away (Load), that
+// changes of the name space are linearizable: that each of them happens at one moment
+// between its call and its reply, whatever other clients do meanwhile.
 //
 //	clients ──NFS──► server, which is killed
 //	   │

@@ -6,8 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,7 +13,6 @@ import (
 	"github.com/anishathalye/porcupine"
 	"golang.org/x/sys/unix"
 
-	"loopnfs/harness/rawnfs"
 	"loopnfs/harness/testserver"
 	"loopnfs/internal/nfs3"
 )
@@ -176,39 +173,13 @@ func (r *run) histories(t *testing.T) {
 func (r *run) newGroup(name string, m mix) (*group, error) {
 	var dirs [roots]nfs3.FileHandle
 	for i := range dirs {
-		h, err := mkdir(r.addr, fmt.Sprint(name, "-", i))
+		h, err := mkdir(r.addr, "/e", fmt.Sprint(name, "-", i))
 		if err != nil {
 			return nil, err
 		}
 		dirs[i] = h
 	}
 	return newGroup(m, dirs), nil
-}
-
-// mkdir makes a directory in the root, also if the server is killed meanwhile.
-func mkdir(addr, name string) (h nfs3.FileHandle, err error) {
-	for limit := time.Now().Add(rawnfs.CallLimit); time.Now().Before(limit); {
-		if h, err = tryMkdir(addr, name); err == nil {
-			return h, nil
-		}
-	}
-	return h, err
-}
-
-func tryMkdir(addr, name string) (h nfs3.FileHandle, err error) {
-	c, err := rawnfs.Dial(addr)
-	if err != nil {
-		return h, err
-	}
-	defer c.Close()
-	root, err := c.Mount("/e")
-	if err != nil {
-		return h, err
-	}
-	if found, err := c.Lookup(root, name); err == nil && found.Status == nfs3.StatusOK {
-		return found.Handle, nil
-	}
-	return c.Mkdir(root, name)
 }
 
 // start has the clients of a group make their calls.
@@ -229,36 +200,15 @@ func (r *run) start(t *testing.T, g *group, wg *sync.WaitGroup) {
 	}
 }
 
-// history returns the calls of a group for porcupine: each as one execution, and one more
-// before every time that the server was killed between call and reply.
-func (r *run) history(g *group) []porcupine.Operation {
+// check has porcupine look at the history of a group.
+func (r *run) check(t *testing.T, g *group) {
+	r.mu.Lock()
 	var kills []int64
 	for _, at := range r.kills {
 		kills = append(kills, int64(at.Sub(g.start)))
 	}
-	var h []porcupine.Operation
-	for i := range g.calls {
-		c := &g.calls[i]
-		c.in.number = i
-		from := c.sent
-		for _, at := range kills {
-			if c.in.changes() && c.sent <= at && at < c.done {
-				ghost := c.in
-				ghost.ghost = true
-				h = append(h, porcupine.Operation{ClientId: c.client, Input: &ghost, Call: from, Output: &c.out, Return: at})
-				from = at + 1
-			}
-		}
-		h = append(h, porcupine.Operation{ClientId: c.client, Input: &c.in, Call: from, Output: &c.out, Return: c.done})
-	}
-	return h
-}
-
-// check has porcupine look at the history of a group.
-func (r *run) check(t *testing.T, g *group) {
-	r.mu.Lock()
-	h := r.history(g)
 	r.mu.Unlock()
+	h := history(g.calls, kills)
 	began := time.Now()
 	m := model()
 	switch porcupine.CheckOperationsTimeout(m, h, *checkLimit) {
@@ -287,32 +237,4 @@ func draw(t *testing.T, m porcupine.Model, info porcupine.LinearizationInfo) str
 		return err.Error()
 	}
 	return f.Name()
-}
-
-// excerpt shows the calls around the first that no order explains: those that the longest
-// order ends with, and those that were in progress then.
-func excerpt(h []porcupine.Operation, info porcupine.LinearizationInfo) string {
-	var best []porcupine.Operation
-	for _, order := range info.PartialLinearizationsOperations()[0] {
-		if len(order) > len(best) {
-			best = order
-		}
-	}
-	placed := map[any]bool{}
-	for _, op := range best {
-		placed[op.Input] = true
-	}
-	rest := slices.DeleteFunc(slices.Clone(h), func(op porcupine.Operation) bool { return placed[op.Input] })
-	slices.SortFunc(rest, func(a, b porcupine.Operation) int { return int(a.Return - b.Return) })
-	var b strings.Builder
-	show := func(what string, ops []porcupine.Operation) {
-		fmt.Fprintf(&b, "%s:\n", what)
-		for _, op := range ops {
-			fmt.Fprintf(&b, "  client %2d  %12.6f to %12.6f ms  %s\n", op.ClientId, float64(op.Call)/1e6, float64(op.Return)/1e6,
-				describe(op.Input.(*input), op.Output.(*output)))
-		}
-	}
-	show("the longest order that explains replies ends with", best[max(0, len(best)-12):])
-	show("it explains none of these", slices.DeleteFunc(rest, func(op porcupine.Operation) bool { return op.Call > rest[0].Return }))
-	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/nlm4"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/xdr"
 )
@@ -28,13 +29,24 @@ func Record(xid, prog, proc uint32, args Encoder, payload []byte) []byte {
 	var e xdr.Encoder
 	mark := sunrpc.BeginRecord(&e)
 	sunrpc.EncodeCall(&e, &sunrpc.Call{
-		XID: xid, Prog: prog, Vers: nfs3.Version, Proc: proc,
+		XID: xid, Prog: prog, Vers: version(prog), Proc: proc,
 		Cred: sunrpc.Cred{Flavor: sunrpc.AuthSys, Sys: sunrpc.AuthSysCred{Machine: []byte("rawnfs")}},
 	})
 	args.Encode(&e)
 	e.FixedOpaque(payload)
 	sunrpc.EndRecord(&e, mark, 0)
 	return e.Buf
+}
+
+// version returns that of a program.
+func version(prog uint32) uint32 {
+	switch prog {
+	case nlm4.Program:
+		return nlm4.Version
+	case nlm4.StatusProgram:
+		return nlm4.StatusVersion
+	}
+	return nfs3.Version // also that of MOUNT
 }
 
 // DecodeReply decodes the reply to the call xid to res, and returns what follows: the data
@@ -61,14 +73,18 @@ func ReadReply(r io.Reader) ([]byte, error) {
 
 // Client makes one call after the other on a connection.
 type Client struct {
-	nc  net.Conn
-	xid uint32
+	nc    net.Conn
+	xid   uint32
+	limit time.Duration
 }
 
 // Dial connects to a server.
-func Dial(addr string) (*Client, error) {
-	nc, err := net.Dial("tcp", addr)
-	return &Client{nc, rand.Uint32()}, err
+func Dial(addr string) (*Client, error) { return DialTimeout(addr, CallLimit) }
+
+// DialTimeout connects to a server within limit, which is that of each call, too.
+func DialTimeout(addr string, limit time.Duration) (*Client, error) {
+	nc, err := net.DialTimeout("tcp", addr, limit)
+	return &Client{nc, rand.Uint32(), limit}, err
 }
 
 // Close ends the connection.
@@ -77,12 +93,13 @@ func (c *Client) Close() error { return c.nc.Close() }
 // Call makes an NFS call; payload is the data of a WRITE. It returns what follows the
 // results: the data of a READ.
 func (c *Client) Call(proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
-	return c.callTo(nfs3.Program, proc, args, payload, res)
+	return c.CallTo(nfs3.Program, proc, args, payload, res)
 }
 
-func (c *Client) callTo(prog, proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
+// CallTo is Call for another program of the server: MOUNT, or the lock manager.
+func (c *Client) CallTo(prog, proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
 	c.xid++
-	if err := c.nc.SetDeadline(time.Now().Add(CallLimit)); err != nil {
+	if err := c.nc.SetDeadline(time.Now().Add(c.limit)); err != nil {
 		return nil, err
 	}
 	if _, err := c.nc.Write(Record(c.xid, prog, proc, args, payload)); err != nil {
@@ -98,7 +115,7 @@ func (c *Client) callTo(prog, proc uint32, args Encoder, payload []byte, res Dec
 // Mount returns the root of an export.
 func (c *Client) Mount(path string) (nfs3.FileHandle, error) {
 	var res nfs3.MntResult
-	_, err := c.callTo(nfs3.MountProgram, nfs3.MountProcMnt, &nfs3.MntArgs{Path: []byte(path)}, nil, &res)
+	_, err := c.CallTo(nfs3.MountProgram, nfs3.MountProcMnt, &nfs3.MntArgs{Path: []byte(path)}, nil, &res)
 	if err == nil && res.Status != nfs3.MountOK {
 		err = fmt.Errorf("MNT: %v", res.Status)
 	}

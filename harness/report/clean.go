@@ -36,6 +36,8 @@ func clean(r *harness.Result) *harness.Result {
 	for _, n := range []*int64{&c.Bytes, &c.MaxLatencyMs, &c.StallMs, &c.OOMKills} {
 		*n = boundedInt(*n)
 	}
+	c.Promises, c.Lost, c.Twice = max(r.Promises, 0), max(r.Lost, 0), max(r.Twice, 0)
+	c.Takeovers = cleanTakeovers(r.Takeovers)
 	c.Stacks = cleanStacks(r.Stacks)
 	c.Timeline = cleanTimeline(r.Timeline)
 	return &c

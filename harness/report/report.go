@@ -64,9 +64,9 @@ func newPage(results []harness.Result) *page {
 	return p
 }
 
-// tierNames returns the tiers of the runs, stock kernels first.
+// tierNames returns the tiers of the runs, clusters and stock kernels first.
 func tierNames(runs []*run) []string {
-	order := ordered([]string{string(harness.TierVM), string(harness.TierHost)})
+	order := ordered([]string{string(harness.TierCluster), string(harness.TierVM), string(harness.TierHost)})
 	return order.of(runs, func(r *run) string { return string(r.Tier) })
 }
 

@@ -44,7 +44,7 @@ func render(t *testing.T, results []harness.Result) string {
 
 // elements are all that a page is made of.
 var elements = strings.Fields(`html head meta title style body main header section h1 h2 h3 h4 p b em a small
-	ul ol li dl dt dd div span pre code table thead tbody tr th td details summary figure figcaption
+	ul ol li dl dt dd div span pre code table caption thead tbody tr th td details summary figure figcaption
 	svg g rect polygon polyline line text`)
 
 // inspect fails if a page is not well formed, has a link that leads nowhere or out

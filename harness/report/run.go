@@ -56,6 +56,9 @@ func (r *run) Off() string {
 
 // Story says in a sentence how it went; empty if the error says it.
 func (r *run) Story() string {
+	if r.Tier == harness.TierCluster {
+		return r.clusterStory()
+	}
 	bytes := r.Bytes // acknowledged
 	if n := len(r.Timeline); n > 0 && r.Outcome != harness.Survived {
 		bytes = r.Timeline[n-1].Bytes
@@ -91,6 +94,9 @@ type fact struct {
 
 // Facts are what was measured.
 func (r *run) Facts() []fact {
+	if r.Tier == harness.TierCluster {
+		return r.clusterFacts()
+	}
 	facts := []fact{r.timeFact(), r.rateFact(), r.stallFact()}
 	if r.Tier == harness.TierVM {
 		facts = append(facts, r.oomFact())

@@ -18,6 +18,9 @@ var terms = []term{
 	{"OOM killer", "When nothing can be freed, the kernel ends a process to get its memory. Often it is the wrong one."},
 	{"guest", "A virtual machine with a stock kernel and little memory, made for one run and thrown away. Its times are by its own clock, since the emulation of it can be slow."},
 	{"worst stall, longest call", "The longest time in which no writer got any further, and the longest that a single write took."},
+	{"takeover, gap", "One machine of a cluster goes on with a service that another one had. Its clients notice a gap: the longest time for which one of them waited for an answer."},
+	{"fencing", "Before a machine takes over a disk, the one that had it is switched off from outside, and it is made sure that it is off. Two that write to one disk destroy it."},
+	{"split brain", "Both machines of a cluster live, and neither hears the other: each may think that it is alone."},
 	{"verified", "After the run everything is unmounted, the server restarted and the mount made again. Then every byte that was acknowledged (by fsync or close) is read and compared."},
 }
 
@@ -28,6 +31,10 @@ var tierWords = map[harness.Tier]tierText{
 	harness.TierVM: {
 		"Stock Linux kernels",
 		"Each run is a disposable guest with little memory. Its kernel mounts NFS from a server in the same guest (for swap: in another one); programs write through the mount, mostly while another one takes most of the memory.",
+	},
+	harness.TierCluster: {
+		"A cluster",
+		"Two nodes share a disk, an address and a server, with Corosync and Pacemaker; clients work on both nodes and on a third host, each through a mount of that address. Things go wrong, one after the other. What every client was promised is kept outside of the cluster and compared afterwards. The node that takes over mounts the export itself: from then on that is a loop-back mount.",
 	},
 	harness.TierHost: {
 		"loopnfs's own client",
@@ -46,6 +53,9 @@ func loopsOf(tier string) []loop {
 			all = append(all, loop{d.Name, d.Loop})
 		}
 		return all
+	}
+	if tier == string(harness.TierCluster) {
+		return []loop{{harness.TakeoverName, harness.TakeoverLoop}}
 	}
 	for _, d := range harness.Drills() {
 		all = append(all, loop{d.Name, d.Loop})

@@ -122,8 +122,14 @@ type client struct {
 	// resend has it send a call again if the connection ends, cut has it end the
 	// connection itself now and then, repeat has it send answered calls again.
 	resend, cut, repeat bool
-	last                exchange
-	answered            []exchange // newest last
+	// patience is how long it waits for a reply before it sends the call again; 0 is as
+	// long as the connection lives, or CallLimit.
+	patience time.Duration
+	// fresh, if not 0, is for how many calls of its group an answered call may be sent
+	// again.
+	fresh    int
+	last     exchange
+	answered []exchange // newest last
 
 	nc, old net.Conn // old is one that was given up, but not closed
 }
@@ -142,7 +148,10 @@ func (c *client) close() {
 }
 
 // exchange is a call and its reply, as they were sent.
-type exchange struct{ call, reply []byte }
+type exchange struct {
+	call, reply []byte
+	at          int // how many calls its group had made
+}
 
 // maxAnswered is how many calls a client may send again: much less than the server keeps.
 const maxAnswered = 40
@@ -161,6 +170,7 @@ func (c *client) sendAgain() error {
 // another: Linux says that memory is short if a handle is opened of a file that is gone
 // while another one is made with its inode number (iget_locked).
 func (c *client) step() error {
+	c.dropOld()
 	if c.repeat && len(c.answered) > 0 && c.r.IntN(10) == 0 {
 		if err := c.sendAgain(); err != nil {
 			return fmt.Errorf("client %d: %w", c.number, err)
@@ -182,6 +192,22 @@ func (c *client) step() error {
 	}
 	c.record(call{client: c.number, in: in, out: out, sent: sent, done: c.now()})
 	return nil
+}
+
+// made returns how many calls the group has made.
+func (g *group) made() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.calls)
+}
+
+// dropOld forgets answered calls whose replies the server may not have any more.
+func (c *client) dropOld() {
+	if c.fresh == 0 {
+		return
+	}
+	made := c.made()
+	c.answered = slices.DeleteFunc(c.answered, func(x exchange) bool { return made-x.at > c.fresh })
 }
 
 func (c *client) choose() input {
@@ -280,7 +306,7 @@ func (c *client) call(proc uint32, args rawnfs.Encoder, res rawnfs.Decoder) erro
 	if err != nil {
 		return err
 	}
-	c.last = exchange{rec, reply}
+	c.last = exchange{rec, reply, c.made()}
 	_, err = rawnfs.DecodeReply(reply, c.xid, res)
 	return err
 }
@@ -301,8 +327,13 @@ func (c *client) exchange(rec []byte) ([]byte, error) {
 }
 
 func (c *client) connect(limit time.Time) (err error) {
+	if soon := time.Now().Add(c.patience); c.patience != 0 && soon.Before(limit) {
+		limit = soon
+	}
 	if c.nc == nil {
-		if c.nc, err = net.Dial("tcp", c.addr); err != nil {
+		if c.nc, err = net.DialTimeout("tcp", c.addr, time.Until(limit)); err != nil {
+			c.nc = nil
+			time.Sleep(10 * time.Millisecond) // it may have been refused
 			return err
 		}
 	}
