@@ -13,7 +13,7 @@ EXEC := $(if $(SUDO),-exec '$(SUDO)')
 # have installed it.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
 
-.PHONY: build drill drill-vm drill-vm-full failover test test-cluster check bench bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm setup-cluster
+.PHONY: build drill drill-vm drill-vm-full failover test test-cluster check bench bench-scale bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm setup-cluster
 
 # Without libc and debug tables: what a server does not need is not in memory, and
 # threads have the small stacks of the runtime.
@@ -63,6 +63,12 @@ bench: setup-bench build
 	$(SUDO) bin/bench $(BENCHFLAGS) -svg bench.svg loopnfs $(if $(REF),$(REF)=bin/ref) ganesha gonfs
 	$(SUDO) bin/bench -mounts $(BENCHFLAGS) -svg bench-mounts.svg \
 		store $(if $(REF),store-$(REF)=bin/ref) gofuse bindfs passthrough client $(if $(REF),client-$(REF)=bin/ref) libnfs
+
+# What a call costs when there is more of everything, and when memory is short: ten minutes.
+bench-scale: setup-bench build
+	$(GO) build -o bin/bench ./harness/bench
+	$(SUDO) bin/bench -scale $(BENCHFLAGS) -svg bench-scale.svg
+	$(SUDO) bin/bench $(BENCHFLAGS) loopnfs arena-full cgroup
 
 bench-packages: setup-test
 	$(GO) test $(EXEC) -run '^$$' -bench '$(BENCH)' -benchmem -timeout $(TIMEOUT) ./...

@@ -169,3 +169,34 @@ func TestServersAndMounts(t *testing.T) {
 		t.Error("a mount that there is not is no error")
 	}
 }
+
+// Each axis is a panel, and each point of it has its place in there.
+func TestScalePicture(t *testing.T) {
+	b := &bench{scale: true, picture: filepath.Join(t.TempDir(), "svg")}
+	r := newReport(b, []*server{{name: "a"}, {name: "b"}})
+	r.out = io.Discard
+	points := 0
+	for _, w := range b.rows() {
+		r.begin(&w, limits{})
+		r.add(r.servers[0], &result{Value: float64(w.at)}, 0, nil)
+		r.add(r.servers[1], nil, 0, errors.New("no"))
+		r.end()
+		points++
+	}
+	if err := r.finish(); err != nil {
+		t.Fatal(err)
+	}
+	svg, err := os.ReadFile(b.picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(string(svg), "<circle"); got != points {
+		t.Errorf("%d points are drawn, want %d", got, points)
+	}
+	if got := strings.Count(string(svg), "<g "); got != len(axes) {
+		t.Errorf("%d panels are drawn, want %d", got, len(axes))
+	}
+	if strings.Contains(string(svg), "NaN") {
+		t.Error("a point has no place")
+	}
+}
