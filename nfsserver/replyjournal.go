@@ -48,10 +48,10 @@ type replyJournal struct {
 
 	bufs sync.Pool // of *[journalRec]byte
 
-	base    atomic.Int64  // the time at the start, in s
-	since   time.Time     // when that was
-	newest  atomic.Int64  // time of a record
-	quit    chan struct{} // closed by close
+	base    int64                     // the time at the start, in s
+	since   atomic.Pointer[time.Time] // when that was
+	newest  atomic.Int64              // time of a record
+	quit    chan struct{}             // closed by close
 	ticking sync.WaitGroup
 
 	// Those who write at the same time share a sync.
@@ -70,7 +70,9 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
-	j := &replyJournal{f: f, async: async, noise: noise, since: time.Now(), quit: make(chan struct{})}
+	j := &replyJournal{f: f, async: async, noise: noise, quit: make(chan struct{})}
+	began := time.Now()
+	j.since.Store(&began)
 	j.cond.L = &j.mu
 	j.bufs.New = func() any { return new([journalRec]byte) }
 	if err := j.prepare(); err != nil {
@@ -135,19 +137,18 @@ func (j *replyJournal) load() ([]journaled, error) {
 			j.newest.Store(max(j.newest.Load(), r.when))
 		}
 	}
-	base := j.newest.Load()
+	j.base = j.newest.Load()
 	if mark, ok := decodeJournaled(all[keptReplies*journalRec:]); ok {
-		base = max(base, mark.when)
+		j.base = max(j.base, mark.when)
 	}
 	j.ticking.Go(j.keepTime)
-	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, base) })
-	j.base.Store(base)
+	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
 	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
 	return found, nil
 }
 
 // now returns the time.
-func (j *replyJournal) now() int64 { return j.base.Load() + int64(time.Since(j.since)/time.Second) }
+func (j *replyJournal) now() int64 { return j.base + int64(time.Since(*j.since.Load())/time.Second) }
 
 // tooOld reports whether a reply of that time is not heeded any more at now.
 func (j *replyJournal) tooOld(when, now int64) bool {
