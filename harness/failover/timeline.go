@@ -154,6 +154,7 @@ var (
 	}{
 		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now lost`), "has lost $1"},
 		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now member`), "sees $1"},
+		{regexp.MustCompile(`pacemaker-controld .*Peer (\S+) was terminated \(off\) by \S+ on behalf of \S+: OK`), "knows that $1" + harness.SwitchedOff},
 		{regexp.MustCompile(`controld.*Requesting fencing \(\S+\) of node (\S+)`), "wants $1 to be off"},
 		{regexp.MustCompile(`controld.*Result of monitor operation for (nfs-\S+) on \S+: (not running|error[^|]*|Timed Out[^|]*)`), "looks at $1: $2"},
 	}
