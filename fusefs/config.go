@@ -73,6 +73,9 @@ type StoreConfig struct {
 	// kernel's own write-out at once: a world without the mechanism
 	// "direct-io". By default O_DIRECT is used where the file system has it.
 	Buffered bool
+	// CopyWrites copies all that is written into pages of the store's own, which may have
+	// to be reclaimed from others first; else whole pages that a WRITE brings are kept.
+	CopyWrites bool
 	// MaxFiles is how many descriptors stay open when nobody uses them, at
 	// most half of RLIMIT_NOFILE; 0 for the default.
 	MaxFiles int

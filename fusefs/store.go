@@ -55,12 +55,13 @@ type Store struct {
 	scratch scratchPool
 	flusher *writeback.Flusher
 
-	verifier atomic.Uint64
-	noDirect atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
-	maxSeen  atomic.Uint64 // a file size that the backing is known to allow
-	failMu   sync.Mutex
-	failing  atomic.Int32 // inodes that cannot be written out; changes with failMu held
-	failure  atomic.Int32 // why the last of them could not
+	verifier   atomic.Uint64
+	copyWrites bool          // see StoreConfig
+	noDirect   atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
+	maxSeen    atomic.Uint64 // a file size that the backing is known to allow
+	failMu     sync.Mutex
+	failing    atomic.Int32 // inodes that cannot be written out; changes with failMu held
+	failure    atomic.Int32 // why the last of them could not
 
 	downOnce sync.Once
 	downErr  error
@@ -129,6 +130,7 @@ func (s *Store) sizeTo(cfg *StoreConfig) {
 	s.maxBlocks = min(max(s.arena.Total()/listingShare, 2), maxListing)
 	s.scratch.init(int(s.maxIO), cfg.Calls+cfg.Flushers)
 	s.noDirect.Store(cfg.Buffered)
+	s.copyWrites = cfg.CopyWrites
 	s.nodes.init(cfg.MaxInodes)
 	s.fds.limit = raiseFiles(cfg.MaxFiles)
 	s.verifier.Store(firstVerifier(cfg.Epoch))

@@ -191,7 +191,7 @@ func (s *Store) prepareNew(fd int, sp span, i int, f *alloc.Folio, size uint64) 
 // given returns how many pages of sp, from the first on, v has in folios that nobody else
 // uses: the file can have them as they are.
 func (s *Store) given(sp span, v *vfs.Vec) int {
-	if v.Owner != vfs.Pinner(s.arena) || sp.off%alloc.PageSize != 0 {
+	if s.copyWrites || v.Owner != vfs.Pinner(s.arena) || sp.off%alloc.PageSize != 0 {
 		return 0
 	}
 	n := 0

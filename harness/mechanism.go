@@ -15,6 +15,7 @@ import (
 type policies struct {
 	memory  stack.MemoryConfig
 	release nfsclient.ReleasePolicy
+	copies  bool // the server's WRITE takes pages of its own
 }
 
 // Mechanism is one that can be switched off.
@@ -30,8 +31,8 @@ func Mechanisms() []Mechanism {
 	return []Mechanism{
 		{"scope", "every allocation may enter the file system, whatever locks its caller holds",
 			func(p *policies) { p.memory.Alloc.Mask = alloc.Unmasked }},
-		{"nonblocking-release", "ReleaseFolio waits for the page's WRITE and COMMIT, as Linux 6.3 to 6.12 do",
-			func(p *policies) { p.release = nfsclient.Release2023{} }},
+		{"nonblocking-release", "ReleaseFolio waits for the page's WRITE and COMMIT, as Linux 6.3 to 6.12 do, and the server needs pages to store what it has received, as others do",
+			func(p *policies) { p.release, p.copies = nfsclient.Release2023{}, true }},
 		{"local-throttle", "the server's WRITE waits for the global dirty limit, also when it cleans the pages that fill it",
 			func(p *policies) { p.memory.Throttle = writeback.GlobalThrottle{} }},
 		{"reserve", "no pages are kept for those who free memory",

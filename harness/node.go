@@ -112,7 +112,7 @@ func startNode(ctx context.Context, cfg NodeConfig, out io.Writer) (*node, error
 	n.server, err = stack.StartServer(mem, stack.ServerConfig{
 		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport, Squash: nfsserver.SquashNone}},
 		StateDir: cfg.State, Listen: "127.0.0.1:0",
-		Workers: nodeWorkers, Slots: nodeSlots, Logger: log,
+		Workers: nodeWorkers, Slots: nodeSlots, CopyWrites: p.copies, Logger: log,
 	})
 	if err != nil {
 		return nil, err

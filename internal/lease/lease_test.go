@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-const short = 400 * time.Millisecond
+const short = time.Second
 
 func check(t *testing.T, err error) {
 	t.Helper()
