@@ -268,7 +268,7 @@ func (c *Cluster) startNode(ctx context.Context, name string) error {
 	if _, err := h.Start("/var/log/corosync.out", "", append(c.launcher(name), "prlimit", "--stack=2097152", "corosync", "-f")...); err != nil {
 		return err
 	}
-	for limit := time.Now().Add(c.upLimit()); ; time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(c.upLimit()); ; time.Sleep(c.askEvery()) {
 		_, err := h.Run(ctx, "corosync-cfgtool", "-s")
 		if err == nil {
 			break
@@ -299,7 +299,7 @@ func (c *Cluster) awaitService(ctx context.Context, limit time.Duration) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("the service does not answer within %v: %w", limit, err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(c.askEvery())
 	}
 }
 

@@ -40,7 +40,7 @@ type Guests struct {
 const (
 	guestLife = 30 * time.Minute
 	guestUp   = 4 * time.Minute
-	// guestMiB is for programs and data of the node: the disk with the export is another.
+	// guestDiskMiB is of the disk that every guest has, and which nodes do not use.
 	guestDiskMiB = 16
 	// hungSeconds is when the kernel of a guest says that a task hangs.
 	hungSeconds = 10
@@ -101,6 +101,14 @@ func (c *Cluster) replaceServer(ctx context.Context, h *host.Host) error {
 	const agent = "/usr/lib/ocf/resource.d/loopnfs/server"
 	_, err := h.RunWith(ctx, knfsdAgent, "sh", "-c", "mv "+agent+" "+agent+".ours && cat >"+agent+" && chmod 755 "+agent)
 	return err
+}
+
+// askEvery is how long a client waits before it asks again.
+func (c *Cluster) askEvery() time.Duration {
+	if c.opt.Guests == nil {
+		return 100 * time.Millisecond
+	}
+	return 500 * time.Millisecond // an emulator wants the processor
 }
 
 // question is how a client finds out whether the service answers.

@@ -58,6 +58,13 @@ func (t *timeline) add(e Event) {
 	t.say("%-6s  %s", cmp.Or(t.serves, "-"), what)
 }
 
+// serving returns the node that serves, as far as its log tells.
+func (t *timeline) serving() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.serves
+}
+
 // since returns the events from a moment on, in order.
 func (t *timeline) since(from time.Time) []Event {
 	t.mu.Lock()
