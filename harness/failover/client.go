@@ -204,7 +204,7 @@ func (c *Cluster) clientConfig(name, dir, logs string, seed int64) ClientConfig 
 	return ClientConfig{
 		Host: name, Name: fmt.Sprintf("%s.%d", name, start), Dir: mountpoint + "/" + dir, Logs: labDir + "/" + logs,
 		Addr: net.JoinHostPort(serviceAddr.String(), servicePort), Export: exportName, Others: others, State: uint32(2*start + 1), Seed: seed,
-		Linear: name == client1, Apart: c.isGuest(name),
+		Linear: name == client1 && c.opt.Guests == nil, Apart: c.isGuest(name),
 	}
 }
 

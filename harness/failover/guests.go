@@ -415,8 +415,8 @@ func (r *run) linkLogs(ctx context.Context, cfg *ClientConfig) error {
 
 const (
 	// leaveKiB is what hogs leave of a guest's memory: a server takes half of that and locks
-	// it, and what is left is less than the programs of the cluster and the mount want.
-	leaveKiB = 96 << 10
+	// it, and the programs of the cluster and the mount want more than the rest.
+	leaveKiB = 128 << 10
 	// starveFor is how long clients have to go on without memory after the takeover, in
 	// which the kernel looks for tasks that hang, more than once.
 	starveFor = 3 * hungSeconds * time.Second
