@@ -98,7 +98,7 @@ func childWalk(args []string) error {
 // fewNodes waits until there are at most n.
 func (m *mounted) fewNodes(t *testing.T, n int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); m.door.fs.nodes.len() > n; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); m.door.fs.nodes.len() > n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d nodes, want at most %d", m.door.fs.nodes.len(), n)
 		}

@@ -65,3 +65,29 @@ func TestWriteCopiesPagesOfOthers(t *testing.T) {
 		t.Error("a write to one file shows in the other")
 	}
 }
+
+// A WRITE that cannot read what it leaves of a page leaves nothing of any page behind: new
+// ones hold what their memory had in it before.
+func TestFailedWriteLeavesNoPages(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, pattern(4*alloc.PageSize, 1), vfs.FileSync)
+	in, err := f.inode(node)
+	f.ok(err)
+	in.m.InvalidateClean()
+	sp := spanOf(0, 2*alloc.PageSize+100) // the last page is written in part
+	b := f.scratch.get()
+	b.fs = b.fs[:sp.pages]
+	f.ok(b.alloc(f.arena, f.op.Scope, gfp.Kernel, sp.pages))
+	if f.prepare(in, -1, sp, b) == nil {
+		t.Fatal("a page was read from nowhere")
+	}
+	b.release(f.arena)
+	f.scratch.put(b)
+	if n := in.m.Len(); n != 0 {
+		t.Errorf("%d pages are in the cache", n)
+	}
+	if got, _ := f.read(node, 0, 4*alloc.PageSize); !bytes.Equal(got, pattern(4*alloc.PageSize, 1)) {
+		t.Error("the file has other data than was written")
+	}
+}

@@ -89,7 +89,8 @@ func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, 
 
 // statNamed is StatEntry for a file that is not in memory, in two system calls instead of
 // four. Each of them looks b.name up by itself, so they must say that they mean the same
-// inode: false if they do not, or cannot, or anything is unusual.
+// inode, and it must be older than the first: its number could be that of a new file. False
+// if they do not, or cannot, or anything is unusual.
 func (s *Store) statNamed(op *vfs.Op, dir int, b *scratch, a *vfs.Attr) (h handle, ok bool) {
 	if s.ids != nil || op.NoWait {
 		return h, false
@@ -99,12 +100,14 @@ func (s *Store) statNamed(op *vfs.Op, dir int, b *scratch, a *vfs.Attr) (h handl
 		return h, false
 	}
 	var st unix.Stat_t
+	var before unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &before)
 	err = nameToHandleAt(dir, &b.name, &b.raw, &b.mountID)
 	if err == nil {
 		err = fstatat(dir, &b.name, &st)
 	}
 	id.restore()
-	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || s.nodes.findRaw(&b.raw) != nil {
+	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || st.Ctim.Nano() >= before.Nano() || s.nodes.findRaw(&b.raw) != nil {
 		return h, false
 	}
 	if h, err = s.seal(&b.raw); err != nil {

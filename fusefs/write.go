@@ -148,26 +148,34 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 func (s *Store) prepare(in *inode, fd int, sp span, b *scratch) error {
 	size := in.size.Load()
 	for i := b.given; i < len(b.fs); i++ {
-		f := b.fs[i]
-		if f == nil {
-			f = b.takeSpare()
-			if err := s.prepareNew(fd, sp, i, f, size); err != nil {
-				b.spare = append(b.spare, f)
-				return err
-			}
-			in.m.Insert(sp.first+uint64(i), f)
-			b.fs[i] = f
-			continue
-		}
-		if f.Has(alloc.Uptodate) {
-			continue
-		}
-		if err := s.fillPage(fd, sp.first+uint64(i), f, size); err != nil {
+		if err := s.preparePage(fd, sp, i, b, size); err != nil {
 			return err
 		}
-		f.Set(alloc.Uptodate)
+	}
+	for i := b.given; i < len(b.fs); i++ {
+		if f := b.fs[i]; f.Owner() == 0 {
+			in.m.Insert(sp.first+uint64(i), f)
+		}
 	}
 	return nil
+}
+
+// preparePage is prepare for page i. A new one goes into no mapping yet: what the write
+// does not leave of it is what the memory had in it before.
+func (s *Store) preparePage(fd int, sp span, i int, b *scratch, size uint64) error {
+	f := b.fs[i]
+	switch {
+	case f == nil:
+		b.fs[i] = b.takeSpare()
+		return s.prepareNew(fd, sp, i, b.fs[i], size)
+	case f.Has(alloc.Uptodate):
+		return nil
+	}
+	err := s.fillPage(fd, sp.first+uint64(i), f, size)
+	if err == nil {
+		f.Set(alloc.Uptodate)
+	}
+	return err
 }
 
 // prepareNew fills what the write leaves of page i: from the backing file, or

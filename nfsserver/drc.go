@@ -218,7 +218,7 @@ func (e *dupEntry) cameFrom(c *client) {
 // outlived reports whether the reply of e is one of the server before, and this one has
 // been there for so long that who needs it has asked.
 func (d *drc) outlived(e *dupEntry) bool {
-	return e.from.id == 0 && d.journal.tooOld(d.journal.base, d.journal.now())
+	return e.from.id == 0 && d.journal.tooOld(d.journal.base.Load(), d.journal.now())
 }
 
 // begin looks for a call like r.

@@ -679,7 +679,7 @@ func TestAgeOfReplies(t *testing.T) {
 		check(t, err)
 		d, err := newDRC(8, j)
 		check(t, err)
-		j.base = now
+		j.base.Store(now)
 		j.write(&journaled{seq: d.seq, key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)})
 		check(t, j.close())
 	}
@@ -710,7 +710,7 @@ func TestAgeOfReplies(t *testing.T) {
 		_, err = newDRC(8, j)
 		check(t, err)
 		for range 2 {
-			j.base += age/2 + 10
+			j.base.Add(age/2 + 10)
 			j.tick()
 		}
 		check(t, j.close())
@@ -736,7 +736,7 @@ func TestRestoredRepliesAreForgotten(t *testing.T) {
 	}
 	check(t, f.srv.Close())
 	f.srv, f.addr = start(t, f.srv.cfg)
-	f.srv.dups.journal.since = f.srv.dups.journal.since.Add(-journalAge - 2*time.Second)
+	f.srv.dups.journal.base.Add(int64(journalAge/time.Second) + 2)
 	if _, st := f.ask(f.connect(), rec); st != nfs3.StatusNoEnt {
 		t.Errorf("after ten minutes: %v", st)
 	}

@@ -48,7 +48,7 @@ type replyJournal struct {
 
 	bufs sync.Pool // of *[journalRec]byte
 
-	base    int64         // the time at the start, in s
+	base    atomic.Int64  // the time at the start, in s
 	since   time.Time     // when that was
 	newest  atomic.Int64  // time of a record
 	quit    chan struct{} // closed by close
@@ -135,18 +135,19 @@ func (j *replyJournal) load() ([]journaled, error) {
 			j.newest.Store(max(j.newest.Load(), r.when))
 		}
 	}
-	j.base = j.newest.Load()
+	base := j.newest.Load()
 	if mark, ok := decodeJournaled(all[keptReplies*journalRec:]); ok {
-		j.base = max(j.base, mark.when)
+		base = max(base, mark.when)
 	}
 	j.ticking.Go(j.keepTime)
-	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
+	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, base) })
+	j.base.Store(base)
 	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
 	return found, nil
 }
 
 // now returns the time.
-func (j *replyJournal) now() int64 { return j.base + int64(time.Since(j.since)/time.Second) }
+func (j *replyJournal) now() int64 { return j.base.Load() + int64(time.Since(j.since)/time.Second) }
 
 // tooOld reports whether a reply of that time is not heeded any more at now.
 func (j *replyJournal) tooOld(when, now int64) bool {

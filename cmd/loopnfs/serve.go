@@ -187,20 +187,6 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	if err := opts.checkGuard(guard); err != nil {
 		return err
 	}
-	var running atomic.Pointer[stack.Server]
-	if opts.lease.path != "" {
-		manager.starting("waits for the lease", 2*opts.lease.duration+leaseTimeout)
-	}
-	held, err := opts.lease.take(ctx, &cfg, lostLease(&running, log, flush))
-	if err != nil {
-		return err
-	}
-	stopped := true // all that there was to write is on the disk
-	defer func() {
-		if stopped {
-			err = errors.Join(err, held.Release())
-		}
-	}()
 	watch := opts.watch(cfg.Logger)
 	defer watch.Stop()
 	if watch != nil {
@@ -211,6 +197,20 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	if room != nil { // a nil one is not a nil policy
 		cfg.Room = room
 	}
+	var running atomic.Pointer[stack.Server]
+	if opts.lease.path != "" {
+		manager.starting("waits for the lease", 2*opts.lease.duration+leaseTimeout)
+	}
+	held, err := opts.lease.take(ctx, &cfg, lostLease(&running, log, flush))
+	if err != nil {
+		return err
+	}
+	stopped := true // all that there was to write is on the disk
+	defer func() {  // before room and watch end, which may take long
+		if stopped {
+			err = errors.Join(err, held.Release())
+		}
+	}()
 	if cfg.Listener, err = keep.Listener(); err != nil {
 		return err
 	}

@@ -189,6 +189,17 @@ func (l *Lease) renewed() bool {
 	}
 }
 
+// inTime writes to the disk if the lease is valid.
+func (l *Lease) inTime(write func() error) error {
+	if !l.Valid() {
+		return fmt.Errorf("%w: %s: it is not given back", ErrLost, l.cfg.Path)
+	}
+	if err := write(); err != nil {
+		return fmt.Errorf("the lease %s is not given back: %w", l.disk.path, err)
+	}
+	return nil
+}
+
 // Release gives the lease back, once all that its holder had to write is on the disk. The
 // next one need not wait. What is lost is not given back.
 func (l *Lease) Release() error {
@@ -207,12 +218,13 @@ func (l *Lease) Release() error {
 	l.own.State = Released
 	l.own.Renewal++
 	l.own.Wall, l.own.Boot = time.Now().UnixNano(), bootNow()
-	if err := l.disk.writeEvent(&l.own); err != nil {
-		return fmt.Errorf("the lease %s is not given back: %w", l.disk.path, err)
+	// Each write is begun in time, so at most one of them can come too late.
+	if err := l.inTime(func() error { return l.disk.writeEvent(&l.own) }); err != nil {
+		return err
 	}
 	l.own.Seq++
-	if err := l.disk.write(0, &l.own); err != nil {
-		return fmt.Errorf("the lease %s is not given back: %w", l.disk.path, err)
+	if err := l.inTime(func() error { return l.disk.write(0, &l.own) }); err != nil {
+		return err
 	}
 	l.until.Store(0)
 	return nil

@@ -441,3 +441,27 @@ func TestDoubts(t *testing.T) {
 		}
 	}
 }
+
+// That a lease was given back is not believed if somebody has taken it since: the disk may
+// have been late with it.
+func TestLateRelease(t *testing.T) {
+	path := onDisk(t)
+	first := take(t, path)
+	late := first.own
+	first.die()
+	second := take(t, path)
+	d, err := openDisk(path, os.O_RDWR)
+	check(t, err)
+	defer d.close()
+	late.State, late.Renewal = Released, late.Renewal+1
+	check(t, d.write(0, &late))
+	third, err := Take(t.Context(), config(path))
+	if err == nil {
+		t.Fatalf("taken with epoch %d, and valid with epoch %d: %v", third.epoch, second.epoch, second.Valid())
+	}
+	var held *HeldError
+	if !errors.As(err, &held) || !second.Valid() {
+		t.Errorf("%v; the holder's is valid: %v", err, second.Valid())
+	}
+	check(t, second.Release())
+}

@@ -149,24 +149,29 @@ func (t *taking) takeable(ctx context.Context) (old Record, err error) {
 	if err != nil {
 		return old, t.foreign(err)
 	}
-	var last Record // of the ring
-	for _, e := range events {
-		if e.Epoch > last.Epoch || e.Epoch == last.Epoch && e.Seq > last.Seq {
-			last = e
-		}
-	}
+	last := newest(events)
 	switch {
-	case old.State == Released:
+	case old.State == Released && old.Epoch >= last.Epoch:
 		t.own.How = WasReleased
 	case old.State == Free && len(events) == 0:
 		t.own.How = WasFree
-	case old.State == Free: // wiped: its holder may be there
+	case old.State == Free, old.State == Released: // wiped, or written too late: the holder may be there
 		old.Epoch, old.Seq, old.Duration = last.Epoch, last.Seq+1, max(last.Duration, t.cfg.Duration)
 		fallthrough
 	default:
 		old, err = t.watch(ctx, old)
 	}
 	return old, err
+}
+
+// newest returns the last of the events of a ring.
+func newest(events []Record) (last Record) {
+	for _, e := range events {
+		if e.Epoch > last.Epoch || e.Epoch == last.Epoch && e.Seq > last.Seq {
+			last = e
+		}
+	}
+	return last
 }
 
 // foreign says what to do about a disk that cannot be read as a lease.
@@ -184,12 +189,13 @@ func (t *taking) foreign(err error) error {
 
 // watch waits until the holder of old, or whoever claimed it, is known to be gone.
 func (t *taking) watch(ctx context.Context, old Record) (Record, error) {
-	if old.State != Free && old.isDead(&t.own.Process) {
+	known := old.State == Claimed || old.State == Held
+	if known && old.isDead(&t.own.Process) {
 		t.own.How = WasDead
 		return old, nil
 	}
 	since := bootNow()
-	if old.State != Free {
+	if known {
 		t.cfg.Logger.Info("the lease is "+old.State.String()+": it is taken if it is not renewed", "lease", t.path,
 			"host", old.Host, "pid", old.PID, "epoch", old.Epoch, "wait", old.Duration)
 	}
@@ -203,9 +209,8 @@ func (t *taking) watch(ctx context.Context, old Record) (Record, error) {
 		}
 		watched := time.Duration(bootNow() - since)
 		switch {
-		case now.State == Released:
-			t.own.How = WasReleased
-			return now, nil
+		case now.State == Released && !now.same(&old):
+			return t.released(now)
 		case now.State != old.State || now.Holder != old.Holder || now.Renewal != old.Renewal:
 			return now, &HeldError{t.path, now}
 		case watched >= old.Duration:
@@ -213,6 +218,20 @@ func (t *taking) watch(ctx context.Context, old Record) (Record, error) {
 			return old, nil
 		}
 	}
+}
+
+// released returns now, which has come to be released, unless that was written too late:
+// when somebody else had the lease already.
+func (t *taking) released(now Record) (Record, error) {
+	events, err := t.readEvents()
+	if err != nil {
+		return now, t.foreign(err)
+	}
+	if last := newest(events); last.Epoch > now.Epoch {
+		return now, &HeldError{t.path, last}
+	}
+	t.own.How = WasReleased
+	return now, nil
 }
 
 // pause waits for d, unless ctx ends before.

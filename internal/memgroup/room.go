@@ -150,16 +150,30 @@ func (r *Room) Stats() Stats {
 		Waits: r.waits.Load(), Waited: time.Duration(r.waited.Load())}
 }
 
-// Stop ends the reclaimer, if there is one. There is always room afterwards.
+// errStuck is what Stop leaves behind.
+var errStuck = errors.New("the control group is still being reclaimed: the thread that does it stays")
+
+// Stop ends the reclaimer, if there is one. There is always room afterwards. It waits for a
+// second at most: the kernel may wait for what only the rest of this process can end.
 func (r *Room) Stop() error {
 	if r == nil {
 		return nil
 	}
 	r.stop.Store(true)
 	r.kick()
-	r.interrupt()
-	r.wg.Wait()
-	return r.closed
+	ended := make(chan struct{})
+	go func() { r.wg.Wait(); close(ended) }()
+	for end := time.Now().Add(patience); ; {
+		r.interrupt() // again, as it may have come just before the system call
+		select {
+		case <-ended:
+			return r.closed
+		case <-time.After(pause):
+		}
+		if time.Now().After(end) {
+			return errStuck
+		}
+	}
 }
 
 // look reads how much is free, and wakes the reclaimer, or has it stop. Who looks while
