@@ -13,7 +13,7 @@ EXEC := $(if $(SUDO),-exec '$(SUDO)')
 # have installed it.
 RACE = $(shell [ "$$($(GO) env CGO_ENABLED)" = 1 ] && command -v "$$($(GO) env CC)" >/dev/null && echo -race)
 
-.PHONY: build drill drill-vm drill-vm-full failover test test-cluster check bench bench-scale bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm setup-cluster
+.PHONY: build drill drill-vm drill-vm-full drill-cluster failover test test-cluster check bench bench-scale bench-packages clean setup-build setup-test setup-drill setup-bench setup-vm setup-cluster
 
 # Without libc and debug tables: what a server does not need is not in memory, and
 # threads have the small stacks of the runtime.
@@ -37,6 +37,11 @@ drill-vm-full: setup-vm build
 # bin/loopnfs drill takeover --tier cluster
 failover: setup-cluster build
 	$(SUDO) bin/loopnfs failover
+
+# The same with guests for nodes, whose kernels mount the export: the one that serves is
+# killed, the other has no memory left. Some minutes for each server.
+drill-cluster: setup-cluster setup-vm build
+	$(SUDO) bin/loopnfs drill takeover --tier cluster --via qemu --server loopnfs,knfsd --json drill-cluster.json --html drill-cluster.html
 
 test: setup-test build
 	$(GO) vet ./...

@@ -34,9 +34,9 @@ var needs = []struct{ frame, what string }{
 	{"tcp_sendmsg_locked", " to send"},
 }
 
-// explainStacks returns a sentence for each kind of waiting, that of tasks in
+// ExplainStacks returns a sentence for each kind of waiting, that of tasks in
 // direct reclaim first.
-func explainStacks(stacks []job.Stack) []string {
+func ExplainStacks(stacks []job.Stack) []string {
 	var reclaiming, others []string
 	for _, s := range stacks {
 		line, ok := explainStack(s)

@@ -49,7 +49,7 @@ func TestExplainStack(t *testing.T) {
 		{"idle", "", ""},
 	} {
 		stacks := []job.Stack{{Comm: c.comm, Frames: strings.Fields(c.frames)}}
-		got := explainStacks(stacks)
+		got := ExplainStacks(stacks)
 		if strings.Join(got, "\n") != c.want {
 			t.Errorf("%s: %q, want %q", c.comm, got, c.want)
 		}
@@ -59,7 +59,7 @@ func TestExplainStack(t *testing.T) {
 func TestExplainStacks(t *testing.T) {
 	writer := job.Stack{Comm: "writer", Frames: []string{"rpc_wait_bit_killable"}}
 	nfsd := job.Stack{Comm: "nfsd", Frames: strings.Fields(released + allocates)}
-	got := explainStacks([]job.Stack{writer, nfsd, {Comm: "x", Frames: []string{"f"}}, writer, nfsd})
+	got := ExplainStacks([]job.Stack{writer, nfsd, {Comm: "x", Frames: []string{"f"}}, writer, nfsd})
 	want := []string{
 		"nfsd needs memory -> direct reclaim -> nfs_release_folio waits for the reply to COMMIT",
 		"writer waits for a reply of the server",
@@ -67,7 +67,7 @@ func TestExplainStacks(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
-	if got := explainStacks(nil); got == nil || len(got) > 0 {
+	if got := ExplainStacks(nil); got == nil || len(got) > 0 {
 		t.Errorf("of nothing: %#v; JSON has a list there", got)
 	}
 }

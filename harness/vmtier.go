@@ -54,10 +54,10 @@ var Servers = []string{"loopnfs", "knfsd", "ganesha", "gonfs"}
 
 // VMKernels are those of the full matrix: before, in the time of, and after the
 // nfs_release_folio that waits.
-var VMKernels = []string{"6.1", waitingKernel, "6.12.117"}
+var VMKernels = []string{"6.1", WaitingKernel, "6.12.117"}
 
-// waitingKernel is the one that nobody else survives on.
-const waitingKernel = "6.12.43"
+// WaitingKernel is the one that nobody else survives on.
+const WaitingKernel = "6.12.43"
 
 // VMRun is one run: a drill against a server on a kernel.
 type VMRun struct {
@@ -72,7 +72,7 @@ func Matrix(drills []VMDrill, servers, kernels []string, n int) []VMRun {
 		servers = []string{"loopnfs"}
 	}
 	if len(kernels) == 0 {
-		kernels = []string{waitingKernel}
+		kernels = []string{WaitingKernel}
 	}
 	var runs []VMRun
 	for range n {
@@ -293,7 +293,7 @@ func vmExpected(d *VMDrill, server, kernel string, without []string) Outcome {
 	}
 	// go-nfs says of everything that it is stable, without having stored it: there
 	// are no COMMITs that anybody could wait for.
-	if server != "gonfs" && d.Name == "release-page" && kernel == waitingKernel {
+	if server != "gonfs" && d.Name == "release-page" && kernel == WaitingKernel {
 		return Hung
 	}
 	return ""
@@ -367,7 +367,7 @@ func judge(res *Result, r *job.Result, stall int) error {
 			res.Outcome = Collapsed
 		}
 	case job.Hung:
-		res.Outcome, res.Cycle = Hung, explainStacks(r.Stacks)
+		res.Outcome, res.Cycle = Hung, ExplainStacks(r.Stacks)
 		if r.Error != "" {
 			res.Notes = append(res.Notes, r.Error)
 		}

@@ -43,7 +43,7 @@ func TestMatrix(t *testing.T) {
 			if !r.Drill.Peers && r.Server != "loopnfs" {
 				t.Errorf("%s has to face %s", r.Server, r.Drill.Name)
 			}
-			if len(c.kernels) == 0 && r.Kernel != waitingKernel || len(c.servers) == 0 && r.Server != "loopnfs" {
+			if len(c.kernels) == 0 && r.Kernel != WaitingKernel || len(c.servers) == 0 && r.Server != "loopnfs" {
 				t.Errorf("the default is %s on %s", r.Server, r.Kernel)
 			}
 		}
@@ -64,7 +64,7 @@ func TestDefaultMatrix(t *testing.T) {
 			t.Errorf("%d times: %v", n, servers)
 		}
 		kernels := countRuns(runs, func(r VMRun) string { return r.Kernel })
-		if kernels[waitingKernel] != n*(drills+1) || kernels[VMKernels[0]] != 2*n || kernels[VMKernels[2]] != n {
+		if kernels[WaitingKernel] != n*(drills+1) || kernels[VMKernels[0]] != 2*n || kernels[VMKernels[2]] != n {
 			t.Errorf("%d times: %v", n, kernels)
 		}
 		if first := runs[0]; first.Server != "knfsd" || first.Drill.Name != "release-page" {
@@ -84,7 +84,7 @@ func TestVMDrills(t *testing.T) {
 		if l.HangSeconds <= l.StallSeconds || l.LimitSeconds < l.HangSeconds {
 			t.Errorf("%s: stall %d, hang %d, limit %d", d.Name, l.StallSeconds, l.HangSeconds, l.LimitSeconds)
 		}
-		res := Result{Server: "loopnfs", Kernel: waitingKernel}
+		res := Result{Server: "loopnfs", Kernel: WaitingKernel}
 		g := newGuests(d, &res, VMOptions{Tools: &vm.Tools{}, Seed: 1})
 		g.client.Address = "" // the wire comes with the guest
 		cfg := g.config(g.client, vmMemoryMiB)

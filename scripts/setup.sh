@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building, testing and drilling need, and is not there yet.
 #
-#   scripts/setup.sh build|test|drill|bench|vm|cluster
+#   scripts/setup.sh build|test|drill|bench|vm|cluster|vagrant
 #
 # Knows Debian and Ubuntu. Elsewhere it names what is missing and fails.
 set -euo pipefail
@@ -52,8 +52,17 @@ cluster)
 	need pgrep procps
 	need fusermount3 fuse3
 	;;
+vagrant)
+	need vagrant vagrant
+	vagrant plugin list 2>/dev/null | grep -q vagrant-libvirt || missing+=(vagrant-libvirt)
+	need libvirtd libvirt-daemon-system
+	need qemu-system-x86_64 qemu-system-x86
+	need qemu-img qemu-utils
+	need mmdebstrap mmdebstrap
+	need mkfs.ext4 e2fsprogs
+	;;
 *)
-	echo "usage: scripts/setup.sh build|test|drill|bench|vm|cluster" >&2
+	echo "usage: scripts/setup.sh build|test|drill|bench|vm|cluster|vagrant" >&2
 	exit 2
 	;;
 esac

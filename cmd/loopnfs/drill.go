@@ -33,6 +33,7 @@ type drillOptions struct {
 	memory   byteSize
 	seed     int64
 	runs     int
+	nodes    nodeOptions
 }
 
 // errNotAsDocumented is the error of drills that ran, but came out otherwise.
@@ -59,12 +60,15 @@ which takes some minutes and a Debian mirror. Without names, --server and --kern
 it takes a quarter of an hour.
 
 With --tier cluster it is a cluster with a server that two nodes can have, as in
-loopnfs failover: each fault once, which takes three minutes.
+loopnfs failover: each fault once, which takes three minutes. With --via qemu the nodes
+are guests, whose kernels mount the export; the one that serves is killed, and the other
+has no memory left. That takes three minutes for each --server.
 
 The exit code is 0 only if every drill came out as documented, both ways.`,
 		Example: `  loopnfs drill
   loopnfs drill release-page --json result.json
   loopnfs drill --tier vm release-page --server loopnfs,knfsd --html report.html
+  loopnfs drill takeover --tier cluster --via qemu --server loopnfs,knfsd
   loopnfs drill --without nonblocking-release,scope release-page
   loopnfs drill list`,
 		ValidArgs: harness.Names(),
@@ -82,6 +86,7 @@ The exit code is 0 only if every drill came out as documented, both ways.`,
 	f.StringVar(&opts.htmlFile, "html", "", "write a page on the results to `FILE`, for a browser; it needs no network")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make backing directories and mount points in `DIR`, on a disk")
 	f.Var(&opts.memory, "memory", "size of the arena that client and server share")
+	opts.nodes.flags(f, "node-memory")
 	f.Int64Var(&opts.seed, "seed", 1, "seed of the load, to repeat a run")
 	cmd.AddCommand(newDrillListCommand(), newDrillReportCommand(), newDrillGuestCommand(), newDrillNodeCommand(), newDrillWorkerCommand())
 	return cmd
@@ -139,6 +144,9 @@ func (o *drillOptions) prepareCluster(names []string) (drillRun, error) {
 	}
 	if len(o.without) > 0 {
 		return nil, usagef("--without: with --tier cluster nothing can be switched off")
+	}
+	if o.nodes.via != viaNamespaces {
+		return o.prepareGuests()
 	}
 	exe, err := os.Executable()
 	return func(ctx context.Context, say func(string, ...any)) ([]harness.Result, error) {

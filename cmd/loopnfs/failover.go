@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +26,9 @@ type failoverOptions struct {
 	dir, logs        string
 	jsonFile         string
 	htmlFile         string
+	nodes            nodeOptions
+	kernel           string
+	given            func(flag string) bool
 }
 
 func newFailoverCommand() *cobra.Command {
@@ -54,6 +58,7 @@ promised was lost, or done twice.`,
   loopnfs failover --moves 10`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts.given = cmd.Flags().Changed
 			return runFailover(cmd.Context(), &opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -64,6 +69,8 @@ promised was lost, or done twice.`,
 	f.Int64Var(&opts.seed, "seed", 1, "of the load and of the first schedule; the next ones have those after it")
 	f.DurationVar(&opts.token, "token", failover.DefaultToken, "how long the cluster waits for a sign of life of a node")
 	f.DurationVar(&opts.lease, "lease", failover.DefaultLease, "how long the lease on the disk holds, by which a takeover is longer; 0 for no lease")
+	opts.nodes.flags(f, "memory")
+	f.StringVar(&opts.kernel, "kernel", harness.WaitingKernel, "(qemu) `VERSION` of the kernel of the nodes, or the beginning of one")
 	f.StringVar(&opts.jsonFile, "json", "", "write the results to `FILE` as JSON; - is standard output")
 	f.StringVar(&opts.htmlFile, "html", "", "write a page on the results to `FILE`, for a browser; it needs no network")
 	f.StringVar(&opts.dir, "dir", "/var/tmp", "make the disk of the cluster in `DIR`, which is on a disk")
@@ -132,7 +139,8 @@ func (o *failoverOptions) cluster() (failover.Options, error) {
 		}
 	}
 	exe, err := os.Executable()
-	return failover.Options{Exe: exe, Dir: o.dir, Logs: o.logs, Token: o.token, Lease: o.lease}, err
+	opt := failover.Options{Exe: exe, Dir: o.dir, Logs: o.logs, Token: o.token, Lease: o.lease}
+	return opt, errors.Join(err, o.nodes.apply(&opt, o.kernel, "loopnfs", o.given("token")))
 }
 
 func newFailoverListCommand() *cobra.Command {

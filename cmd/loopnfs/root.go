@@ -8,6 +8,7 @@ var subcommands = []func() *cobra.Command{
 	newMountCommand,
 	newUmountCommand,
 	newPingCommand,
+	newExecCommand,
 	newDoctorCommand,
 	newLeaseCommand,
 	newDrillCommand,

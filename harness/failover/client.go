@@ -28,6 +28,9 @@ type ClientConfig struct {
 	Addr, Export string
 	Others       []string // hosts
 	State        uint32   // of the host, for the lock manager
+	// Apart has the host change names that no other host does, and leave locks alone: its
+	// clock is not that of the others, so it could not be told who was first.
+	Apart bool
 	// Linear has the host also run clients whose calls are recorded one by one. It must
 	// not be switched off.
 	Linear bool
@@ -42,7 +45,21 @@ func (c *ClientConfig) work() work.Config {
 	}
 }
 
-func (c *ClientConfig) namesDir() string { return filepath.Join(c.Dir, "names") }
+// stream is another load on data, which keeps much of it in memory.
+func (c *ClientConfig) stream() work.Config {
+	return work.Config{
+		Mode: work.Stream, Dir: filepath.Join(c.Dir, "stream-"+c.Name), Log: filepath.Join(c.Logs, c.Name+".stream"),
+		Jobs: 1, Blocks: 512, Rounds: 1 << 30, Seed: c.Seed,
+	}
+}
+
+func (c *ClientConfig) namesDir() string {
+	if c.Apart {
+		return filepath.Join(c.Dir, "names-"+c.Name)
+	}
+	return filepath.Join(c.Dir, "names")
+}
+
 func (c *ClientConfig) namesLog() string { return filepath.Join(c.Logs, c.Name+".names") }
 func (c *ClientConfig) locksLog() string { return filepath.Join(c.Logs, c.Name+".locks") }
 
@@ -73,19 +90,27 @@ func RunClient(ctx context.Context, in io.Reader) error {
 		return err
 	}
 	defer names.Close()
-	locks, err := recorder.Open(c.locksLog(), c.Name)
-	if err != nil {
-		return err
-	}
-	defer locks.Close()
 	loads := []func() error{
 		func() error { return ignoreEnd(ctx, work.Run(ctx, w, io.Discard)) },
 		func() error {
 			return (&recorder.Names{Dir: c.namesDir(), Log: names, Jobs: 2, Seed: uint64(c.Seed)}).Run(ctx)
 		},
-		func() error {
+	}
+	if c.Apart {
+		s := c.stream()
+		if err := os.MkdirAll(s.Dir, 0o755); err != nil {
+			return err
+		}
+		loads = append(loads, func() error { return ignoreEnd(ctx, work.Run(ctx, s, io.Discard)) })
+	} else {
+		locks, err := recorder.Open(c.locksLog(), c.Name)
+		if err != nil {
+			return err
+		}
+		defer locks.Close()
+		loads = append(loads, func() error {
 			return (&recorder.Locker{Addr: c.Addr, Export: c.Export, Host: c.Host, State: c.State, Log: locks, Others: c.Others}).Run(ctx)
-		},
+		})
 	}
 	if c.Linear {
 		loads = append(loads, func() error {
@@ -128,28 +153,37 @@ func RunCheck(in io.Reader, out io.Writer) error {
 		return err
 	}
 	var found Checked
-	var calls []recorder.Call
+	calls := map[string][]recorder.Call{} // by the directory of their names
 	var data error
 	for i := range clients {
 		c := &clients[i]
-		n, err := work.Verify(c.work())
-		if err != nil {
-			data = errors.Join(data, fmt.Errorf("%s: %w", c.Name, err))
+		written, logs := []work.Config{c.work()}, []string{c.namesLog(), c.locksLog()}
+		if c.Apart {
+			written, logs = append(written, c.stream()), logs[:1]
 		}
-		found.Blocks += n
-		for _, log := range []string{c.namesLog(), c.locksLog()} {
+		for _, w := range written {
+			n, err := work.Verify(w)
+			if err != nil {
+				data = errors.Join(data, fmt.Errorf("%s: %w", c.Name, err))
+			}
+			found.Blocks += n
+		}
+		for _, log := range logs {
 			more, err := recorder.Read(log)
 			if err != nil {
 				return err
 			}
-			calls = append(calls, more...)
+			calls[c.namesDir()] = append(calls[c.namesDir()], more...)
 		}
 	}
-	v, err := recorder.Check(clients[0].namesDir(), calls)
-	if err != nil {
-		return err
+	for dir, of := range calls {
+		v, err := recorder.Check(dir, of)
+		if err != nil {
+			return err
+		}
+		found.Promises += v.Promises
+		found.Lost, found.Twice = append(found.Lost, v.Lost...), append(found.Twice, v.Twice...)
 	}
-	found.Verdict = *v
 	if data != nil {
 		found.Data = data.Error()
 	}
@@ -170,7 +204,7 @@ func (c *Cluster) clientConfig(name, dir, logs string, seed int64) ClientConfig 
 	return ClientConfig{
 		Host: name, Name: fmt.Sprintf("%s.%d", name, start), Dir: mountpoint + "/" + dir, Logs: labDir + "/" + logs,
 		Addr: net.JoinHostPort(serviceAddr.String(), servicePort), Export: exportName, Others: others, State: uint32(2*start + 1), Seed: seed,
-		Linear: name == client1,
+		Linear: name == client1 && c.opt.Guests == nil, Apart: c.isGuest(name),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"loopnfs/harness"
 	"loopnfs/harness/failover/host"
+	"loopnfs/harness/vm"
 	"loopnfs/scripts/cluster"
 )
 
@@ -31,6 +32,8 @@ type Options struct {
 	Lease time.Duration
 	// Crossing has two servers, with an export of a disk each, one on each node.
 	Crossing bool
+	// Guests, if not nil, has the nodes be guests of QEMU.
+	Guests *Guests
 	// Say is told, in a line, what is going on.
 	Say func(format string, args ...any)
 }
@@ -107,6 +110,9 @@ func Up(ctx context.Context, opt Options) (*Cluster, error) {
 		opt: opt, ledger: l, dir: l.Dir, hosts: map[string]*host.Host{}, starts: map[string]int{},
 		events: newTimeline(opt.Say), groups: newGroups(),
 	}
+	if opt.Guests != nil { // nothing of a guest is in a group
+		c.groups = &groups{}
+	}
 	return c, c.up(ctx)
 }
 
@@ -119,8 +125,17 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	c.disk.elsewhere = c.opt.Guests != nil
 	if err := errors.Join(os.Mkdir(c.lab(), 0o755), cluster.Write(c.lab("setup")), c.writeSettings()); err != nil {
 		return err
+	}
+	if c.opt.Guests != nil {
+		if err := c.calmDown(); err != nil {
+			return err
+		}
+		if err := vm.Prepare(ctx, c.opt.Guests.Kernel, c.opt.Guests.Tools.Guest, c.opt.Say); err != nil {
+			return err
+		}
 	}
 	if c.power, err = startPower(c.lab(), &power{off: c.off, isOn: c.isOn, event: c.events.note}); err != nil {
 		return err
@@ -135,7 +150,7 @@ func (c *Cluster) up(ctx context.Context) (err error) {
 	if err := c.each(ctx, nodeNames, c.startNode); err != nil {
 		return err
 	}
-	if err := c.awaitService(ctx, upLimit); err != nil {
+	if err := c.awaitService(ctx, c.upLimit()); err != nil {
 		return err
 	}
 	c.events.note("the service answers at %s", service())
@@ -164,9 +179,9 @@ func (c *Cluster) writeSettings() error {
 	if err != nil {
 		return err
 	}
-	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s/%s\nFENCE_WITNESS=%s\nLEASE=%s\nOPTIONS='%s'\n",
-		defaults, c.disk.path, clusterDisk, c.opt.Token.Milliseconds(), addrs[node1], addrs[node2], serviceAddr, exportName,
-		labDir, powerSocket, network.Addr(), c.lease(), c.serveOptions())
+	settings := fmt.Sprintf("%s\nDEVICE=%s\nDIRECTORY=%s\nTOKEN=%d\nNODE1_ADDRESS=%s\nNODE2_ADDRESS=%s\nADDRESS=%s\nNAME=%s\nFENCE_DEVICE=%s\nFENCE_WITNESS=%s\nLEASE=%s\nOPTIONS='%s'\n",
+		defaults, c.device(), clusterDisk, c.opt.Token.Milliseconds(), addrs[node1], addrs[node2], serviceAddr, exportName,
+		c.fenceDevice(), network.Addr(), c.lease(), c.serveOptions())
 	if c.more != nil {
 		settings += fmt.Sprintf("LAYOUT=crossing\nDEVICE2=%s\nADDRESS2=%s\n", c.more.path, moreAddr)
 	}
@@ -210,6 +225,9 @@ func (c *Cluster) boot(ctx context.Context, name string) error {
 	if err := os.MkdirAll(c.logDir(name), 0o755); err != nil {
 		return err
 	}
+	if c.isGuest(name) {
+		return c.bootGuest(ctx, name)
+	}
 	cfg := c.hostConfig(name)
 	cfg.Binds = map[string]string{labDir: c.lab(), "/var/log": c.logDir(name)}
 	if name != client1 {
@@ -243,10 +261,14 @@ func (c *Cluster) startNode(ctx context.Context, name string) error {
 	if _, err := h.Run(ctx, "sh", "-c", labDir+"/setup/install "+labDir+"/setup/settings && install -d -o hacluster -g haclient -m 770 /var/log/pacemaker"); err != nil {
 		return err
 	}
-	if _, err := h.Start("/var/log/corosync.out", "", "corosync", "-f"); err != nil {
+	if err := c.replaceServer(ctx, h); err != nil {
 		return err
 	}
-	for limit := time.Now().Add(upLimit); ; time.Sleep(50 * time.Millisecond) {
+	// It locks all of its memory, the stacks of its threads at their full size, too.
+	if _, err := h.Start("/var/log/corosync.out", "", append(c.launcher(name), "prlimit", "--stack=2097152", "corosync", "-f")...); err != nil {
+		return err
+	}
+	for limit := time.Now().Add(c.upLimit()); ; time.Sleep(c.askEvery()) {
 		_, err := h.Run(ctx, "corosync-cfgtool", "-s")
 		if err == nil {
 			break
@@ -255,7 +277,7 @@ func (c *Cluster) startNode(ctx context.Context, name string) error {
 			return fmt.Errorf("corosync does not start: %w", err)
 		}
 	}
-	_, err := h.Start("/var/log/pacemaker.out", "", "env", "PCMK_logfile=/var/log/pacemaker/pacemaker.log", "pacemakerd", "-f")
+	_, err := h.Start("/var/log/pacemaker.out", "", append(c.launcher(name), "env", "PCMK_logfile=/var/log/pacemaker/pacemaker.log", "pacemakerd", "-f")...)
 	c.mu.Lock()
 	first := c.starts[name] == 1
 	c.mu.Unlock()
@@ -270,14 +292,14 @@ func (c *Cluster) awaitService(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		_, err := c.host(client1).Run(ctx, "loopnfs", "ping", service(), "--timeout", "1s")
+		_, err := c.host(client1).Run(ctx, c.question()...)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("the service does not answer within %v: %w", limit, err)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(c.askEvery())
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 type disk struct {
 	path string
 	f    *os.File // of the device
+	// elsewhere says that another kernel has it mounted: this one must not.
+	elsewhere bool
 }
 
 const diskBytes = 512 << 20
@@ -64,7 +66,7 @@ func attach(backing *os.File) (*disk, error) {
 		cfg := unix.LoopConfig{Fd: uint32(backing.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO}}
 		err = unix.IoctlLoopConfigure(int(f.Fd()), &cfg)
 		if err == nil {
-			return &disk{path, f}, nil
+			return &disk{path: path, f: f}, nil
 		}
 		f.Close()
 		if !errors.Is(err, unix.EBUSY) || try > 16 { // somebody else was faster
@@ -107,6 +109,9 @@ func (d *disk) resume(dir string) error {
 }
 
 func (d *disk) freezer(dir string, request uint) error {
+	if d.elsewhere {
+		return unix.EINVAL // as if it was not mounted
+	}
 	return d.mounted(dir, func(root string) error {
 		f, err := os.Open(root)
 		if err != nil {

@@ -95,7 +95,7 @@ func Run(ctx context.Context, opt Options, schedules []Schedule) (results []harn
 		}
 		results = append(results, res)
 		opt.Say("schedule %d of %d: %s, %d promises kept, longest gap %.1f s %s", i+1, len(schedules), res.Outcome, res.Promises-res.Lost, float64(res.StallMs)/1000, res.Error)
-		if res.Error != "" {
+		if res.Error != "" || opt.Guests != nil { // guests that are killed are not started again
 			down := c.Down()
 			if c = nil; down != nil {
 				return results, down
@@ -124,8 +124,9 @@ type run struct {
 	clients  map[string]*host.Process
 	configs  []ClientConfig
 	cases    []harness.Takeover
-	began    []moment   // of the cases
-	lost     [][]string // the hosts that were switched off in each
+	began    []moment         // of the cases
+	lost     [][]string       // the hosts that were switched off in each
+	ahead    map[string]int64 // by how much the clock of a guest is ahead of this machine's
 }
 
 // moment is a time by both clocks.
@@ -150,15 +151,23 @@ func (c *Cluster) Play(ctx context.Context, s Schedule) harness.Result {
 		Drill: harness.TakeoverName, Tier: harness.TierCluster, Server: "loopnfs", Seed: s.Seed,
 		Expected: harness.Survived, Outcome: harness.Failed, Cycle: []string{},
 	}
+	c.describe(&res)
 	r.started = time.Now()
 	o := startObserver(c.groups)
 	err := r.play(ctx)
+	hung := r.hangs(ctx, &res, err)
+	if hung {
+		err = nil
+	}
 	looks, both := o.stop()
 	res.Seconds = time.Since(r.started).Seconds()
-	if err == nil {
+	if err == nil && !hung {
 		err = r.verify(ctx, &res)
 	}
 	r.measure(&res)
+	if err == nil && !hung {
+		err = c.checkGap(&res)
+	}
 	if len(both) > 0 {
 		err = errors.Join(err, fmt.Errorf("two servers at a time: %s", strings.Join(both, "; ")))
 	}
@@ -169,6 +178,9 @@ func (c *Cluster) Play(ctx context.Context, s Schedule) harness.Result {
 		res.Error = err.Error()
 		return res
 	}
+	if hung {
+		return res
+	}
 	res.Outcome, res.DataVerified = harness.Survived, true
 	return res
 }
@@ -177,7 +189,7 @@ func (r *run) play(ctx context.Context) error {
 	if err := os.Mkdir(r.lab(r.name), 0o755); err != nil {
 		return err
 	}
-	if err := r.each(ctx, hostNames, r.startClients); err != nil {
+	if err := r.each(ctx, r.clientHosts(), r.startClients); err != nil {
 		return err
 	}
 	for _, f := range r.schedule.Faults {
@@ -205,12 +217,15 @@ func (r *run) fault(ctx context.Context, f Fault) error {
 	}
 	r.cases = append(r.cases, harness.Takeover{Fault: f.Name, Says: f.Says, From: serving})
 	r.began, r.lost = append(r.began, now()), append(r.lost, nil)
+	if r.ahead, err = r.clocks(ctx); err != nil {
+		return err
+	}
 	r.events.note("%s, on %s: %s", f.Name, serving, f.Says)
-	err = f.inject(ctx, r.Cluster, &drama{rng: r.rng, serving: serving, second: second})
+	err = f.inject(ctx, r.Cluster, &drama{rng: r.rng, serving: serving, second: second, progress: r.awaitProgress})
 	if err = errors.Join(err, ctx.Err()); err != nil {
 		return err
 	}
-	if err := r.awaitService(ctx, recoverLimit); err != nil {
+	if err := r.awaitService(ctx, r.recoverLimit()); err != nil {
 		return err
 	}
 	if err := r.awaitProgress(ctx); err != nil {
@@ -235,6 +250,9 @@ func (r *run) fault(ctx context.Context, f Fault) error {
 // repair makes the cluster whole: everything connected, both nodes on, in the cluster, and
 // with clients.
 func (r *run) repair(ctx context.Context) error {
+	if r.opt.Guests != nil {
+		return nil // they are used once
+	}
 	r.power.unblock()
 	if err := errors.Join(r.net.Join(), r.disk.resume(r.dir)); err != nil {
 		return err
@@ -294,6 +312,11 @@ func (r *run) startClients(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Apart {
+		if err := r.linkLogs(ctx, &cfg); err != nil {
+			return err
+		}
+	}
 	p, err := h.Start("/var/log/client.log", string(text), "loopnfs", "failover", "client")
 	if err != nil {
 		return err
@@ -306,6 +329,9 @@ func (r *run) startClients(ctx context.Context, name string) error {
 }
 
 func (c *Cluster) mount(ctx context.Context, name string) error {
+	if c.isGuest(name) {
+		return c.mountGuest(ctx, name)
+	}
 	_, err := c.host(name).Run(ctx, "loopnfs", "mount", service(), mountpoint, "--via", "fuse", "--memory", "16MiB", "--log", "/var/log/mount.log", "--timeout", "45s")
 	return err
 }
@@ -317,7 +343,7 @@ func (c *Cluster) umount(ctx context.Context, name string) error {
 
 // awaitProgress waits until clients of all hosts that are there were answered again.
 func (r *run) awaitProgress(ctx context.Context) error {
-	limit := time.Now().Add(recoverLimit)
+	limit := time.Now().Add(r.recoverLimit())
 	from := map[string]int64{}
 	for name := range r.clients {
 		from[name] = r.logged(name)
@@ -332,12 +358,22 @@ func (r *run) awaitProgress(ctx context.Context) error {
 				return fmt.Errorf("the clients of %s have ended: %s", name, r.tail(name, "client.log"))
 			}
 			if time.Now().After(limit) {
-				return fmt.Errorf("the clients of %s hang: no answer for %v", name, recoverLimit)
+				return &hangError{name, r.recoverLimit()}
 			}
 			sleep(ctx, 20*time.Millisecond)
 		}
 	}
 	return nil
+}
+
+// hangError is the end of a run whose clients do not go on.
+type hangError struct {
+	host  string
+	after time.Duration
+}
+
+func (e *hangError) Error() string {
+	return fmt.Sprintf("the clients of %s hang: no answer for %v", e.host, e.after)
 }
 
 // logged returns how much the clients of a host have logged.
@@ -365,10 +401,13 @@ func (c *Cluster) tail(name, file string) string {
 
 // stopClients has all clients come to an end, and unmounts.
 func (r *run) stopClients(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, endLimit)
+	ctx, cancel := context.WithTimeout(ctx, r.endLimit())
 	defer cancel()
-	return r.each(ctx, hostNames, func(ctx context.Context, name string) error {
+	return r.each(ctx, r.clientHosts(), func(ctx context.Context, name string) error {
 		p := r.clients[name]
+		if r.Cluster.host(name).Gone() {
+			return nil
+		}
 		if err := p.Signal(syscall.SIGTERM); err != nil {
 			return err
 		}
@@ -510,6 +549,7 @@ func (r *run) gapOf(name string, from, to int64) (time.Duration, bool) {
 		if err != nil {
 			continue
 		}
+		from, to := from+r.ahead[name], to+r.ahead[name]
 		before := slices.ContainsFunc(calls, func(c recorder.Call) bool { return c.At < from })
 		after := slices.ContainsFunc(calls, func(c recorder.Call) bool { return c.Answered > from })
 		if before && after {

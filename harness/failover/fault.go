@@ -29,6 +29,8 @@ type Fault struct {
 type drama struct {
 	rng             *rand.Rand
 	serving, second string // nodes, when it begins
+	// progress waits until clients of all hosts that are there were answered again.
+	progress func(context.Context) error
 }
 
 func (d *drama) between(lo, hi time.Duration) time.Duration {
@@ -167,7 +169,7 @@ func takeoverKill(ctx context.Context, c *Cluster, d *drama) error {
 		return err
 	}
 	h := c.host(d.second)
-	limit := time.Now().Add(upLimit)
+	limit := time.Now().Add(c.upLimit())
 	for time.Now().Before(limit) && ctx.Err() == nil {
 		if _, err := h.Run(ctx, "pgrep", "-f", "loopnfs serve"); err == nil {
 			sleep(ctx, d.between(0, 150*time.Millisecond))
@@ -195,6 +197,9 @@ const (
 // Corosync is left alone: it is locked in memory and has a real-time priority, which a
 // limit of its group would make void, as no real want of memory does.
 func starvedSurvivor(ctx context.Context, c *Cluster, d *drama) (err error) {
+	if c.opt.Guests != nil {
+		return c.starveGuest(ctx, d)
+	}
 	h := c.host(d.second)
 	if err := c.groups.apart(d.second, "corosync"); err != nil {
 		return err
@@ -228,6 +233,9 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // serving returns the node that has the address of the service; empty if none has.
 func (c *Cluster) serving(ctx context.Context) (string, error) {
+	if c.opt.Guests != nil {
+		return c.events.serving(), nil // to ask a guest takes time that it does not have
+	}
 	for _, name := range nodeNames {
 		h := c.host(name)
 		if h.Gone() {
@@ -260,7 +268,7 @@ func (c *Cluster) servers(ctx context.Context) (found []string, err error) {
 
 // awaitServing waits until a node has the service, and it answers.
 func (c *Cluster) awaitServing(ctx context.Context, name string) error {
-	limit := time.Now().Add(upLimit)
+	limit := time.Now().Add(c.upLimit())
 	for time.Now().Before(limit) && ctx.Err() == nil {
 		at, err := c.serving(ctx)
 		if err != nil {
@@ -271,11 +279,11 @@ func (c *Cluster) awaitServing(ctx context.Context, name string) error {
 		}
 		sleep(ctx, 50*time.Millisecond)
 	}
-	return fmt.Errorf("%s did not get the service within %v", name, upLimit)
+	return fmt.Errorf("%s did not get the service within %v", name, c.upLimit())
 }
 
 func (c *Cluster) awaitServingNode(ctx context.Context) (string, error) {
-	limit := time.Now().Add(upLimit)
+	limit := time.Now().Add(c.upLimit())
 	for time.Now().Before(limit) && ctx.Err() == nil {
 		at, err := c.serving(ctx)
 		if err != nil || at != "" {
@@ -283,12 +291,12 @@ func (c *Cluster) awaitServingNode(ctx context.Context) (string, error) {
 		}
 		sleep(ctx, 50*time.Millisecond)
 	}
-	return "", fmt.Errorf("no node had the address within %v", upLimit)
+	return "", fmt.Errorf("no node had the address within %v", c.upLimit())
 }
 
 // awaitFencing waits until a node is off.
 func (c *Cluster) awaitFencing(ctx context.Context) error {
-	limit := time.Now().Add(upLimit)
+	limit := time.Now().Add(c.upLimit())
 	for time.Now().Before(limit) && ctx.Err() == nil {
 		for _, name := range nodeNames {
 			if c.host(name).Gone() {

@@ -156,9 +156,16 @@ func (p *power) unblock() {
 	}
 }
 
-// Power asks the power switch at the socket device to do something, and returns when it
-// is done.
+// Power asks the power switch at the socket device, or the monitors of guests that it
+// names, to do something, and returns when it is done.
 func Power(device, action, node string) error {
+	if list, ok := strings.CutPrefix(device, monitorsPrefix); ok {
+		m, err := parseMonitors(list)
+		if err != nil {
+			return err
+		}
+		return m.perform(action, node)
+	}
 	nc, err := net.Dial("unix", device)
 	if err != nil {
 		return fmt.Errorf("no power switch at %s: %w", device, err)

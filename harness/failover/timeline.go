@@ -58,6 +58,13 @@ func (t *timeline) add(e Event) {
 	t.say("%-6s  %s", cmp.Or(t.serves, "-"), what)
 }
 
+// serving returns the node that serves, as far as its log tells.
+func (t *timeline) serving() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.serves
+}
+
 // since returns the events from a moment on, in order.
 func (t *timeline) since(from time.Time) []Event {
 	t.mu.Lock()
@@ -154,6 +161,7 @@ var (
 	}{
 		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now lost`), "has lost $1"},
 		{regexp.MustCompile(`pacemaker-controld .*Node (\S+) state is now member`), "sees $1"},
+		{regexp.MustCompile(`pacemaker-controld .*Peer (\S+) was terminated \(off\) by \S+ on behalf of \S+: OK`), "knows that $1" + harness.SwitchedOff},
 		{regexp.MustCompile(`controld.*Requesting fencing \(\S+\) of node (\S+)`), "wants $1 to be off"},
 		{regexp.MustCompile(`controld.*Result of monitor operation for (nfs-\S+) on \S+: (not running|error[^|]*|Timed Out[^|]*)`), "looks at $1: $2"},
 	}

@@ -13,6 +13,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 suite=bookworm
 packages=nfs-common,nfs-kernel-server,rpcbind,fuse3,fio,xfsprogs,nbdkit,nbd-client,nfs-ganesha,nfs-ganesha-vfs,libnfs-utils,procps,iproute2,kmod,util-linux
+packages+=,corosync,pacemaker,pacemaker-cli-utils,resource-agents,nftables,iputils-arping,psmisc
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 die() {

@@ -20,6 +20,14 @@ type Kernel struct {
 	builtin map[string]bool
 }
 
+// version returns that of the sources; empty for no kernel.
+func (k *Kernel) version() string {
+	if k == nil {
+		return ""
+	}
+	return k.Version
+}
+
 func openKernel(dir string) (*Kernel, error) {
 	version, err := os.ReadFile(filepath.Join(dir, "version"))
 	if err != nil {

@@ -42,6 +42,8 @@ type Config struct {
 	// Wire, if not nil, is one end of a stream socket whose other end is the
 	// Wire of another guest: a network of two. The caller closes it.
 	Wire *os.File
+	// Devices are what the guest has besides, to be a host among others.
+	Devices Devices
 	// Init is the program of the guest, bin/loopnfs-guest.
 	Init string
 	// Limit bounds the life of the guest, in real time.
@@ -81,7 +83,7 @@ func (c *Config) validateJob() error {
 	switch {
 	case j.Disk != "" && j.Disk != "ext4" && j.Disk != "xfs":
 		return fmt.Errorf("a disk with %s: give ext4 or xfs", j.Disk)
-	case len(j.Command) == 0 && j.Load == nil && j.Serve == nil:
+	case len(j.Command) == 0 && j.Load == nil && j.Serve == nil && !j.Agent:
 		return errors.New("the guest has nothing to do: give it a command")
 	}
 	return nil
@@ -92,31 +94,38 @@ var bootModules = []string{"virtio_pci", "virtio_blk", "crc32c_generic", "ext4"}
 
 // Run boots a guest, waits until it has ended, and returns which kernel it had.
 // The error is for a guest that did not do its job; what came of the job is for
-// Handle.
+// Handle. The files of c.Devices are closed as soon as QEMU has them, or the guest did
+// not start.
 func Run(ctx context.Context, c Config) (kernel string, err error) {
+	defer c.Devices.close()
 	if err := c.Validate(); err != nil {
 		return "", err
 	}
 	if _, err := findQEMU(); err != nil {
 		return "", err
 	}
-	cache, err := openCache(c.Say)
+	k, root, accel, err := ingredients(ctx, c.Kernel, c.Init, c.Say)
 	if err != nil {
-		return "", err
-	}
-	k, err := cache.kernel(ctx, c.Kernel)
-	if err != nil {
-		return "", err
-	}
-	root, err := cache.root(ctx)
-	if err != nil {
-		return k.Version, err
-	}
-	accel, err := cache.accel(ctx, k, root, c.Init)
-	if err != nil {
-		return k.Version, err
+		return k.version(), err
 	}
 	return k.Version, boot(ctx, &c, k, root, accel)
+}
+
+// ingredients returns what a guest is made of: a kernel, the image of its root, and how
+// its processor is had.
+func ingredients(ctx context.Context, kernel, init string, say func(string, ...any)) (k *Kernel, root, accel string, err error) {
+	cache, err := openCache(say)
+	if err != nil {
+		return nil, "", "", err
+	}
+	if k, err = cache.kernel(ctx, kernel); err != nil {
+		return nil, "", "", err
+	}
+	if root, err = cache.root(ctx); err != nil {
+		return k, "", "", err
+	}
+	accel, err = cache.accel(ctx, k, root, init)
+	return k, root, accel, err
 }
 
 // guest is a running QEMU.
@@ -159,6 +168,7 @@ func boot(ctx context.Context, c *Config, k *Kernel, root, accel string) (err er
 	if err := g.cmd.Start(); err != nil {
 		return fmt.Errorf("%w: %w", errNotStarted, err)
 	}
+	c.Devices.close() // what only the guest has open goes with it
 	seen := g.listen(out)
 	err = g.cmd.Wait()
 	switch {
@@ -261,7 +271,7 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 		"-machine", "pc,hpet=off", "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprint(c.MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", k.image(), "-initrd", initrd, "-append", cmdline,
-		"-drive", "file=" + strings.ReplaceAll(root, ",", ",,") + ",if=virtio,format=raw,snapshot=on,cache=unsafe",
+		"-drive", "file=" + escape(root) + ",if=virtio,format=raw,snapshot=on,cache=unsafe",
 		"-drive", "file=" + data + ",if=virtio,format=raw,cache=unsafe",
 		"-drive", "file=" + jobDisk + ",if=virtio,format=raw,readonly=on",
 		"-serial", "file:" + console, "-chardev", "stdio,id=host,signal=off", "-serial", "chardev:host",
@@ -275,6 +285,7 @@ func (g *guest) args(k *Kernel, root, accel string) ([]string, error) {
 		args = append(args, "-netdev", fmt.Sprintf("socket,id=wire,fd=%d", 2+len(g.inherited)),
 			"-device", "virtio-net-pci,netdev=wire,romfile=,mac="+mac)
 	}
+	args = append(args, g.devices()...)
 	return append(args, accelArgs(accel)...), nil
 }
 
@@ -360,5 +371,15 @@ func addFile(t *tar.Writer, name, from string) error {
 		return err
 	}
 	_, err = t.Write(data)
+	return err
+}
+
+// Prepare makes or fetches what guests with that kernel boot from, as Run does with the
+// first one, which may take minutes. init is as in Config.
+func Prepare(ctx context.Context, kernel, init string, say func(string, ...any)) error {
+	if _, err := findQEMU(); err != nil {
+		return err
+	}
+	_, _, _, err := ingredients(ctx, kernel, init, say)
 	return err
 }

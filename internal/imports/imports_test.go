@@ -58,9 +58,11 @@ var table = []struct {
 	{"billyfs", slices.Concat(filesystems, []string{"nfsserver", "internal/stack"})},
 	{"scripts/cluster", nil},
 	{"harness", slices.Concat(filesystems, []string{"internal/nlm4", "internal/nlm", "nfsclient", "nfsserver", "fusefs", "internal/stack"})},
-	{"harness/failover", []string{"internal/nfs3", "internal/vfs", "internal/nlm4", "internal/nlm", "scripts/cluster", "harness"}},
+	{"harness/failover/host", nil},
+	{"harness/vm/guest", []string{"harness", "harness/failover/host"}},
+	{"harness/failover", []string{"internal/nfs3", "internal/vfs", "internal/nlm4", "internal/nlm", "scripts/cluster", "harness", "harness/failover/host"}},
 	{"harness/report", []string{"harness"}},
-	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/failover", "harness/report",
+	{"cmd", slices.Concat(filesystems, []string{"nfsclient", "nfsserver", "fusefs", "internal/stack", "harness", "harness/failover", "harness/failover/host", "harness/report",
 		"internal/hostguard", "internal/pressure", "internal/lease", "internal/memgroup", "internal/hostaddr", "internal/nfsmount", "internal/doctor", "internal/portmap", "internal/nlm"})},
 }
 

@@ -10,17 +10,23 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // agent carries out requests in a host.
 type agent struct {
-	mu  sync.Mutex // for out
-	out *json.Encoder
+	command Command
+	mu      sync.Mutex // for out
+	out     *json.Encoder
 }
 
-// serve carries out the requests of in, side by side, until it ends.
-func serve(in io.Reader, out io.Writer) error {
-	a := &agent{out: json.NewEncoder(out)}
+// Command makes a program that is to be run.
+type Command func(name string, args ...string) *exec.Cmd
+
+// Serve carries out the requests of in, side by side, until it ends.
+func Serve(in io.Reader, out io.Writer, command Command) error {
+	a := &agent{command: command, out: json.NewEncoder(out)}
 	dec := json.NewDecoder(in)
 	for {
 		var r request
@@ -42,6 +48,11 @@ func (a *agent) tell(r reply) {
 
 func (a *agent) perform(r request) {
 	switch {
+	case r.Clock:
+		a.tell(reply{ID: r.ID, Ended: true, Clock: monotonic()})
+	case r.Time != 0:
+		ts := unix.NsecToTimespec(r.Time)
+		a.tell(reply{ID: r.ID, Ended: true, Err: text(unix.ClockSettime(unix.CLOCK_REALTIME, &ts))})
 	case r.Signal != 0:
 		err := syscall.Kill(r.PID, syscall.Signal(r.Signal))
 		a.tell(reply{ID: r.ID, Ended: true, Code: codeOf(err), Err: text(err)})
@@ -55,9 +66,8 @@ func (a *agent) perform(r request) {
 // run runs a program to its end.
 func (a *agent) run(r request) {
 	var out, errs bytes.Buffer
-	cmd := exec.Command(r.Argv[0], r.Argv[1:]...)
+	cmd := a.command(r.Argv[0], r.Argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(r.In), &out, &errs
-	cmd.Env = programEnv()
 	err := cmd.Run()
 	if errs.Len() == 0 {
 		errs.WriteString(text(err))
@@ -73,9 +83,8 @@ func (a *agent) start(r request) {
 		return
 	}
 	defer f.Close()
-	cmd := exec.Command(r.Argv[0], r.Argv[1:]...)
+	cmd := a.command(r.Argv[0], r.Argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(r.In), f, f
-	cmd.Env = programEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		a.tell(reply{ID: r.ID, Ended: true, Code: 1, Err: err.Error()})
@@ -84,6 +93,13 @@ func (a *agent) start(r request) {
 	a.tell(reply{ID: r.ID, PID: cmd.Process.Pid})
 	err = cmd.Wait()
 	a.tell(reply{ID: r.ID, Ended: true, Code: codeOf(err), Err: text(err)})
+}
+
+// program makes one that runs in a host of namespaces.
+func program(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Env = programEnv()
+	return cmd
 }
 
 // programEnv is the environment of what is started: not what is between init and agent.

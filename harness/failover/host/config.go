@@ -45,6 +45,9 @@ type request struct {
 	Output string `json:",omitempty"`
 	// Signal is sent to the process PID of the host, instead of starting one.
 	PID, Signal int `json:",omitempty"`
+	// Clock asks for the time of CLOCK_MONOTONIC, and Time sets that of CLOCK_REALTIME.
+	Clock bool  `json:",omitempty"`
+	Time  int64 `json:",omitempty"`
 }
 
 // reply is what came of it.
@@ -55,6 +58,7 @@ type reply struct {
 	Code  int    `json:",omitempty"`
 	Out   string `json:",omitempty"`
 	Err   string `json:",omitempty"`
+	Clock int64  `json:",omitempty"`
 }
 
 // readConfig reads the configuration from the environment variable that init passes on

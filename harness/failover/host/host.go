@@ -21,10 +21,12 @@ import (
 type Host struct {
 	Name string
 
-	cmd  *exec.Cmd
-	in   io.WriteCloser
+	cmd  *exec.Cmd // nil for a machine of its own
+	in   io.Writer
 	errs strings.Builder // valid after done
-	done chan struct{}   // closed when every process of it is gone
+	end  func()          // as a loss of power does
+	gone func()          // waits until every process of it is gone
+	done chan struct{}   // closed after that
 
 	mu      sync.Mutex
 	lastID  int
@@ -54,12 +56,22 @@ func Start(c Config, group string, argv ...string) (*Host, error) {
 		return nil, fmt.Errorf("cannot start host %s: %w", c.Name, err)
 	}
 	h.in = in
+	h.end = func() { _ = h.cmd.Process.Kill() } // process 1: the kernel ends all the others
+	h.gone = func() { _ = h.cmd.Wait() }        // it was killed, or its input has ended
 	go h.listen(out)
 	if err := h.begin(&c, group); err != nil {
 		h.Kill()
 		return nil, err
 	}
 	return h, nil
+}
+
+// Remote returns a machine of its own, a guest, whose agent is at the other end of conn. end
+// ends it as a loss of power does, and gone waits until nothing of it is left.
+func Remote(name string, conn io.ReadWriter, end, gone func()) *Host {
+	h := &Host{Name: name, in: conn, end: end, gone: gone, done: make(chan struct{}), waiting: map[int]chan reply{}}
+	go h.listen(conn)
+	return h
 }
 
 // begin puts the host into its group, lets it begin, and waits until it answers.
@@ -103,7 +115,7 @@ func (h *Host) listen(out io.Reader) {
 		}
 		h.mu.Unlock()
 	}
-	_ = h.cmd.Wait() // it was killed, or its input has ended
+	h.gone()
 	close(h.done)
 }
 
@@ -204,6 +216,39 @@ func (h *Host) Signal(pid int, s syscall.Signal) error {
 	return err
 }
 
+// Clock returns what the host's CLOCK_MONOTONIC showed when this machine's showed at, which
+// is known to within half of the time that the question took.
+func (h *Host) Clock(ctx context.Context) (theirs, at int64, err error) {
+	before := monotonic()
+	_, replies, err := h.ask(request{Clock: true})
+	if err != nil {
+		return 0, 0, err
+	}
+	r, err := h.await(ctx, replies)
+	return r.Clock, before + (monotonic()-before)/2, err
+}
+
+// SetClock sets the host's time of day to this machine's, which it may only if it has a
+// clock of its own.
+func (h *Host) SetClock(ctx context.Context) error {
+	_, replies, err := h.ask(request{Time: time.Now().UnixNano()})
+	if err != nil {
+		return err
+	}
+	r, err := h.await(ctx, replies)
+	if err == nil && r.Err != "" {
+		err = fmt.Errorf("%s: cannot set its clock: %s", h.Name, r.Err)
+	}
+	return err
+}
+
+// monotonic returns the time of CLOCK_MONOTONIC in nanoseconds.
+func monotonic() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail
+	return ts.Nano()
+}
+
 // Gone reports whether every process of the host has ended.
 func (h *Host) Gone() bool {
 	select {
@@ -218,7 +263,7 @@ func (h *Host) Gone() bool {
 // that waits in the kernel for a disk does not go before that answers: then Kill
 // returns an error after a while.
 func (h *Host) Kill() error {
-	_ = h.cmd.Process.Kill() // of process 1: the kernel ends all the others
+	h.end()
 	select {
 	case <-h.done:
 		return nil

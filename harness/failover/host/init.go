@@ -22,7 +22,7 @@ func Main() error {
 	case "init":
 		return reap()
 	}
-	return serve(os.Stdin, os.Stdout)
+	return Serve(os.Stdin, os.Stdout, program)
 }
 
 // begin waits for the start signal, a line, by which time this process is in its control

@@ -36,6 +36,8 @@ func perform() error {
 		return nil
 	case j.Serve != nil:
 		return serve(*j.Serve)
+	case j.Agent:
+		return obey(j.Host)
 	}
 	return runCommand(j.Command)
 }

@@ -11,8 +11,8 @@ const Name = "job.json"
 // Dir is where the guest unpacks the archive.
 const Dir = "/job"
 
-// Job says what a guest does before it powers off: a command, a load, or to serve
-// until it is killed.
+// Job says what a guest does before it powers off: a command, a load, or to serve, or
+// to do what it is asked to, until it is killed.
 type Job struct {
 	// Address is that of the guest on the wire to another one, like 10.0.0.1/24;
 	// empty if there is none.
@@ -25,7 +25,14 @@ type Job struct {
 	Command []string
 	Load    *Load
 	Serve   *Server
+	// Agent has the guest carry out what is asked at the port AgentPort.
+	Agent bool
+	// Host is the name of the guest.
+	Host string
 }
+
+// AgentPort is the name of a serial port.
+const AgentPort = "agent"
 
 // Server is an NFS server inside the guest.
 type Server struct {
