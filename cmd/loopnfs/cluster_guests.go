@@ -31,8 +31,9 @@ func (o *nodeOptions) flags(f *pflag.FlagSet, memoryFlag string) {
 	f.Var(&o.memory, memoryFlag, "(qemu) memory of a node")
 }
 
-// apply puts into opt what the nodes are. The token is the user's, if there is one.
-func (o *nodeOptions) apply(opt *failover.Options, kernel, server string, token bool) error {
+// apply puts into opt what the nodes are. Flags that were given are left as they are. Guests
+// have no lease otherwise: an emulated one may stand still for longer than it holds.
+func (o *nodeOptions) apply(opt *failover.Options, kernel, server string, given func(flag string) bool) error {
 	switch o.via {
 	case viaNamespaces:
 		return nil
@@ -42,8 +43,11 @@ func (o *nodeOptions) apply(opt *failover.Options, kernel, server string, token 
 	}
 	tools, err := vm.FindTools()
 	opt.Guests = &failover.Guests{Kernel: kernel, MemoryMiB: int(o.memory >> 20), Server: server, Tools: tools}
-	if !token {
+	if !given("token") {
 		opt.Token = failover.GuestToken
+	}
+	if !given("lease") {
+		opt.Lease = 0
 	}
 	return err
 }
@@ -62,14 +66,15 @@ func (o *drillOptions) prepareGuests() (drillRun, error) {
 	if err != nil {
 		return nil, err
 	}
+	none := func(string) bool { return false }
 	var clusters []failover.Options
 	for _, server := range all(servers, failover.GuestServers) {
 		if !slices.Contains(failover.GuestServers, server) {
 			return nil, usagef("--server %s: nodes of a cluster can have %v", server, failover.GuestServers)
 		}
 		for _, kernel := range kernels {
-			opt := failover.Options{Exe: exe, Dir: o.dir, Lease: failover.DefaultLease}
-			if err := o.nodes.apply(&opt, kernel, server, false); err != nil {
+			opt := failover.Options{Exe: exe, Dir: o.dir}
+			if err := o.nodes.apply(&opt, kernel, server, none); err != nil {
 				return nil, err
 			}
 			clusters = append(clusters, opt)

@@ -140,7 +140,7 @@ func (o *failoverOptions) cluster() (failover.Options, error) {
 	}
 	exe, err := os.Executable()
 	opt := failover.Options{Exe: exe, Dir: o.dir, Logs: o.logs, Token: o.token, Lease: o.lease}
-	return opt, errors.Join(err, o.nodes.apply(&opt, o.kernel, "loopnfs", o.given("token")))
+	return opt, errors.Join(err, o.nodes.apply(&opt, o.kernel, "loopnfs", o.given))
 }
 
 func newFailoverListCommand() *cobra.Command {

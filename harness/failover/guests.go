@@ -321,7 +321,7 @@ func socketPair() (near, far *os.File, err error) {
 // nothing else. A node that dies is noticed by Corosync.
 var calm = strings.NewReplacer(
 	`interval="1s"`, `interval="11s"`, `interval="2s"`, `interval="12s"`, `interval="10s"`, `interval="30s"`,
-	`timeout="10s"`, `timeout="60s"`, `timeout="20s"`, `timeout="60s"`, `name="stonith-timeout" value="20s"`, `name="stonith-timeout" value="60s"`)
+	`timeout="10s"`, `timeout="60s"`, `timeout="20s"`, `timeout="60s"`, `timeout="40s"`, `timeout="90s"`, `name="stonith-timeout" value="20s"`, `name="stonith-timeout" value="60s"`)
 
 // calmDown rewrites the configuration that guests get.
 func (c *Cluster) calmDown() error {
