@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,6 +37,7 @@ func (m monitors) String() string {
 	for node, addr := range m {
 		list = append(list, node+"="+addr)
 	}
+	slices.Sort(list)
 	return monitorsPrefix + strings.Join(list, ",")
 }
 
