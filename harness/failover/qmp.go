@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,8 +35,8 @@ func parseMonitors(list string) (monitors, error) {
 
 func (m monitors) String() string {
 	var list []string
-	for node, addr := range m {
-		list = append(list, node+"="+addr)
+	for _, node := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, node+"="+m[node])
 	}
 	return monitorsPrefix + strings.Join(list, ",")
 }
