@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -34,8 +35,8 @@ func parseMonitors(list string) (monitors, error) {
 
 func (m monitors) String() string {
 	var list []string
-	for node, addr := range m {
-		list = append(list, node+"="+addr)
+	for _, node := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, node+"="+m[node])
 	}
 	slices.Sort(list)
 	return monitorsPrefix + strings.Join(list, ",")
