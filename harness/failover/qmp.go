@@ -38,7 +38,6 @@ func (m monitors) String() string {
 	for _, node := range slices.Sorted(maps.Keys(m)) {
 		list = append(list, node+"="+m[node])
 	}
-	slices.Sort(list)
 	return monitorsPrefix + strings.Join(list, ",")
 }
 
