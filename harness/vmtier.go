@@ -164,6 +164,7 @@ func VMDrills() []VMDrill {
 			Name:  "takeover",
 			Loop:  "the server's host dies, and its client's pages fill the dirty limit; the next server starts beside them, in memory that only it can free",
 			Peers: true,
+			Full:  true,
 			Job:   takeoverJob(),
 		},
 		{
