@@ -19,6 +19,7 @@ type dirOp struct {
 	wcc vfs.WCC
 	b   *scratch
 	ids uint64 // idTable.mark
+	was handle // of what a name stands for, for the witness
 }
 
 // enter begins a change of directory dir: its lock is taken and its attributes
@@ -94,6 +95,57 @@ func (d *dirOp) as(do func() error) error {
 	return err
 }
 
+// announced is as, of which the witness of the call is told; was and whole are for it.
+func (d *dirOp) announced(was []byte, whole bool, do func() error) error {
+	w := d.op.Witness
+	if err := w.Before(was, whole); err != nil {
+		return err
+	}
+	err := d.as(do)
+	if err != nil {
+		w.Undone()
+	}
+	return err
+}
+
+// asMaker is as for what makes something called name; whole is for the witness, which is
+// not told of what exists.
+func (d *dirOp) asMaker(name string, whole bool, do func() error) error {
+	if d.op.Witness != nil {
+		var st unix.Stat_t
+		d.b.name.set(name)
+		if fstatat(d.fd, &d.b.name, &st) == unix.ENOENT {
+			return d.announced(nil, whole, do)
+		}
+	}
+	return d.as(do)
+}
+
+// asMover is as for what takes name away from t. The witness is not told of what it could
+// not know again.
+func (d *dirOp) asMover(name string, t *target, do func() error) error {
+	if d.op.Witness != nil && d.handleOf(name, t) {
+		return d.announced(d.was.bytes(), true, do)
+	}
+	return d.as(do)
+}
+
+// handleOf puts the handle of what name stands for into was.
+func (d *dirOp) handleOf(name string, t *target) (ok bool) {
+	if d.s.ids != nil {
+		ok = t.fd >= 0 && d.s.ids.known(&t.was, &d.b.raw)
+	} else {
+		d.b.name.set(name)
+		ok = nameToHandleAt(d.fd, &d.b.name, &d.b.raw, &d.b.mountID) == nil
+	}
+	if !ok {
+		return false
+	}
+	h, err := d.s.seal(&d.b.raw)
+	d.was = h
+	return err == nil
+}
+
 // isGone reports whether the file open as fd has no name any more.
 func isGone(fd int) bool {
 	var st unix.Stat_t
@@ -118,6 +170,13 @@ func newMode(set *vfs.SetAttr) uint32 {
 		return set.Mode & 0o7777
 	}
 	return 0
+}
+
+// inOneStep reports whether an object is as set says when it gets its name.
+func inOneStep(op *vfs.Op, set *vfs.SetAttr) bool {
+	owner := op.Cred.UID == 0 && (set.SetUID || set.SetGID)
+	times := set.SetAtime != vfs.DontChange || set.SetMtime != vfs.DontChange
+	return !owner && !times && newMode(set)&0o7000 == 0 && !(set.SetSize && set.Size > 0)
 }
 
 // setNew gives a new object, open as fd, what the call that made it could not.
@@ -174,25 +233,20 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		set = &vfs.SetAttr{SetAtime: vfs.SetToClientTime, Atime: atime, SetMtime: vfs.SetToClientTime, Mtime: mtime}
 	}
 	fd := -1
-	err = d.as(func() (err error) {
-		if how == vfs.Exclusive {
-			if fd, err = d.createWhole(name, set); err != unix.EOPNOTSUPP {
-				made = err == nil
-				return err
-			}
-		}
-		fd, err = unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, newMode(set))
-		if err != nil {
+	err = unix.EOPNOTSUPP
+	if how == vfs.Exclusive {
+		err = d.asMaker(name, true, func() (err error) {
+			fd, err = d.createWhole(name, set)
+			made = err == nil
 			return err
-		}
-		made = true
-		if set.SetSize && set.Size > 0 {
-			if err := ftruncate(fd, set.Size); err != nil {
-				return err
-			}
-		}
-		return setNew(d.op, vfs.TypeRegular, fd, set)
-	})
+		})
+	}
+	if err == unix.EOPNOTSUPP {
+		err = d.asMaker(name, inOneStep(d.op, set), func() (err error) {
+			fd, made, err = d.createInSteps(name, set)
+			return err
+		})
+	}
 	if fd >= 0 {
 		defer func() { d.s.keep(e.Node, fd) }()
 	}
@@ -214,6 +268,20 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		return vfs.Entry{}, false, err
 	}
 	return e, false, nil
+}
+
+// createInSteps makes a file, and then gives it its attributes.
+func (d *dirOp) createInSteps(name string, set *vfs.SetAttr) (fd int, made bool, err error) {
+	fd, err = unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, newMode(set))
+	if err != nil {
+		return -1, false, err
+	}
+	if set.SetSize && set.Size > 0 {
+		if err := ftruncate(fd, set.Size); err != nil {
+			return fd, true, err
+		}
+	}
+	return fd, true, setNew(d.op, vfs.TypeRegular, fd, set)
 }
 
 // createWhole makes a file that has its attributes when it gets its name: a server that
@@ -286,7 +354,7 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
 	made := false
-	err = d.as(func() error {
+	err = d.asMaker(name, inOneStep(op, set), func() error {
 		if err := call(d.fd); err != nil {
 			return err
 		}

@@ -194,6 +194,12 @@ func (s *Store) besides(stateDir string) (at []byte, ok bool) {
 	return binary.BigEndian.AppendUint64(nil, st.Ino), true
 }
 
+// SharesDisk implements vfs.Announcer.
+func (s *Store) SharesDisk(dir string) bool {
+	_, ok := s.besides(dir)
+	return ok
+}
+
 func keyName(fs []byte, root *rawHandle) string {
 	m := sha256.New()
 	m.Write(fs)

@@ -66,6 +66,12 @@ type dupEntry struct {
 	at **dupEntry
 	// owner carries the call out; nil once reply is there.
 	owner *request
+	// seq is its place in the journal if announced is set: what it does to names is there.
+	// names are those.
+	// ordered says that the journal has it on stable storage before the disk has that.
+	seq                uint64
+	announced, ordered bool
+	names              [2]nameHash
 	// waiting are calls like it, linked by request.next, that get the same reply.
 	waiting *request
 	n       int
@@ -136,12 +142,14 @@ type drc struct {
 	free    *dupEntry // by next
 	kept    [keptReplies]*dupEntry
 	seq     uint64 // replies kept so far; the oldest is at seq % keptReplies
+	next    uint64 // number of the next record in the journal, which has its own
 	wrote   [keptWrites]*dupEntry
 	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
-// newDRC returns a cache with the replies of the server before this one.
-func newDRC(slots int, journal *replyJournal) (*drc, error) {
+// newDRC returns a cache with the replies of the server before this one. outcome
+// tells what became of a call that it had announced.
+func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, later bool) []byte) (*drc, error) {
 	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
 	all := touched[dupEntry](keptReplies + keptWrites + slots)
 	for i := range all {
@@ -154,15 +162,17 @@ func newDRC(slots int, journal *replyJournal) (*drc, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range found {
-		d.restore(&found[i])
+	if len(found) > 0 {
+		d.next = found[len(found)-1].seq + 1
+	}
+	for _, r := range d.settle(found, outcome) {
+		d.restore(&r)
 	}
 	return d, nil
 }
 
 // restore takes over a reply; each is newer than those before.
 func (d *drc) restore(r *journaled) {
-	d.seq = r.seq + 1
 	if len(r.reply) == 0 {
 		d.restoreEnd(r)
 		return
@@ -172,7 +182,19 @@ func (d *drc) restore(r *journaled) {
 	}
 	e := d.insert(&r.key)
 	e.n, e.from = copy(e.reply[:], r.reply), &client{port: r.port}
-	d.keep(e, &d.kept[r.seq%keptReplies])
+	d.keep(e, d.place())
+}
+
+// place returns where the next reply is kept. mu is held.
+func (d *drc) place() **dupEntry {
+	d.seq++
+	return &d.kept[d.seq%keptReplies]
+}
+
+// number returns that of a new record in the journal. mu is held.
+func (d *drc) number() uint64 {
+	d.next++
+	return d.next - 1
 }
 
 // restoreEnd takes over that a client has all its replies.
@@ -306,7 +328,8 @@ func (d *drc) end(r *request) {
 }
 
 // record puts a reply on disk, if there is a journal and something was changed, and
-// returns where e is to be kept. What failed may fail again with the next server.
+// returns where e is to be kept. What failed may fail again with the next server. If it was
+// announced, and that is on the disk, then what the next server finds there will do.
 func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	d.mu.Lock()
 	if e.key.proc == nfs3.ProcWrite {
@@ -314,15 +337,19 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 		d.writes++
 		return &d.wrote[d.writes%keptWrites]
 	}
-	seq, port := d.seq, e.from.port
-	d.seq++
-	journal := d.journal != nil && statusIn(reply) == nfs3.StatusOK
-	e.from.recorded = e.from.recorded || journal
-	d.mu.Unlock()
-	if journal {
-		d.journal.write(&journaled{seq: seq, key: e.key, port: port, reply: reply})
+	at := d.place()
+	if d.journal == nil || statusIn(reply) != nfs3.StatusOK {
+		d.mu.Unlock()
+		return at
 	}
-	return &d.kept[seq%keptReplies]
+	if lapped := d.next-e.seq > keptReplies; lapped || !e.announced {
+		e.seq, e.ordered = d.number(), false
+	}
+	e.from.recorded = true
+	r := journaled{seq: e.seq, key: e.key, names: e.names, port: e.from.port, reply: reply}
+	d.mu.Unlock()
+	d.journal.write(&r, !e.ordered)
+	return at
 }
 
 // keep keeps e at a place, and drops what was there, the oldest. mu is held.
@@ -345,13 +372,14 @@ func (d *drc) forget(e *dupEntry) {
 func (d *drc) ends(c *client) {
 	d.mu.Lock()
 	c.delivered, c.nc = c.hasAll(), nil
-	seq, tell := d.seq, c.delivered && c.recorded
+	tell := c.delivered && c.recorded
+	var seq uint64
 	if tell {
-		d.seq++
+		seq = d.number()
 	}
 	d.mu.Unlock()
 	if tell {
-		d.journal.write(&journaled{seq: seq, key: dupKey{addr: c.addr}, port: c.port})
+		d.journal.write(&journaled{seq: seq, key: dupKey{addr: c.addr}, port: c.port}, false)
 	}
 }
 
@@ -396,6 +424,7 @@ func (d *drc) remove(e *dupEntry) {
 
 func (d *drc) release(e *dupEntry) {
 	e.n, e.from, e.at, e.prev, e.next = 0, nil, nil, nil, d.free
+	e.announced, e.ordered, e.names = false, false, [2]nameHash{}
 	d.free = e
 }
 

@@ -603,7 +603,7 @@ func TestDamagedJournal(t *testing.T) {
 	name := filepath.Join(dir, journalName)
 	good := journaled{seq: 5, when: 1 << 40, key: dupKey{xid: 3, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)}
 	var rec [journalRec]byte
-	good.encode(&rec)
+	good.encode(rec[:])
 	for what, file := range map[string][]byte{
 		"empty":        nil,
 		"too short":    rec[:100],
@@ -619,7 +619,7 @@ func TestDamagedJournal(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if _, err := newDRC(8, j); err != nil {
+		if _, err := newDRC(8, j, nil); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		j.close()
@@ -677,17 +677,17 @@ func TestAgeOfReplies(t *testing.T) {
 	write := func(now int64, xid uint32) { // by a server that has been there until now
 		j, err := openJournal(dir, true, nil)
 		check(t, err)
-		d, err := newDRC(8, j)
+		d, err := newDRC(8, j, nil)
 		check(t, err)
 		j.base = now
-		j.write(&journaled{seq: d.seq, key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)})
+		j.write(&journaled{seq: d.number(), key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)}, false)
 		check(t, j.close())
 	}
 	heeds := func(xid uint32) bool {
 		j, err := openJournal(dir, true, nil)
 		check(t, err)
 		defer j.close()
-		d, err := newDRC(8, j)
+		d, err := newDRC(8, j, nil)
 		check(t, err)
 		return d.find(&dupKey{xid: xid, proc: nfs3.ProcRemove}) != nil
 	}
@@ -707,7 +707,7 @@ func TestAgeOfReplies(t *testing.T) {
 		}
 		j, err := openJournal(dir, true, nil) // nothing is changed, and time goes by
 		check(t, err)
-		_, err = newDRC(8, j)
+		_, err = newDRC(8, j, nil)
 		check(t, err)
 		for range 2 {
 			j.base += age/2 + 10

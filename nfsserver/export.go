@@ -139,6 +139,7 @@ type export struct {
 	handleLen   int        // of the root's handle, what to expect of others
 	heedsNoWait bool       // the file system is a vfs.NoWaiter
 	stater      vfs.Stater // the file system, if it is one
+	sharesDisk  bool       // what it announces is in the same file system as the journal
 }
 
 // allows reports whether a client may use x at all.
@@ -201,6 +202,9 @@ func newExportTable(cfg *Config) (*exportTable, error) {
 		}
 		_, x.heedsNoWait = x.FS.(vfs.NoWaiter)
 		x.stater, _ = x.FS.(vfs.Stater)
+		if a, ok := x.FS.(vfs.Announcer); ok && cfg.StateDir != "" {
+			x.sharesDisk = a.SharesDisk(cfg.StateDir)
+		}
 		h, err := x.FS.Handle(vfs.RootID, nil)
 		if err != nil {
 			return nil, fmt.Errorf("nfsserver: export %q: file handle of its root: %w", x.Name, err)

@@ -11,6 +11,7 @@ func link(r *request) {
 	var res nfs3.LinkResult
 	var dir vfs.NodeID
 	node, err := r.nodeToChange(args.Decode(&r.dec), &args.Handle)
+	r.changes(&args.To)
 	if err == nil {
 		dir, err = r.nodeToChange(nil, &args.To.Dir)
 	}

@@ -11,6 +11,7 @@ func rename(r *request) {
 	var res nfs3.RenameResult
 	var to vfs.NodeID
 	from, err := r.nodeToChange(args.Decode(&r.dec), &args.From.Dir)
+	r.changes(&args.From, &args.To)
 	if err == nil {
 		to, err = r.nodeToChange(nil, &args.To.Dir)
 	}

@@ -1,6 +1,7 @@
 package nfsserver
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -11,27 +12,31 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// A reply journal is a file of keptReplies records, written round and round:
+// A reply journal is a file of keptReplies records, each in a block of its own, written
+// round and round:
 //
-//	CRC-32C of the rest | sequence number + 1 | time | key | port | length | reply from its XID on
-//	         4          |         8           |  8   | 36  |  4   |   4    |       maxKept
+//	CRC-32C of the rest | sequence number + 1 | time | key | names | port | length | kind | reply, or intent
+//	         4          |         8           |  8   | 36  | 2 * 8 |   4  |   2    |  2   |     maxKept
 //
 // all in big endian. A length of 0 says that the client of that address and port has all
-// its replies. A record that was not written whole is as if it were not there.
+// its replies. A record that was not written whole is as if it were not there. It fills no
+// more than a sector, so that one that takes the place of another is there, or the other is.
 //
 // Time is that of the journal: seconds in which there was a server. It goes on where the
 // last one stopped, so it does not matter what the clock of its host said, nor for how long
 // nobody served, which two hosts cannot tell, and in which clients wait. One more record
 // behind the others says what time it is, so that an idle server lets replies grow old.
 const (
-	journalName = "replies"
-	journalHead = 4 + 8 + 8 + 36 + 4 + 4
-	journalRec  = 512
-	journalLen  = (keptReplies + 1) * journalRec
+	journalName  = "replies"
+	journalHead  = 4 + 8 + 8 + 36 + 2*8 + 4 + 2 + 2
+	journalRec   = 512
+	journalBlock = 4096 // the largest sector of a disk
+	journalLen   = (keptReplies + 1) * journalBlock
 	// journalAge is for how long a reply is heeded: so long before a server ends, and so
 	// long after the next has started. Then another client may have come to the same XID.
 	journalAge = 10 * time.Minute
@@ -39,14 +44,25 @@ const (
 	journalTick = time.Minute
 )
 
+// kind is what a record holds.
+type kind uint16
+
+const (
+	kindReply kind = iota
+	kindIntent
+)
+
 // replyJournal keeps replies for the next server.
 type replyJournal struct {
 	f     *os.File
 	noise *throttledLog
-	// async leaves it to the kernel when a reply is on the disk.
+	// async leaves it to the kernel when a record is on the disk.
 	async bool
+	// direct says that a record is at the disk when it is written. What is done after
+	// that and synced, on that disk, has the record synced before.
+	direct bool
 
-	bufs sync.Pool // of *[journalRec]byte
+	bufs sync.Pool // of []byte, a block that direct I/O can be done from
 
 	base    int64                     // the time at the start, in s
 	since   atomic.Pointer[time.Time] // when that was
@@ -66,20 +82,39 @@ type replyJournal struct {
 // not there.
 func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, error) {
 	name := dir + "/" + journalName
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, direct, err := openDirect(name, async)
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
-	j := &replyJournal{f: f, async: async, noise: noise, quit: make(chan struct{})}
+	j := &replyJournal{f: f, async: async, direct: direct, noise: noise, quit: make(chan struct{})}
 	began := time.Now()
 	j.since.Store(&began)
 	j.cond.L = &j.mu
-	j.bufs.New = func() any { return new([journalRec]byte) }
+	j.bufs.New = func() any { b := alignedBlocks(1); return &b }
 	if err := j.prepare(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("nfsserver: %s: %w", name, err)
 	}
 	return j, nil
+}
+
+// openDirect opens a file past the kernel's cache if it can, unless it is better not to.
+func openDirect(name string, buffered bool) (f *os.File, direct bool, err error) {
+	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
+	if !buffered {
+		if f, err = os.OpenFile(name, flags|unix.O_DIRECT, 0o600); !errors.Is(err, unix.EINVAL) {
+			return f, true, err
+		}
+	}
+	f, err = os.OpenFile(name, flags, 0o600)
+	return f, false, err
+}
+
+// alignedBlocks returns zeros for n blocks, where direct I/O wants them.
+func alignedBlocks(n int) []byte {
+	b := make([]byte, (n+1)*journalBlock)
+	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) & (journalBlock - 1)
+	return b[skip : skip+n*journalBlock : skip+n*journalBlock]
 }
 
 // prepare locks the file and gives it all its blocks.
@@ -98,12 +133,23 @@ func (j *replyJournal) prepare() error {
 	if err != nil || st.Size() == journalLen {
 		return err
 	}
-	has := min(st.Size(), journalLen)
-	if _, err := j.f.WriteAt(make([]byte, journalLen-has), has); err != nil {
-		return err
-	}
-	return errors.Join(j.f.Truncate(journalLen), j.f.Sync())
+	return errors.Join(j.f.Truncate(journalLen), j.clear(st.Size()/journalBlock), j.f.Sync())
 }
+
+// clear writes zeros to all blocks from that number on.
+func (j *replyJournal) clear(from int64) error {
+	zeros := alignedBlocks(journalChunk)
+	for end := int64(keptReplies + 1); from < end; from += journalChunk {
+		n := min(journalChunk, end-from) * journalBlock
+		if _, err := j.f.WriteAt(zeros[:n], from*journalBlock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// journalChunk is how many blocks are read or written at once.
+const journalChunk = 32
 
 func (j *replyJournal) close() error {
 	if j == nil {
@@ -120,26 +166,34 @@ type journaled struct {
 	seq   uint64
 	when  int64
 	key   dupKey
+	names [2]nameHash // that the call changes, or 0
 	port  uint16
-	reply []byte
+	kind  kind
+	reply []byte // or intent
 }
 
 // load returns what the last server left, oldest first, and has the time go on from there.
 func (j *replyJournal) load() ([]journaled, error) {
-	all := make([]byte, journalLen)
-	if _, err := j.f.ReadAt(all, 0); err != nil {
-		return nil, err
-	}
 	var found []journaled
-	for rec := range slices.Chunk(all[:keptReplies*journalRec], journalRec) {
-		if r, ok := decodeJournaled(rec); ok {
+	buf := alignedBlocks(journalChunk)
+	for at := int64(0); at < journalLen; at += int64(len(buf)) {
+		n, err := j.f.ReadAt(buf[:min(int64(len(buf)), journalLen-at)], at)
+		if err != nil {
+			return nil, err
+		}
+		for i := 0; i < n; i += journalBlock {
+			r, ok := decodeJournaled(buf[i : i+journalRec])
+			if !ok {
+				continue
+			}
+			j.base = max(j.base, r.when)
+			if at+int64(i) == keptReplies*journalBlock {
+				break // the time
+			}
+			r.reply = bytes.Clone(r.reply)
 			found = append(found, r)
 			j.newest.Store(max(j.newest.Load(), r.when))
 		}
-	}
-	j.base = j.newest.Load()
-	if mark, ok := decodeJournaled(all[keptReplies*journalRec:]); ok {
-		j.base = max(j.base, mark.when)
 	}
 	j.ticking.Go(j.keepTime)
 	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
@@ -175,29 +229,52 @@ func (j *replyJournal) tick() {
 	if j.newest.Load() == 0 || j.tooOld(j.newest.Load(), now-2*int64(journalTick/time.Second)) {
 		return
 	}
-	b := j.bufs.Get().(*[journalRec]byte)
-	defer j.bufs.Put(b)
 	mark := journaled{when: now}
-	mark.encode(b)
-	if _, err := j.f.WriteAt(b[:], keptReplies*journalRec); err != nil {
+	if err := j.put(&mark, keptReplies); err != nil {
 		j.noise.warn("the age of replies is not kept for the next start", "err", err)
 	}
 }
 
-// write puts a reply on stable storage, sooner or later if it is empty or j is async.
-// One that cannot be written is lost at the next start, which the operator is told; the
-// call was carried out all the same.
-func (j *replyJournal) write(r *journaled) {
-	b := j.bufs.Get().(*[journalRec]byte)
+// put writes a record to a block.
+func (j *replyJournal) put(r *journaled, block int64) error {
+	b := j.bufs.Get().(*[]byte)
 	defer j.bufs.Put(b)
+	r.encode((*b)[:journalRec])
+	_, err := j.f.WriteAt(*b, block*journalBlock)
+	return err
+}
+
+// write puts a record on stable storage if stable is set and j is not async, and sooner
+// or later otherwise. One that cannot be written is lost at the next start, which the
+// operator is told; the call is carried out all the same.
+func (j *replyJournal) write(r *journaled, stable bool) {
 	r.when = j.now()
 	j.newest.Store(r.when)
-	r.encode(b)
-	_, err := j.f.WriteAt(b[:], int64(r.seq%keptReplies)*journalRec)
-	if err == nil && len(r.reply) > 0 && !j.async {
+	err := j.put(r, int64(r.seq%keptReplies))
+	if err == nil && stable && !j.async {
 		err = j.sync()
 	}
 	if err != nil {
+		j.noise.warn("a reply is not kept for the next start", "err", err)
+	}
+}
+
+// erase makes a record one that was never there.
+func (j *replyJournal) erase(seq uint64) {
+	b := j.bufs.Get().(*[]byte)
+	defer j.bufs.Put(b)
+	clear(*b)
+	if _, err := j.f.WriteAt(*b, int64(seq%keptReplies)*journalBlock); err != nil {
+		j.noise.warn("a call that failed stays announced for the next start", "err", err)
+	}
+}
+
+// replace puts what is known of a call now in the place of its record: nothing, if there
+// is no reply.
+func (j *replyJournal) replace(r *journaled) {
+	if r.reply == nil {
+		j.erase(r.seq)
+	} else if err := j.put(r, int64(r.seq%keptReplies)); err != nil {
 		j.noise.warn("a reply is not kept for the next start", "err", err)
 	}
 }
@@ -225,18 +302,23 @@ func (j *replyJournal) sync() error {
 	return j.err
 }
 
-func (r *journaled) encode(b *[journalRec]byte) {
-	clear(b[:])
+// encode writes r to b, of journalRec bytes.
+func (r *journaled) encode(b []byte) {
+	clear(b)
 	p := binary.BigEndian.AppendUint64(b[:4], r.seq+1) // a file of zeros has no records
 	p = binary.BigEndian.AppendUint64(p, uint64(r.when))
 	p = append(p, r.key.addr[:]...)
-	for _, v := range [...]uint32{
-		r.key.xid, r.key.proc, r.key.uid, r.key.args, r.key.sum, uint32(r.port), uint32(len(r.reply)),
-	} {
+	for _, v := range [...]uint32{r.key.xid, r.key.proc, r.key.uid, r.key.args, r.key.sum} {
 		p = binary.BigEndian.AppendUint32(p, v)
 	}
+	for _, h := range r.names {
+		p = binary.BigEndian.AppendUint64(p, uint64(h))
+	}
+	p = binary.BigEndian.AppendUint32(p, uint32(r.port))
+	p = binary.BigEndian.AppendUint16(p, uint16(len(r.reply)))
+	p = binary.BigEndian.AppendUint16(p, uint16(r.kind))
 	copy(b[len(p):], r.reply)
-	binary.BigEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 }
 
 // decodeJournaled decodes a record, whose reply is borrowed from b; ok is false if it
@@ -250,13 +332,21 @@ func decodeJournaled(b []byte) (r journaled, ok bool) {
 	p := b[20:]
 	copy(r.key.addr[:], p)
 	p = p[len(r.key.addr):]
-	var port, n uint32
-	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum, &port, &n} {
+	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum} {
 		*v, p = binary.BigEndian.Uint32(p), p[4:]
 	}
-	if n > maxKept || n > 0 && n < successHeader+4 {
-		return r, false
+	for i := range r.names {
+		r.names[i], p = nameHash(binary.BigEndian.Uint64(p)), p[8:]
 	}
-	r.port, r.reply = uint16(port), p[:n]
-	return r, true
+	r.port, r.kind = uint16(binary.BigEndian.Uint32(p)), kind(binary.BigEndian.Uint16(p[6:]))
+	n := int(binary.BigEndian.Uint16(p[4:]))
+	switch {
+	case r.kind == kindReply && (n > maxKept || n > 0 && n < successHeader+4):
+	case r.kind == kindIntent && n > maxIntent:
+	case r.kind > kindIntent:
+	default:
+		r.reply = p[8 : 8+n]
+		return r, true
+	}
+	return r, false
 }

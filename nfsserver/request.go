@@ -41,6 +41,7 @@ type request struct {
 	headerErr, dataErr error
 
 	op     vfs.Op
+	intent intent  // borrowed from args
 	exp    *export // nil until a handle was seen
 	refs   [maxRefs]vfs.NodeID
 	nrefs  int
@@ -177,6 +178,9 @@ func (r *request) serve(noWait bool) {
 	defer r.recover()
 	defer r.forget()
 	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.isLocal(), Cancel: r.conn.done, NoWait: noWait}
+	if r.dup != nil && r.srv.dups.journal != nil {
+		r.op.Witness = r
+	}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)
 	if !noWait && r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() {

@@ -98,14 +98,14 @@ func New(cfg Config) (*Server, error) {
 
 func (s *Server) openDRC() (*drc, error) {
 	if s.cfg.StateDir == "" {
-		return newDRC(s.cfg.Slots, nil)
+		return newDRC(s.cfg.Slots, nil, nil)
 	}
 	dups, err := s.openJournaled()
 	for _, disk := range []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EIO} {
 		if errors.Is(err, disk) {
 			// Whoever waits for this server to start again has only this one.
 			s.cfg.Logger.Error("replies are not kept for the next start", "err", err)
-			return newDRC(s.cfg.Slots, nil)
+			return newDRC(s.cfg.Slots, nil, nil)
 		}
 	}
 	return dups, err
@@ -116,7 +116,7 @@ func (s *Server) openJournaled() (*drc, error) {
 	if err != nil {
 		return nil, err
 	}
-	dups, err := newDRC(s.cfg.Slots, journal)
+	dups, err := newDRC(s.cfg.Slots, journal, s.outcome)
 	if err != nil {
 		err = errors.Join(err, journal.close())
 	}

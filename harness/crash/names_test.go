@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -11,6 +12,7 @@ import (
 	"loopnfs/harness/rawnfs"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
+	"loopnfs/internal/xdr"
 )
 
 // namesWorker changes a directory of its own, and sizes of files in it, one call after
@@ -20,9 +22,10 @@ type namesWorker struct {
 	c    *rawnfs.Client
 	dir  nfs3.FileHandle
 	// sent and done are points in the record, states the directory after each call
-	// that changed it; the first state is the one before all of them.
+	// that changed it; the first state is the one before all of them. calls are these.
 	sent, done []int
 	states     []state
+	calls      [][]byte
 }
 
 type state map[string]object
@@ -75,7 +78,7 @@ func (w *namesWorker) step(r *rand.Rand) error {
 		}
 		err = w.change(proc, &nfs3.RemoveArgs{Dir: w.dir, Name: []byte(name)})
 	}
-	w.done, w.states = append(w.done, w.disk.now()), append(w.states, next)
+	w.done, w.states, w.calls = append(w.done, w.disk.now()), append(w.states, next), append(w.calls, w.c.Sent)
 	return err
 }
 
@@ -154,12 +157,42 @@ func (w *namesWorker) check(c *rawnfs.Client, crash int) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range w.states[answered : max(answered, sent)+1] {
+	for i, s := range w.states[answered : max(answered, sent)+1] {
 		if maps.Equal(s, is) {
-			return nil
+			return w.sendAgain(c, answered+i, max(answered, sent), is)
 		}
 	}
 	return fmt.Errorf("after call %d of %d that were sent\nthere is %v,\nbut was  %v", answered, sent, is, w.states[answered])
+}
+
+// sendAgain sends the last call again, whose reply its client may not have heard. If it was
+// carried out, it is not carried out again; and in the end it was.
+func (w *namesWorker) sendAgain(c *rawnfs.Client, carriedOut, last int, is state) error {
+	if last == 0 || carriedOut < last-1 {
+		return nil
+	}
+	reply, err := c.Exchange(w.calls[last-1])
+	if err != nil {
+		return err
+	}
+	var st nfs3.Status
+	_, err = rawnfs.DecodeReply(reply, binary.BigEndian.Uint32(w.calls[last-1][4:]), statusOnly{&st})
+	if err = asError("sent again", st, err); err != nil {
+		return fmt.Errorf("call %d, carried out before: %v: %w", last, carriedOut == last, err)
+	}
+	now, err := w.look(c)
+	if err == nil && carriedOut == last && !maps.Equal(now, is) {
+		err = fmt.Errorf("call %d was sent again and carried out again:\nthere is %v,\nbut was  %v", last, now, is)
+	}
+	return err
+}
+
+// statusOnly decodes the status that all results begin with.
+type statusOnly struct{ *nfs3.Status }
+
+func (s statusOnly) Decode(d *xdr.Decoder) error {
+	*s.Status = nfs3.Status(d.Uint32())
+	return nil
 }
 
 // look returns what there is, with the attributes that the handles of then lead to.

@@ -10,23 +10,13 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// history returns calls for porcupine: each as one execution, and one more before every
-// time that the server was killed between call and reply.
-func history(calls []call, kills []int64) []porcupine.Operation {
-	var h []porcupine.Operation
+// history returns calls for porcupine.
+func history(calls []call) []porcupine.Operation {
+	h := make([]porcupine.Operation, len(calls))
 	for i := range calls {
 		c := &calls[i]
 		c.in.number = i
-		from := c.sent
-		for _, at := range kills {
-			if c.in.changes() && c.sent <= at && at < c.done {
-				ghost := c.in
-				ghost.ghost = true
-				h = append(h, porcupine.Operation{ClientId: c.client, Input: &ghost, Call: from, Output: &c.out, Return: at})
-				from = at + 1
-			}
-		}
-		h = append(h, porcupine.Operation{ClientId: c.client, Input: &c.in, Call: from, Output: &c.out, Return: c.done})
+		h[i] = porcupine.Operation{ClientId: c.client, Input: &c.in, Call: c.sent, Output: &c.out, Return: c.done}
 	}
 	return h
 }
@@ -34,25 +24,22 @@ func history(calls []call, kills []int64) []porcupine.Operation {
 // ErrUnknown is the error of a check that took too long.
 var ErrUnknown = errors.New("no order of the calls was found, and none excluded, in time")
 
-// Check looks whether the calls of all groups of a recording are linearizable. kills are
-// the moments between two servers, in nanoseconds of CLOCK_MONOTONIC; what was called
-// before one of them and answered after it may have been carried out by both. It returns
-// how many calls there were.
-func (r *Recording) Check(kills []int64, limit time.Duration) (calls int, err error) {
-	m := model()
+// Check looks whether the calls of all groups of a recording are linearizable, whatever
+// became of the servers meanwhile. It returns how many calls there were.
+func (r *Recording) Check(limit time.Duration) (calls int, err error) {
 	for _, group := range r.Groups {
 		all := make([]call, len(group))
 		for i := range group {
 			all[i] = group[i].call()
 		}
 		calls += len(all)
-		h := history(all, kills)
-		switch porcupine.CheckOperationsTimeout(m, h, limit) {
+		h := history(all)
+		switch porcupine.CheckOperationsTimeout(model, h, limit) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
 			return calls, fmt.Errorf("%d calls of a group: %w (%v)", len(all), ErrUnknown, limit)
 		default:
-			_, info := porcupine.CheckOperationsVerbose(m, h, limit)
+			_, info := porcupine.CheckOperationsVerbose(model, h, limit)
 			return calls, fmt.Errorf("the calls are not linearizable:\n%s", excerpt(h, info))
 		}
 	}

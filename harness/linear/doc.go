@@ -19,11 +19,9 @@
 //     carried out once.
 //   - A call that was answered gets the same reply if it is sent again, also by the next
 //     server.
-//   - If the server is killed meanwhile, a call may have been carried out without its reply
-//     being on record. It is then carried out again by the next server, and is answered as a
-//     second try: CREATE with NFS3ERR_EXIST, REMOVE with NFS3ERR_NOENT. So there is up to
-//     one more execution for each time that the server is killed between call and reply, and
-//     none if it is not. An EXCLUSIVE CREATE succeeds again, for it knows its verifier.
+//   - All of that holds whenever servers are killed. The next one finds out what the last
+//     one has done. It may then answer CREATE, MKDIR and SYMLINK without a file handle, as
+//     RFC 1813 lets it.
 //   - Who uses a directory or a file that is gone is told so: NFS3ERR_STALE.
 //
 // Not modelled: the attributes that come with replies, which may be later than the call, and

@@ -16,7 +16,7 @@ import (
 
 // id is the number of an object within the history of a group. The objects that clients
 // have seen have numbers from 0 on, the directories of the group first. One that nobody is
-// known to have seen, as the reply was lost, has a number below 0.
+// known to have seen, as the reply did not tell, has a number below 0.
 type id int
 
 // roots is how many directories are always there.
@@ -48,10 +48,7 @@ type input struct {
 	obj      id // of GETATTR and LINK
 	from, at place
 
-	// number tells calls apart. ghost is set for an execution whose reply may have
-	// been lost.
-	number int
-	ghost  bool
+	number int // tells calls apart
 }
 
 // output is a reply.
@@ -64,8 +61,6 @@ type output struct {
 // state is the name space. It does not change; changed ones are copies.
 type state struct {
 	names map[place]object
-	// lost are the replies of executions that may be on record, by number of the call.
-	lost map[int]output
 }
 
 // apply carries out a call; made is the number of an object that it may make.
@@ -227,50 +222,18 @@ func (s state) without(p place) state {
 	return s
 }
 
-// step returns the states after a call that was answered with out, or, for a ghost, that
-// may have been carried out.
-func (s state) step(in *input, out *output) []any {
-	lost, was := s.lost[in.number]
-	s = s.forget(in.number)
+// step returns the state after a call, if it can have been answered with out.
+func (s state) step(in *input, out *output) (bool, state) {
 	made := out.obj
-	if in.ghost {
+	if made == noID {
 		made = id(-1 - in.number)
 	}
 	got, next := s.apply(in, made)
-	if in.ghost {
-		before := s
-		if was {
-			before = s.remember(in.number, lost)
-		}
-		return []any{before, next.remember(in.number, got)}
+	if in.makes() && out.obj == noID {
+		return got.status == out.status, next
 	}
-	var after []any
-	if next, ok := next.agree(&got, out); ok {
-		after = append(after, next)
-	}
-	if was {
-		if next, ok := s.agree(&lost, out); ok {
-			after = append(after, next)
-		}
-	}
-	return after
-}
-
-func (s state) remember(number int, out output) state {
-	s.lost = maps.Clone(s.lost)
-	if s.lost == nil {
-		s.lost = map[int]output{}
-	}
-	s.lost[number] = out
-	return s
-}
-
-func (s state) forget(number int) state {
-	if _, has := s.lost[number]; has {
-		s.lost = maps.Clone(s.lost)
-		delete(s.lost, number)
-	}
-	return s
+	next, ok := next.agree(&got, out)
+	return ok, next
 }
 
 // agree reports whether got is what was replied, and returns the state with what that
@@ -286,32 +249,27 @@ func (s state) agree(got, out *output) (state, bool) {
 }
 
 func (s state) rebind(unknown, known id) state {
-	s.names, s.lost = maps.Clone(s.names), maps.Clone(s.lost)
+	s.names = maps.Clone(s.names)
 	for p, o := range s.names {
 		if o.id == unknown {
 			o.id = known
 			s.names[p] = o
 		}
-	}
-	for n, out := range s.lost {
-		if out.obj == unknown {
-			out.obj = known
-			s.lost[n] = out
+		if p.dir == unknown {
+			delete(s.names, p)
+			s.names[place{known, p.name}] = o
 		}
 	}
 	return s
 }
 
-func (s state) equal(t state) bool { return maps.Equal(s.names, t.names) && maps.Equal(s.lost, t.lost) }
+func (s state) equal(t state) bool { return maps.Equal(s.names, t.names) }
 
 var hashSeed = maphash.MakeSeed()
 
 func (s state) hash() (h uint64) {
 	for p, o := range s.names {
 		h += maphash.Comparable(hashSeed, p) ^ 3*maphash.Comparable(hashSeed, o)
-	}
-	for n, out := range s.lost {
-		h += maphash.Comparable(hashSeed, n) ^ 3*maphash.Comparable(hashSeed, out)
 	}
 	return h
 }
@@ -348,8 +306,6 @@ func (in *input) String() string {
 // describe says what a call was, and what came of it.
 func describe(in *input, out *output) string {
 	switch {
-	case in.ghost:
-		return in.String() + ": perhaps carried out, the reply lost"
 	case out.status != nfs3.StatusOK:
 		return fmt.Sprintf("%v: %v", in, out.status)
 	case in.proc == nfs3.ProcGetAttr:
@@ -368,16 +324,15 @@ func (in *input) makes() bool {
 // changes reports whether carrying it out twice is not the same as once.
 func (in *input) changes() bool { return in.proc != nfs3.ProcGetAttr && in.proc != nfs3.ProcLookup }
 
-// model is the name space for porcupine. Its states are sets: an execution without a reply
-// may or may not have been.
-func model() porcupine.Model {
-	m := porcupine.NondeterministicModel{
-		Init:              func() []any { return []any{state{names: map[place]object{}}} },
-		Step:              func(s, in, out any) []any { return s.(state).step(in.(*input), out.(*output)) },
-		Equal:             func(a, b any) bool { return a.(state).equal(b.(state)) },
-		Hash:              func(s any) uint64 { return s.(state).hash() },
-		DescribeOperation: func(in, out any) string { return describe(in.(*input), out.(*output)) },
-		DescribeState:     func(s any) string { return s.(state).String() },
-	}
-	return m.ToModel()
+// model is the name space for porcupine.
+var model = porcupine.Model{
+	Init: func() any { return state{names: map[place]object{}} },
+	Step: func(s, in, out any) (bool, any) {
+		ok, next := s.(state).step(in.(*input), out.(*output))
+		return ok, next
+	},
+	Equal:             func(a, b any) bool { return a.(state).equal(b.(state)) },
+	Hash:              func(s any) uint64 { return s.(state).hash() },
+	DescribeOperation: func(in, out any) string { return describe(in.(*input), out.(*output)) },
+	DescribeState:     func(s any) string { return s.(state).String() },
 }

@@ -76,6 +76,8 @@ type Client struct {
 	nc    net.Conn
 	xid   uint32
 	limit time.Duration
+	// Sent is the record of the last call.
+	Sent []byte
 }
 
 // Dial connects to a server.
@@ -84,7 +86,7 @@ func Dial(addr string) (*Client, error) { return DialTimeout(addr, CallLimit) }
 // DialTimeout connects to a server within limit, which is that of each call, too.
 func DialTimeout(addr string, limit time.Duration) (*Client, error) {
 	nc, err := net.DialTimeout("tcp", addr, limit)
-	return &Client{nc, rand.Uint32(), limit}, err
+	return &Client{nc: nc, xid: rand.Uint32(), limit: limit}, err
 }
 
 // Close ends the connection.
@@ -99,17 +101,24 @@ func (c *Client) Call(proc uint32, args Encoder, payload []byte, res Decoder) (*
 // CallTo is Call for another program of the server: MOUNT, or the lock manager.
 func (c *Client) CallTo(prog, proc uint32, args Encoder, payload []byte, res Decoder) (*xdr.Decoder, error) {
 	c.xid++
-	if err := c.nc.SetDeadline(time.Now().Add(c.limit)); err != nil {
-		return nil, err
-	}
-	if _, err := c.nc.Write(Record(c.xid, prog, proc, args, payload)); err != nil {
-		return nil, err
-	}
-	rec, err := ReadReply(c.nc)
+	rec, err := c.Exchange(Record(c.xid, prog, proc, args, payload))
 	if err != nil {
 		return nil, err
 	}
 	return DecodeReply(rec, c.xid, res)
+}
+
+// Exchange sends the record of a call, which may have been sent before, and returns that
+// of the reply.
+func (c *Client) Exchange(call []byte) (reply []byte, err error) {
+	if err := c.nc.SetDeadline(time.Now().Add(c.limit)); err != nil {
+		return nil, err
+	}
+	c.Sent = call
+	if _, err := c.nc.Write(call); err != nil {
+		return nil, err
+	}
+	return ReadReply(c.nc)
 }
 
 // Mount returns the root of an export.

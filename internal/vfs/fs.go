@@ -45,10 +45,33 @@ type Op struct {
 	Local bool
 	// Cancel, if not nil, is closed when nobody waits for the answer any more.
 	Cancel <-chan struct{}
+	// Witness, if not nil, hears of the change of names that the call makes.
+	Witness Witness
 	// NoWait is set by callers that must not wait for a lock, memory or a disk
 	// (IOCB_NOWAIT), only for a NoWaiter. An FS that would have to sets Waits, and
 	// returns any error: nothing was done, and the caller lets somebody else call again.
 	NoWait, Waits bool
+}
+
+// A Witness notes what a call is about to do to names. A server that dies in the middle of
+// it can so tell later whether it was done. An FS that does not know Witness leaves it out.
+type Witness interface {
+	// Before is called with the locks of the directories held, right before the FS does
+	// what only its disk or the caller's rights can still keep from being done. was is
+	// the handle of what the name stands for, the old name of RENAME; it is empty if
+	// something is made under that name, and only borrowed. whole says that it is done
+	// in one step, or not at all. With an error nothing is done; the call fails with it.
+	Before(was []byte, whole bool) error
+	// Undone is called under the same locks if what was announced was not done.
+	Undone()
+}
+
+// Announcer is an FS that tells Op.Witness of changes.
+type Announcer interface {
+	FS
+	// SharesDisk reports whether a directory is on the same file system: what is at the
+	// disk there before a change is made is on stable storage when the change is.
+	SharesDisk(dir string) bool
 }
 
 // MustWait sets Waits if op may not wait, and reports whether that is so.

@@ -1,0 +1,280 @@
+package nfsserver
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"loopnfs/fusefs"
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// dying is a store whose server dies in the middle of a change of names: once it is armed,
+// the next one does not return.
+type dying struct {
+	*fusefs.Store
+	late    bool // after the change, not before
+	armed   atomic.Bool
+	at, end chan struct{}
+}
+
+// lastWords is the server's witness, after whose Before the server dies.
+type lastWords struct {
+	vfs.Witness
+	d *dying
+}
+
+func (w lastWords) Before(was []byte, whole bool) error {
+	if err := w.Witness.Before(was, whole); err != nil {
+		return err
+	}
+	return w.d.die()
+}
+
+func (d *dying) die() error {
+	close(d.at)
+	<-d.end
+	return syscall.EIO
+}
+
+func (d *dying) before(op *vfs.Op) {
+	if d.armed.Load() && !d.late {
+		op.Witness = lastWords{op.Witness, d}
+	}
+}
+
+func (d *dying) after() {
+	if d.armed.Load() && d.late {
+		_ = d.die()
+	}
+}
+
+func (d *dying) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Create(op, dir, name, how, set, verf)
+}
+
+func (d *dying) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Mkdir(op, dir, name, set)
+}
+
+func (d *dying) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Symlink(op, dir, name, target, set)
+}
+
+func (d *dying) Mknod(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, major, minor uint32, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Mknod(op, dir, name, typ, major, minor, set)
+}
+
+func (d *dying) Remove(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Remove(op, dir, name)
+}
+
+func (d *dying) Rmdir(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Rmdir(op, dir, name)
+}
+
+func (d *dying) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeID, newName string) (from, to vfs.WCC, err error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Rename(op, dir, name, newDir, newName)
+}
+
+func (d *dying) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, vfs.WCC, error) {
+	d.before(op)
+	defer d.after()
+	return d.Store.Link(op, node, dir, name)
+}
+
+// change is a call that changes names.
+type change struct {
+	name string
+	call func(xid uint32, root, file nfs3.FileHandle) []byte
+	// undo is what another client may do after it.
+	undo func(dir string) error
+}
+
+func in(root nfs3.FileHandle, name string) nfs3.DirOpArgs {
+	return nfs3.DirOpArgs{Dir: root, Name: []byte(name)}
+}
+
+var changes = []change{
+	{"CREATE", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, "new"), How: vfs.Guarded}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"CREATE exclusive", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, "new"), How: vfs.Exclusive, Verf: vfs.Verifier{1}}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"MKDIR", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: in(root, "new")}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"SYMLINK", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: in(root, "new"), Target: []byte("a")}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"MKNOD", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcMknod, &nfs3.MknodArgs{Where: in(root, "new"), Type: vfs.TypeFIFO}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"LINK", func(xid uint32, root, file nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcLink, &nfs3.LinkArgs{Handle: file, To: in(root, "new")}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/new") }},
+	{"REMOVE", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	}, func(dir string) error { return os.WriteFile(dir+"/a", []byte("other"), 0o600) }},
+	{"RMDIR", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcRmdir, removeArgs(root, "d"), nil)
+	}, func(dir string) error { return os.Mkdir(dir+"/d", 0o700) }},
+	{"RENAME", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcRename, &nfs3.RenameArgs{From: in(root, "a"), To: in(root, "b")}, nil)
+	}, func(dir string) error { return os.WriteFile(dir+"/a", []byte("other"), 0o600) }},
+}
+
+// A server that dies right before a change of names, or right after it, has it carried out
+// once: by itself, or by the next one. What others do before the call is sent again stays.
+func TestServerDiesInAChange(t *testing.T) {
+	for _, c := range changes {
+		for _, late := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, late %v", c.name, late), func(t *testing.T) { diesIn(t, &c, late) })
+		}
+	}
+}
+
+func diesIn(t *testing.T, c *change, late bool) {
+	dir, state := diskDirs(t)
+	check(t, os.WriteFile(dir+"/a", []byte("a"), 0o600))
+	check(t, os.Mkdir(dir+"/d", 0o700))
+	d := &dying{late: late, at: make(chan struct{}), end: make(chan struct{})}
+	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
+		d.Store = cfg.Exports[0].FS.(*fusefs.Store)
+		cfg.Exports[0].FS, cfg.StateDir = d, state
+	})
+	t.Cleanup(func() { close(d.end); s.stop() })
+	root, file := dial(t, s.addr).root(), dial(t, s.addr).file("a")
+	d.armed.Store(true)
+	call := c.call(7, root, file)
+	f := &fixture{T: t, addr: s.addr}
+	_, err := f.connect().Write(call)
+	check(t, err)
+	<-d.at
+	// What is there now is what a server leaves that is killed now.
+	left := filepath.Join(filepath.Dir(dir), "left")
+	check(t, os.CopyFS(left, os.DirFS(state)))
+	before := listing(t, dir)
+	next := serveStore(t, dir, left, 16<<20, "127.0.0.1:0", func(cfg *Config) { cfg.StateDir = left })
+	if late {
+		check(t, c.undo(dir))
+		before = listing(t, dir)
+	}
+	f.addr = next.addr
+	if _, st := f.ask(f.connect(), call); st != nfs3.StatusOK {
+		t.Errorf("the call was answered with %v", st)
+	}
+	if after := listing(t, dir); late && after != before {
+		t.Errorf("it was carried out twice: there were\n%s, and now there are\n%s", before, after)
+	} else if !late && after == before {
+		t.Error("it was not carried out")
+	}
+	again := listing(t, dir)
+	if _, st := f.ask(f.connect(), call); st != nfs3.StatusOK || listing(t, dir) != again {
+		t.Errorf("and again: %v", st)
+	}
+}
+
+// listing returns what names there are, and what they stand for.
+func listing(t *testing.T, dir string) string {
+	var b strings.Builder
+	entries, err := os.ReadDir(dir)
+	check(t, err)
+	for _, e := range entries {
+		fi, err := e.Info()
+		check(t, err)
+		fmt.Fprintln(&b, e.Name(), fi.Mode(), fi.Sys().(*syscall.Stat_t).Ino)
+	}
+	return b.String()
+}
+
+// A later call that has changed the same name tells that an earlier one was carried out:
+// it had to wait for that. So does one of which nobody knows whether it was.
+func TestLaterChangeTells(t *testing.T) {
+	dir := t.TempDir()
+	j, err := openJournal(dir, false, nil)
+	check(t, err)
+	names := func(of ...nameHash) (n [2]nameHash) { copy(n[:], of); return n }
+	reply := pattern(100)
+	for i, r := range []journaled{
+		{kind: kindIntent, names: names(1)},
+		{kind: kindReply, names: names(2, 1), reply: reply},
+		{kind: kindIntent, names: names(3)},
+		{kind: kindIntent, names: names(4, 3)},
+		{kind: kindReply, reply: reply},
+		{kind: kindIntent, names: names(5)},
+		{kind: kindIntent, names: names(4)},
+	} {
+		r.seq, r.key.xid = uint64(i), uint32(i)
+		j.write(&r, true)
+	}
+	check(t, j.close())
+	want := map[uint32]bool{0: true, 2: true, 3: true, 5: false, 6: false}
+	for range 2 {
+		j, err := openJournal(dir, false, nil)
+		check(t, err)
+		asked := map[uint32]bool{}
+		d, err := newDRC(8, j, func(r *journaled, later bool) []byte {
+			asked[r.key.xid] = later
+			if later {
+				return reply
+			}
+			return nil
+		})
+		check(t, err)
+		if !maps.Equal(asked, want) {
+			t.Errorf("later changes of %v, want %v", asked, want)
+		}
+		for xid := range uint32(7) {
+			if has := d.find(&dupKey{xid: xid}) != nil; has != (xid < 5) {
+				t.Errorf("call %d is answered: %v", xid, has)
+			}
+		}
+		check(t, j.close())
+		want = map[uint32]bool{} // it was decided
+	}
+}
+
+// An intent is what was written, and nothing else is one.
+func TestIntentCodec(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		part := func(what string, n int) []byte { return rapid.SliceOfN(rapid.Byte(), 0, n).Draw(t, what) }
+		i := intent{dir: part("dir", nfs3.MaxHandle), name: part("name", nfs3.MaxName), was: part("was", nfs3.MaxHandle), whole: rapid.Bool().Draw(t, "whole")}
+		b := i.append(nil)
+		if got, ok := decodeIntent(b); !ok || fmt.Sprint(got) != fmt.Sprint(i) || len(b) > maxIntent {
+			t.Fatalf("got %v, want %v", got, i)
+		}
+		if _, ok := decodeIntent(b[:len(b)-1]); ok {
+			t.Fatal("one that is cut short")
+		}
+		if _, ok := decodeIntent(append(b, 0)); ok {
+			t.Fatal("one with something behind it")
+		}
+	})
+	if journalHead+maxIntent > journalRec {
+		t.Errorf("%d bytes do not fit", maxIntent)
+	}
+}
