@@ -87,7 +87,8 @@ func scan(dir string) (map[string]string, error) {
 type life struct {
 	places map[string]bool // "" is nowhere
 	last   string          // what was promised last, in words
-	since  int64           // when that was
+	began  int64           // when that was called
+	since  int64           // when it was answered
 	// empty are names under which it may be without content: its creation was not
 	// answered.
 	empty map[string]bool
@@ -137,7 +138,7 @@ func (l *life) apply(c *Call) {
 	switch {
 	case c.Answered != 0 && (c.Taken || c.Err != ""): // it has not happened
 	case c.Answered != 0:
-		l.places, l.since = map[string]bool{after: true}, c.Answered
+		l.places, l.began, l.since = map[string]bool{after: true}, c.At, c.Answered
 		l.last = fmt.Sprintf("%s was answered", strings.TrimSpace(fmt.Sprint(c.Op, " ", c.Name, " ", c.To)))
 	default:
 		l.places[after] = true
@@ -150,7 +151,7 @@ func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 	twice := l.takenBy(id, calls)
 	switch {
 	case len(at) == 0 && !l.places[""] && twice != nil:
-		v.Twice = append(v.Twice, fmt.Sprintf("%s %s of %s made room for the file %s, was not answered yet, and then took that, too", twice.Op, twice.Name, twice.Client, id))
+		v.Twice = append(v.Twice, fmt.Sprintf("%s %s of %s made room for the file %s, was sent again, and then took that, too", twice.Op, twice.Name, twice.Client, id))
 	case len(at) > 1:
 		v.Twice = append(v.Twice, fmt.Sprintf("the file %s is there as %s", id, strings.Join(at, " and as ")))
 	case len(at) == 0 && !l.places[""]:
@@ -160,13 +161,13 @@ func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 	}
 }
 
-// takenBy returns a call for another file under the same name that was under way when the
+// takenBy returns a call for another file under the same name that was under way while the
 // last promise was made: as that could be made, the call had been carried out, and if the
 // file is not there, it was carried out again.
 func (l *life) takenBy(id string, calls []Call) *Call {
 	for i := range calls {
 		c := &calls[i]
-		if c.ID != id && c.Op != Create && l.places[c.Name] && c.At < l.since && (c.Answered == 0 || c.Answered > l.since) {
+		if c.ID != id && c.Op != Create && l.places[c.Name] && c.At < l.since && (c.Answered == 0 || c.Answered > l.began) {
 			return c
 		}
 	}

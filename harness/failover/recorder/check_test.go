@@ -69,7 +69,13 @@ func TestCheck(t *testing.T) {
 			s.add("a", Remove, "x", "", "1", false)
 			s.add("b", Create, "x", "", "2", true)
 			s.calls[1].Answered = s.now + 5
-		}, nil, "applied twice: remove x of a made room for the file 2, was not answered yet, and then took that, too"},
+		}, nil, "applied twice: remove x of a made room for the file 2, was sent again, and then took that, too"},
+		{"removed by a call that was carried out twice, meanwhile", func(s *story) {
+			s.add("a", Create, "x", "", "1", true)
+			s.add("a", Remove, "x", "", "1", false)
+			s.add("b", Create, "x", "", "2", true)
+			s.calls[1].Answered, s.calls[2].Answered = s.now+5, s.now+10
+		}, nil, "applied twice: remove x of a made room for the file 2, was sent again, and then took that, too"},
 		{"two owners", func(s *story) {
 			s.add("a", Create, "x", "", "1", true)
 			s.add("b", Create, "x", "", "2", true)
