@@ -121,13 +121,27 @@ func (d *dirOp) asMaker(name string, whole bool, do func() error) error {
 	return d.as(do)
 }
 
-// asMover is as for what takes name away from t. The witness is not told of what it could
+// asRemover is as for what takes name away from t. The witness is not told of what it could
 // not know again.
-func (d *dirOp) asMover(name string, t *target, do func() error) error {
-	if d.op.Witness != nil && d.handleOf(name, t) {
-		return d.announced(d.was.bytes(), true, do)
+func (d *dirOp) asRemover(name string, t *target, do func() error) error {
+	if d.op.Witness == nil || !d.handleOf(name, t) {
+		return d.as(do)
 	}
-	return d.as(do)
+	return d.announced(d.was.bytes(), true, do)
+}
+
+// asMover is asRemover for what gives t another name, newName in to, which is over's so
+// far. If both are one file, nothing is changed.
+func (d *dirOp) asMover(name string, t *target, to *dirOp, newName string, over *target, do func() error) error {
+	if d.op.Witness == nil || !d.handleOf(name, t) {
+		return d.as(do)
+	}
+	was := d.was
+	if over.fd >= 0 && to.handleOf(newName, over) && to.was == was {
+		return d.as(do)
+	}
+	d.was = was
+	return d.announced(d.was.bytes(), true, do)
 }
 
 // handleOf puts the handle of what name stands for into was.

@@ -120,7 +120,7 @@ func (s *Store) unlink(op *vfs.Op, dir vfs.NodeID, name string, flags int) (vfs.
 		return vfs.WCC{}, err
 	}
 	t := d.lookAt(name)
-	err = d.asMover(name, &t, func() error { return unix.Unlinkat(d.fd, name, flags) })
+	err = d.asRemover(name, &t, func() error { return unix.Unlinkat(d.fd, name, flags) })
 	d.leave(err == nil)
 	t.finish(s, op, err == nil)
 	return d.wcc, err
@@ -139,7 +139,7 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 		return from, to, err
 	}
 	t, src := b.lookAt(newName), a.lookAtMoved(name)
-	err = a.asMover(name, &src, func() error {
+	err = a.asMover(name, &src, b, newName, &t, func() error {
 		err := unix.Renameat(a.fd, name, b.fd, newName)
 		if err != nil && isGone(b.fd) {
 			return vfs.ErrStale
@@ -181,7 +181,7 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 		return vfs.WCC{}, err
 	}
 	t, src := d.lookAt(newName), d.lookAtMoved(name)
-	err = d.asMover(name, &src, func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
+	err = d.asMover(name, &src, d, newName, &t, func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
 	src.moved(d, newName, err == nil)
 	d.leave(err == nil)
 	t.finish(s, op, err == nil)

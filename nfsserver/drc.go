@@ -142,14 +142,14 @@ type drc struct {
 	free    *dupEntry // by next
 	kept    [keptReplies]*dupEntry
 	seq     uint64 // replies kept so far; the oldest is at seq % keptReplies
-	next    uint64 // number of the next record in the journal, which has its own
+	records records
 	wrote   [keptWrites]*dupEntry
 	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
 // newDRC returns a cache with the replies of the server before this one. outcome
 // tells what became of a call that it had announced.
-func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, later bool) []byte) (*drc, error) {
+func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, ended bool) []byte) (*drc, error) {
 	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
 	all := touched[dupEntry](keptReplies + keptWrites + slots)
 	for i := range all {
@@ -162,12 +162,10 @@ func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, later b
 	if err != nil {
 		return nil, err
 	}
-	if len(found) > 0 {
-		d.next = found[len(found)-1].seq + 1
-	}
 	for _, r := range d.settle(found, outcome) {
 		d.restore(&r)
 	}
+	journal.start()
 	return d, nil
 }
 
@@ -189,12 +187,6 @@ func (d *drc) restore(r *journaled) {
 func (d *drc) place() **dupEntry {
 	d.seq++
 	return &d.kept[d.seq%keptReplies]
-}
-
-// number returns that of a new record in the journal. mu is held.
-func (d *drc) number() uint64 {
-	d.next++
-	return d.next - 1
 }
 
 // restoreEnd takes over that a client has all its replies.
@@ -302,6 +294,8 @@ func (d *drc) end(r *request) {
 	var at **dupEntry
 	if keep {
 		at = d.record(e, reply)
+	} else if e.announced {
+		d.retract(e)
 	}
 	d.mu.Lock()
 	waiting := e.waiting
@@ -327,9 +321,8 @@ func (d *drc) end(r *request) {
 	}
 }
 
-// record puts a reply on disk, if there is a journal and something was changed, and
-// returns where e is to be kept. What failed may fail again with the next server. If it was
-// announced, and that is on the disk, then what the next server finds there will do.
+// record sees to it that the next server knows how a call ended, if there is a journal and
+// something was changed, and returns where e is to be kept. What failed may fail again.
 func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 	d.mu.Lock()
 	if e.key.proc == nfs3.ProcWrite {
@@ -338,17 +331,24 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 		return &d.wrote[d.writes%keptWrites]
 	}
 	at := d.place()
-	if d.journal == nil || statusIn(reply) != nfs3.StatusOK {
-		d.mu.Unlock()
-		return at
+	done := d.journal != nil && statusIn(reply) == nfs3.StatusOK
+	e.from.recorded = e.from.recorded || done
+	r := journaled{key: e.key, port: e.from.port, reply: reply}
+	if done && !e.announced {
+		r.seq = d.records.number()
 	}
-	if lapped := d.next-e.seq > keptReplies; lapped || !e.announced {
-		e.seq, e.ordered = d.number(), false
-	}
-	e.from.recorded = true
-	r := journaled{seq: e.seq, key: e.key, names: e.names, port: e.from.port, reply: reply}
 	d.mu.Unlock()
-	d.journal.write(&r, !e.ordered)
+	switch {
+	case e.announced && !done:
+		d.retract(e)
+	case e.announced:
+		if !e.ordered {
+			d.journal.flush()
+		}
+		d.closes(e)
+	case done:
+		d.journal.write(&r, true)
+	}
 	return at
 }
 
@@ -375,7 +375,7 @@ func (d *drc) ends(c *client) {
 	tell := c.delivered && c.recorded
 	var seq uint64
 	if tell {
-		seq = d.number()
+		seq = d.records.number()
 	}
 	d.mu.Unlock()
 	if tell {

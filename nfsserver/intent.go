@@ -89,8 +89,9 @@ func (r *request) changes(names ...*nfs3.DirOpArgs) {
 func (r *request) Before(was []byte, whole bool) error {
 	r.intent.was, r.intent.whole = was, whole
 	r.srv.dups.announce(r.dup, &r.intent, r.exp.sharesDisk)
-	if r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() {
-		return vfs.ErrJukebox // nobody will see it; the disk may have taken its time
+	if r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() { // the disk may have taken its time
+		r.Undone()
+		return vfs.ErrJukebox // nobody will see it
 	}
 	return nil
 }
@@ -98,72 +99,123 @@ func (r *request) Before(was []byte, whole bool) error {
 // Undone implements vfs.Witness.
 func (r *request) Undone() { r.srv.dups.retract(r.dup) }
 
+// records counts those of the journal. Guarded by drc.mu.
+type records struct {
+	next  uint64            // number of the next one
+	ended uint64            // all calls announced before this number have ended
+	open  [keptReplies]bool // those that have not, by number
+}
+
+// number returns that of a new record. A call that is still under way when all records
+// after its own were used is not waited for: its record is gone.
+func (n *records) number() uint64 {
+	seq := n.next
+	n.next++
+	n.open[seq%keptReplies] = false
+	n.ended = max(n.ended, n.next-min(n.next, keptReplies))
+	return seq
+}
+
+// has reports whether no other record has taken the place of that one.
+func (n *records) has(seq uint64) bool { return n.next-seq <= keptReplies }
+
+// advance moves ended past what has ended.
+func (n *records) advance() {
+	for n.ended < n.next && !n.open[n.ended%keptReplies] {
+		n.ended++
+	}
+}
+
 // announce records what the call of e is about to do. same says that it does that on the
 // disk of the journal.
 func (d *drc) announce(e *dupEntry, i *intent, same bool) {
 	d.mu.Lock()
-	if !e.announced {
-		e.announced, e.seq = true, d.number()
-	}
+	e.announced, e.seq = true, d.records.number()
 	e.ordered = same && d.journal.direct
-	r := journaled{seq: e.seq, key: e.key, names: e.names, port: e.from.port, kind: kindIntent}
+	d.records.open[e.seq%keptReplies] = true
+	r := journaled{seq: e.seq, ended: d.records.ended, key: e.key, names: e.names, port: e.from.port, kind: kindIntent}
 	d.mu.Unlock()
 	var b [maxIntent]byte
 	r.reply = i.append(b[:0])
 	d.journal.write(&r, false)
 }
 
-// retract takes announce back: nothing was done.
+// retract takes announce back: nothing was done, or nothing that was promised.
 func (d *drc) retract(e *dupEntry) {
+	d.mu.Lock()
+	there := d.records.has(e.seq)
+	d.mu.Unlock()
+	if there {
+		d.journal.erase(e.seq)
+	}
+	d.closes(e)
 	e.announced, e.ordered = false, false
-	d.journal.erase(e.seq)
+}
+
+// closes says that the call of e, which was announced, has ended.
+func (d *drc) closes(e *dupEntry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records.has(e.seq) {
+		d.records.open[e.seq%keptReplies] = false
+	}
+	d.records.advance()
 }
 
 // settle decides about the intents that the last server left, and returns all replies. It
 // is for good: later, when others have changed the same names, nobody could tell. found is
 // in the order of numbers.
-func (d *drc) settle(found []journaled, outcome func(r *journaled, later bool) []byte) []journaled {
+func (d *drc) settle(found []journaled, outcome func(r *journaled, ended bool) []byte) []journaled {
 	changed := map[nameHash]bool{}
-	unsettled := 0
+	unsettled, ended := 0, d.journal.settled
+	d.records.next = ended
+	for _, r := range found {
+		ended = max(ended, r.ended)
+		d.records.next = max(d.records.next, r.seq+1)
+	}
+	d.records.ended = d.records.next
 	for k := len(found) - 1; k >= 0; k-- {
 		r := &found[k]
 		if r.kind == kindIntent {
-			r.reply = outcome(r, changed[r.names[0]] || changed[r.names[1]])
-			r.kind = kindReply
-			d.journal.replace(r)
-			unsettled++
+			r.reply = outcome(r, r.seq < ended || changed[r.names[0]] || changed[r.names[1]])
+			if r.seq >= ended {
+				unsettled++
+			}
+			if r.reply == nil {
+				d.journal.erase(r.seq)
+			}
 		}
 		for _, h := range r.names {
 			changed[h] = h != 0
 		}
 	}
 	if unsettled > 0 {
-		if err := d.journal.sync(); err != nil {
-			d.journal.noise.warn("replies may not be kept for the next start", "err", err)
-		}
+		d.journal.decided(d.records.next)
 	}
 	return slices.DeleteFunc(found, func(r journaled) bool { return r.reply == nil })
 }
 
 // outcome returns the reply to a call that the last server had announced, or nil if it was
-// not carried out. later says that a later call has changed one of its names: that had to
-// wait for this one to end. Otherwise nobody has changed them since.
-func (s *Server) outcome(r *journaled, later bool) []byte {
+// not carried out. ended says that it was: the record says so, or a later call has changed
+// one of its names, which had to wait for this one. Otherwise nobody has changed them since.
+func (s *Server) outcome(r *journaled, ended bool) []byte {
 	i, ok := decodeIntent(r.reply)
 	if !ok {
 		return nil
 	}
-	now, attr, err := s.standsFor(&i)
-	if err != nil {
-		s.noise.warn("what became of a call of the last server cannot be told: it is carried out when it is sent again", "err", err)
-		return nil
-	}
-	done := len(now) > 0 && i.whole
-	if len(i.was) > 0 {
-		done = !bytes.Equal(now, i.was)
-	}
-	if !done && !later {
-		return nil
+	var res nfs3.CreateResult
+	if !ended {
+		now, attr, err := s.standsFor(&i)
+		if err != nil {
+			s.noise.warn("what became of a call of the last server cannot be told: it is carried out when it is sent again", "err", err)
+		}
+		if err != nil || !i.done(now) {
+			return nil
+		}
+		if len(now) > 0 {
+			res.Handle.Handle, res.Handle.Has = nfs3.MakeHandle(slices.Concat(i.dir[:handlePrefix], now))
+			res.Attr.Set(&attr)
+		}
 	}
 	var e xdr.Encoder
 	sunrpc.ReplySuccess(&e, r.key.xid)
@@ -175,14 +227,17 @@ func (s *Server) outcome(r *journaled, later bool) []byte {
 	case nfs3.ProcRemove, nfs3.ProcRmdir:
 		(&nfs3.WCCResult{}).Encode(&e)
 	default:
-		var res nfs3.CreateResult
-		if done && !later {
-			res.Handle.Handle, res.Handle.Has = nfs3.MakeHandle(slices.Concat(i.dir[:handlePrefix], now))
-			res.Attr.Set(&attr)
-		}
 		res.Encode(&e)
 	}
 	return e.Buf
+}
+
+// done reports whether what was intended was done, if the name stands for now.
+func (i *intent) done(now []byte) bool {
+	if len(i.was) > 0 {
+		return !bytes.Equal(now, i.was)
+	}
+	return len(now) > 0 && i.whole
 }
 
 // standsFor returns the file system's handle of what the name of i stands for, and its

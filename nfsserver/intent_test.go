@@ -254,7 +254,7 @@ func TestLaterChangeTells(t *testing.T) {
 			}
 		}
 		check(t, j.close())
-		want = map[uint32]bool{} // it was decided
+		want = map[uint32]bool{0: true, 2: true, 3: true} // it was decided
 	}
 }
 

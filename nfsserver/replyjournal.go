@@ -20,10 +20,11 @@ import (
 // A reply journal is a file of keptReplies records, each in a block of its own, written
 // round and round:
 //
-//	CRC-32C of the rest | sequence number + 1 | time | key | names | port | length | kind | reply, or intent
-//	         4          |         8           |  8   | 36  | 2 * 8 |   4  |   2    |  2   |     maxKept
+//	CRC-32C of the rest | sequence number + 1 | ended | time | key | names | port | length | kind | reply, or intent
+//	         4          |         8           |   8   |  8   | 36  | 2 * 8 |   4  |   2    |  2   |
 //
-// all in big endian. A length of 0 says that the client of that address and port has all
+// all in big endian. Ended is a sequence number: the calls of all records before that one
+// have been carried out. A length of 0 says that the client of that address and port has all
 // its replies. A record that was not written whole is as if it were not there. It fills no
 // more than a sector, so that one that takes the place of another is there, or the other is.
 //
@@ -33,7 +34,7 @@ import (
 // behind the others says what time it is, so that an idle server lets replies grow old.
 const (
 	journalName  = "replies"
-	journalHead  = 4 + 8 + 8 + 36 + 2*8 + 4 + 2 + 2
+	journalHead  = 4 + 8 + 8 + 8 + 36 + 2*8 + 4 + 2 + 2
 	journalRec   = 512
 	journalBlock = 4096 // the largest sector of a disk
 	journalLen   = (keptReplies + 1) * journalBlock
@@ -64,6 +65,7 @@ type replyJournal struct {
 
 	bufs sync.Pool // of []byte, a block that direct I/O can be done from
 
+	settled uint64                    // of all calls before that number it was decided at the start
 	base    int64                     // the time at the start, in s
 	since   atomic.Pointer[time.Time] // when that was
 	newest  atomic.Int64              // time of a record
@@ -164,6 +166,7 @@ func (j *replyJournal) close() error {
 // journaled is a record as it was found.
 type journaled struct {
 	seq   uint64
+	ended uint64
 	when  int64
 	key   dupKey
 	names [2]nameHash // that the call changes, or 0
@@ -188,14 +191,14 @@ func (j *replyJournal) load() ([]journaled, error) {
 			}
 			j.base = max(j.base, r.when)
 			if at+int64(i) == keptReplies*journalBlock {
-				break // the time
+				j.settled = r.ended
+				break
 			}
 			r.reply = bytes.Clone(r.reply)
 			found = append(found, r)
 			j.newest.Store(max(j.newest.Load(), r.when))
 		}
 	}
-	j.ticking.Go(j.keepTime)
 	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
 	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
 	return found, nil
@@ -208,6 +211,9 @@ func (j *replyJournal) now() int64 { return j.base + int64(time.Since(*j.since.L
 func (j *replyJournal) tooOld(when, now int64) bool {
 	return now-when > int64(journalAge/time.Second)
 }
+
+// start has the time go on.
+func (j *replyJournal) start() { j.ticking.Go(j.keepTime) }
 
 // keepTime writes the time now and then, until the journal is closed.
 func (j *replyJournal) keepTime() {
@@ -229,10 +235,24 @@ func (j *replyJournal) tick() {
 	if j.newest.Load() == 0 || j.tooOld(j.newest.Load(), now-2*int64(journalTick/time.Second)) {
 		return
 	}
-	mark := journaled{when: now}
-	if err := j.put(&mark, keptReplies); err != nil {
+	j.mark(now)
+}
+
+// mark writes the time, and what was decided.
+func (j *replyJournal) mark(now int64) {
+	r := journaled{when: now, ended: j.settled}
+	if err := j.put(&r, keptReplies); err != nil {
 		j.noise.warn("the age of replies is not kept for the next start", "err", err)
 	}
+}
+
+// decided says that the calls before that number were carried out, but for those that were
+// erased.
+func (j *replyJournal) decided(ended uint64) {
+	j.flush()
+	j.settled = ended
+	j.mark(j.base)
+	j.flush()
 }
 
 // put writes a record to a block.
@@ -250,11 +270,20 @@ func (j *replyJournal) put(r *journaled, block int64) error {
 func (j *replyJournal) write(r *journaled, stable bool) {
 	r.when = j.now()
 	j.newest.Store(r.when)
-	err := j.put(r, int64(r.seq%keptReplies))
-	if err == nil && stable && !j.async {
-		err = j.sync()
+	if err := j.put(r, int64(r.seq%keptReplies)); err != nil {
+		j.noise.warn("a reply is not kept for the next start", "err", err)
 	}
-	if err != nil {
+	if stable {
+		j.flush()
+	}
+}
+
+// flush puts the records that were written on stable storage, unless j is async.
+func (j *replyJournal) flush() {
+	if j.async {
+		return
+	}
+	if err := j.sync(); err != nil {
 		j.noise.warn("a reply is not kept for the next start", "err", err)
 	}
 }
@@ -266,16 +295,6 @@ func (j *replyJournal) erase(seq uint64) {
 	clear(*b)
 	if _, err := j.f.WriteAt(*b, int64(seq%keptReplies)*journalBlock); err != nil {
 		j.noise.warn("a call that failed stays announced for the next start", "err", err)
-	}
-}
-
-// replace puts what is known of a call now in the place of its record: nothing, if there
-// is no reply.
-func (j *replyJournal) replace(r *journaled) {
-	if r.reply == nil {
-		j.erase(r.seq)
-	} else if err := j.put(r, int64(r.seq%keptReplies)); err != nil {
-		j.noise.warn("a reply is not kept for the next start", "err", err)
 	}
 }
 
@@ -306,6 +325,7 @@ func (j *replyJournal) sync() error {
 func (r *journaled) encode(b []byte) {
 	clear(b)
 	p := binary.BigEndian.AppendUint64(b[:4], r.seq+1) // a file of zeros has no records
+	p = binary.BigEndian.AppendUint64(p, r.ended)
 	p = binary.BigEndian.AppendUint64(p, uint64(r.when))
 	p = append(p, r.key.addr[:]...)
 	for _, v := range [...]uint32{r.key.xid, r.key.proc, r.key.uid, r.key.args, r.key.sum} {
@@ -328,8 +348,8 @@ func decodeJournaled(b []byte) (r journaled, ok bool) {
 	if seq == 0 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:journalRec], castagnoli) {
 		return r, false
 	}
-	r.seq, r.when = seq-1, int64(binary.BigEndian.Uint64(b[12:]))
-	p := b[20:]
+	r.seq, r.ended, r.when = seq-1, binary.BigEndian.Uint64(b[12:]), int64(binary.BigEndian.Uint64(b[20:]))
+	p := b[28:]
 	copy(r.key.addr[:], p)
 	p = p[len(r.key.addr):]
 	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum} {

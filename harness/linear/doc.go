@@ -17,8 +17,8 @@
 //
 //   - A call that is sent again with the same XID, on the same connection or another, is
 //     carried out once.
-//   - A call that was answered gets the same reply if it is sent again, also by the next
-//     server.
+//   - A call that was answered gets the same reply if it is sent again, or from the next
+//     server one that leaves attributes and handle out.
 //   - All of that holds whenever servers are killed. The next one finds out what the last
 //     one has done. It may then answer CREATE, MKDIR and SYMLINK without a file handle, as
 //     RFC 1813 lets it.
