@@ -115,7 +115,7 @@ func (o *failoverOptions) plan() ([]failover.Schedule, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
-		if why := f.Skip(); why != "" {
+		if why := f.Skip(o.nodes.via != viaNamespaces); why != "" {
 			return nil, fmt.Errorf("%s cannot be had here: %s", name, why)
 		}
 		plan = append(plan, failover.Schedule{Seed: o.seed, Faults: []failover.Fault{f}})
@@ -152,7 +152,7 @@ func newFailoverListCommand() *cobra.Command {
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			for _, f := range failover.Faults() {
 				says := f.Says
-				if why := f.Skip(); why != "" {
+				if why := f.Skip(false); why != "" {
 					says += " (not here: " + why + ")"
 				}
 				fmt.Fprintf(w, "%s\t%s\n", f.Name, says)

@@ -19,8 +19,9 @@ type Fault struct {
 	Says string
 	// Takeover says that another node has the service afterwards.
 	Takeover bool
-	// skip says why it cannot be had here; empty if it can.
-	skip func() string
+	// skip says why it cannot be had here, with nodes that are guests or not; empty if it
+	// can.
+	skip func(guests bool) string
 	// inject does it, and returns when nothing more is to go wrong.
 	inject func(ctx context.Context, c *Cluster, d *drama) error
 }
@@ -44,19 +45,20 @@ func Faults() []Fault {
 		{Name: "server-kill", Says: "the server is killed (SIGKILL), its node stays", inject: serverKill},
 		{Name: "node-kill", Says: "the node that serves loses its power", Takeover: true, inject: nodeKill},
 		{Name: "link-cut", Says: "the cable of the node that serves is pulled", Takeover: true, inject: linkCut},
-		{Name: "disk-stall", Says: "the disk takes no writes for some seconds", inject: diskStall},
+		{Name: "disk-stall", Says: "the disk takes no writes for some seconds", skip: noFreezer, inject: diskStall},
 		{Name: "split-brain", Says: "the nodes do not hear each other, both live, and the power switch does nothing for some seconds", inject: splitBrain},
 		{Name: "address-flap", Says: "the address of the service is taken away from the node that has it, again and again", inject: addressFlap},
 		{Name: "takeover-kill", Says: "the node that serves loses its power, and the server is killed while it starts on the other", Takeover: true, inject: takeoverKill},
 		{Name: "starved-survivor", Says: "the node that serves loses its power, and the other has no memory left", Takeover: true, skip: needGroups, inject: starvedSurvivor},
-		{Name: "clock-jump", Says: "the clock of the node that serves jumps by an hour", skip: noClock},
+		{Name: "clock-jump", Says: "the clock of the node that serves jumps ahead by an hour, and then back by two", skip: noClock, inject: clockJump},
 	}
 }
 
-// Available returns the faults that can be had here, and why others cannot.
+// Available returns the faults that hosts of namespaces can have here, and why they cannot
+// have others.
 func Available() (all []Fault, others []string) {
 	for _, f := range Faults() {
-		if why := f.Skip(); why != "" {
+		if why := f.Skip(false); why != "" {
 			others = append(others, f.Name+": "+why)
 			continue
 		}
@@ -65,12 +67,13 @@ func Available() (all []Fault, others []string) {
 	return all, others
 }
 
-// Skip says why the fault cannot be had here; empty if it can.
-func (f *Fault) Skip() string {
+// Skip says why nodes, which are guests or hosts of namespaces, cannot have the fault here;
+// empty if they can.
+func (f *Fault) Skip(guests bool) string {
 	if f.skip == nil {
 		return ""
 	}
-	return f.skip()
+	return f.skip(guests)
 }
 
 // FindFault returns the fault with a name.
@@ -85,12 +88,22 @@ func FindFault(name string) (Fault, error) {
 	return Fault{}, fmt.Errorf("no fault is called %q; there are: %s", name, strings.Join(names, ", "))
 }
 
-func noClock() string {
-	return "hosts of namespaces have the clock of the machine: time namespaces do not have CLOCK_REALTIME"
+func noClock(guests bool) string {
+	if guests {
+		return ""
+	}
+	return "hosts of namespaces have the clock of the machine; guests have their own (--via qemu)"
 }
 
-func needGroups() string {
-	if newGroups().top == "" {
+func noFreezer(guests bool) string {
+	if guests {
+		return "a guest's disk cannot be held up from outside"
+	}
+	return ""
+}
+
+func needGroups(guests bool) string {
+	if !guests && newGroups().top == "" {
 		return "no control groups of memory (version 1) can be made here"
 	}
 	return ""
@@ -128,6 +141,21 @@ func diskStall(ctx context.Context, c *Cluster, d *drama) error {
 	}
 	sleep(ctx, d.between(2*time.Second, 6*time.Second))
 	return c.disk.resume(c.dir)
+}
+
+// clockJump sets the clock of a guest.
+func clockJump(ctx context.Context, c *Cluster, d *drama) error {
+	for _, by := range []time.Duration{time.Hour, -2 * time.Hour} {
+		out, err := c.host(d.serving).Run(ctx, "sh", "-c", fmt.Sprintf(`date -s "@$(($(date +%%s) + %d))"`, int(by.Seconds())))
+		if err != nil {
+			return err
+		}
+		c.events.note("%s: it is %s", d.serving, strings.TrimSpace(out))
+		if err := d.progress(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // splitBrain also looks whether the other node keeps its hands off the disk while it

@@ -51,8 +51,15 @@ var GuestServers = []string{"loopnfs", "knfsd"}
 
 // GuestSchedule is what happens to guests if nothing else is chosen.
 func GuestSchedule(seed int64) ([]Schedule, error) {
-	f, err := FindFault("starved-survivor")
-	return []Schedule{{Seed: seed, Faults: []Fault{f}}}, err
+	s := Schedule{Seed: seed}
+	for _, name := range []string{"clock-jump", "starved-survivor"} {
+		f, err := FindFault(name)
+		if err != nil {
+			return nil, err
+		}
+		s.Faults = append(s.Faults, f)
+	}
+	return []Schedule{s}, nil
 }
 
 // GuestMemory is what a node can do with: of 215 MiB that a kernel leaves of 256, corosync
