@@ -67,6 +67,10 @@ type StoreConfig struct {
 	// MaxInodes is how many inodes stay in memory when nobody refers to them;
 	// 0 for the default.
 	MaxInodes int
+	// Holds, if not nil, reports whether the store may change the disk: another host may
+	// have it otherwise. It is asked right before each change, which fails with EIO then.
+	// It must not wait, nor allocate memory.
+	Holds func() bool
 	// Room bounds what the store brings into the kernel; nil for no bound.
 	Room KernelRoom
 	// Buffered writes out through the kernel's page cache, and starts the

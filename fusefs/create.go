@@ -88,6 +88,9 @@ func (d *dirOp) as(do func() error) error {
 		return err
 	}
 	defer id.restore()
+	if err := d.s.held(); err != nil {
+		return err
+	}
 	err = do()
 	if err != nil && isGone(d.fd) {
 		return vfs.ErrStale // removed since enter: that takes the lock of its parent

@@ -57,6 +57,9 @@ func (s *Store) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (w vfs.WC
 
 // setAttr changes what set says. The lock is held exclusively.
 func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
+	if err := s.held(); err != nil {
+		return err
+	}
 	if set.SetSize {
 		if err := s.mayTruncate(op, in, fd, set.Size); err != nil {
 			return err

@@ -57,6 +57,7 @@ type Store struct {
 
 	verifier   atomic.Uint64
 	copyWrites bool          // see StoreConfig
+	holds      func() bool   // likewise; nil: always
 	noDirect   atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
 	maxSeen    atomic.Uint64 // a file size that the backing is known to allow
 	failMu     sync.Mutex
@@ -81,7 +82,7 @@ func NewStore(cfg StoreConfig) (*Store, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers, room: cfg.Room}
+	s := &Store{log: cfg.Logger, arena: cfg.Cache.Arena(), dom: cfg.Domain, graph: cfg.Graph, nflush: cfg.Flushers, room: cfg.Room, holds: cfg.Holds}
 	if err := s.open1(&cfg); err != nil {
 		if s.ids != nil {
 			_ = s.ids.close()

@@ -69,6 +69,7 @@ type options struct {
 	log     io.Writer
 
 	buffered bool
+	holds    func() bool
 }
 
 func needRoot(t testing.TB) {
@@ -153,7 +154,7 @@ func newFixture(t testing.TB, o options) *fixture {
 	mem := newMemory(t, o.bytes, o.policy)
 	s, err := NewStore(StoreConfig{
 		Dir: o.dir, Cache: mem.cache, Domain: mem.dom, Graph: mem.graph, StateDir: o.state,
-		Logger: slog.New(slog.NewTextHandler(o.log, nil)), MaxInodes: o.inodes, MaxFiles: o.files, Buffered: o.buffered,
+		Logger: slog.New(slog.NewTextHandler(o.log, nil)), MaxInodes: o.inodes, MaxFiles: o.files, Buffered: o.buffered, Holds: o.holds,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -177,7 +178,7 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (int, error) {
 	start += uint64(full) << alloc.PageShift
 	if tail := clip(size, start, alloc.PageSize); tail > 0 {
 		b.iov = append(b.iov[:0], unix.Iovec{Base: &s.arena.Bytes(fs[full])[0], Len: uint64(tail)})
-		if _, err := writeBuffered(fd, b.iov, start, tail); err != nil {
+		if _, err := s.writeBuffered(fd, b.iov, start, tail); err != nil {
 			return full, err
 		}
 	}
@@ -205,7 +206,7 @@ func (s *Store) storeFull(in *inode, fd int, b *scratch, fs []*alloc.Folio, star
 			b.addIov(s.arena.Bytes(f))
 		}
 	}
-	n, err := writeBuffered(fd, b.iov, start, total)
+	n, err := s.writeBuffered(fd, b.iov, start, total)
 	return n >> alloc.PageShift, err
 }
 
@@ -216,7 +217,18 @@ func (s *Store) writeDirect(in *inode, iov []unix.Iovec, start uint64, total int
 		return 0, err
 	}
 	defer s.fds.release(in)
-	return writeAll(fd, iov, start, total)
+	return s.writeAll(fd, iov, start, total)
+}
+
+// errNotHeld is EIO for what is not written any more.
+var errNotHeld = fmt.Errorf("the right to write to the disk is lost: %w", unix.EIO)
+
+// held returns an error if the disk may be another host's.
+func (s *Store) held() error {
+	if s.holds != nil && !s.holds() {
+		return errNotHeld
+	}
+	return nil
 }
 
 func (s *Store) giveUpDirect() {
@@ -228,8 +240,8 @@ func (s *Store) giveUpDirect() {
 
 // writeBuffered writes through the kernel's page cache and starts write-out at
 // once.
-func writeBuffered(fd int, iov []unix.Iovec, start uint64, total int) (int, error) {
-	n, err := writeAll(fd, iov, start, total)
+func (s *Store) writeBuffered(fd int, iov []unix.Iovec, start uint64, total int) (int, error) {
+	n, err := s.writeAll(fd, iov, start, total)
 	if err == nil {
 		err = unix.SyncFileRange(fd, int64(start), int64(total), unix.SYNC_FILE_RANGE_WRITE)
 		if err == unix.EINVAL || err == unix.ESPIPE || err == unix.ENOSYS {
@@ -242,9 +254,12 @@ func writeBuffered(fd int, iov []unix.Iovec, start uint64, total int) (int, erro
 	return n, err
 }
 
-func writeAll(fd int, iov []unix.Iovec, start uint64, total int) (int, error) {
+func (s *Store) writeAll(fd int, iov []unix.Iovec, start uint64, total int) (int, error) {
 	done := 0
 	for done < total {
+		if err := s.held(); err != nil {
+			return done, err
+		}
 		n, err := pwritev(fd, iov, int64(start)+int64(done))
 		if err != nil {
 			return done, err

@@ -263,7 +263,7 @@ func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
 		return nil, fmt.Errorf("cannot make the state directory: %w; name another one with --state", err)
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
-		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, CopyWrites: s.cfg.CopyWrites, Room: s.cfg.Room,
+		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, CopyWrites: s.cfg.CopyWrites, Room: s.cfg.Room, Holds: s.cfg.Holds,
 		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})

@@ -1,0 +1,61 @@
+package fusefs
+
+import (
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/vfs"
+)
+
+// A store whose host may have lost the disk to another one changes nothing there any more.
+func TestNotHeld(t *testing.T) {
+	for _, buffered := range []bool{false, true} {
+		var lost atomic.Bool
+		f := newFixture(t, options{lenient: true, buffered: buffered, holds: func() bool { return !lost.Load() }})
+		n := f.create(vfs.RootID, "a", 0o600)
+		f.write(n, 0, pattern(8192, 1), vfs.FileSync)
+		f.write(n, 4096, pattern(4096, 2), vfs.Unstable)
+		before := tree(t, f.dir)
+		lost.Store(true)
+		_, _, err := f.Commit(f.op, n, 0, 0)
+		f.wants(err, unix.EIO)
+		_, err = writeAs(f.Store, f.op, n, 100, pattern(5000, 3), vfs.FileSync)
+		f.wants(err, unix.EIO)
+		_, err = f.SetAttr(f.op, n, &vfs.SetAttr{SetSize: true, Size: 1})
+		f.wants(err, unix.EIO)
+		_, _, err = f.Create(f.op, vfs.RootID, "b", vfs.Exclusive, &vfs.SetAttr{}, vfs.Verifier{1})
+		f.wants(err, unix.EIO)
+		_, _, err = f.Mkdir(f.op, vfs.RootID, "d", &vfs.SetAttr{})
+		f.wants(err, unix.EIO)
+		_, _, err = f.Link(f.op, n, vfs.RootID, "b")
+		f.wants(err, unix.EIO)
+		_, _, err = f.Rename(f.op, vfs.RootID, "a", vfs.RootID, "b")
+		f.wants(err, unix.EIO)
+		_, err = f.Remove(f.op, vfs.RootID, "a")
+		f.wants(err, unix.EIO)
+		if after := tree(t, f.dir); after != before {
+			t.Errorf("buffered %v: there was\n%s\nand is\n%s", buffered, before, after)
+		}
+		f.Forget(n, 1)
+	}
+}
+
+// tree returns the names in a directory, with their content.
+func tree(t *testing.T, dir string) (all string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		content, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += e.Name() + ": " + string(content) + "\n"
+	}
+	return all
+}
