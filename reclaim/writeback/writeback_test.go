@@ -1,6 +1,7 @@
 package writeback
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,13 +113,19 @@ func TestThrottledWriterCanBeCancelled(t *testing.T) {
 	b.BalanceDirtyPages(gfp.Scope{}, cancel) // hangs if it does not look
 }
 
-// counter is a Writer that cleans what it is asked to.
-type counter struct{ b *BDI }
+// counter is a Writer that cleans what it is asked to, for one flusher at a time: else two
+// would take the same pages for dirty.
+type counter struct {
+	b  *BDI
+	mu *sync.Mutex
+}
 
 func (c counter) WritePages(sc gfp.Scope, nr int) int {
 	if !sc.IsMemalloc() || !sc.IsReclaim() {
 		panic("a flusher must run under Memalloc and Reclaim")
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	n := min(nr, c.b.Nr(Dirty))
 	c.b.Add(Dirty, -n)
 	return n
@@ -128,7 +135,7 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDomain(t)
 		b := d.NewBDI("store")
-		f := StartFlusher(b, counter{b}, waitfor.New(), 2)
+		f := StartFlusher(b, counter{b, new(sync.Mutex)}, waitfor.New(), 2)
 		defer f.Stop()
 		b.Add(Dirty, 5)
 		b.BalanceDirtyPages(gfp.Scope{}, nil)
