@@ -150,7 +150,8 @@ func (d *dirOp) asMover(name string, t *target, to *dirOp, newName string, over 
 // handleOf puts the handle of what name stands for into was.
 func (d *dirOp) handleOf(name string, t *target) (ok bool) {
 	if d.s.ids != nil {
-		ok = t.fd >= 0 && d.s.ids.known(&t.was, &d.b.raw)
+		// Of a record that is lost, the file would have another handle later.
+		ok = t.fd >= 0 && d.s.ids.known(&t.was, &d.b.raw) && d.s.ids.disk.sync() == nil
 	} else {
 		d.b.name.set(name)
 		ok = nameToHandleAt(d.fd, &d.b.name, &d.b.raw, &d.b.mountID) == nil

@@ -200,6 +200,9 @@ func (s *Store) SharesDisk(dir string) bool {
 	return ok
 }
 
+// SyncAll implements vfs.Announcer.
+func (s *Store) SyncAll() error { return unix.Syncfs(s.rootFD) }
+
 func keyName(fs []byte, root *rawHandle) string {
 	m := sha256.New()
 	m.Write(fs)

@@ -11,7 +11,7 @@ import (
 func create(r *request) {
 	var args nfs3.CreateArgs
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
-	r.changes(&args.Where)
+	r.changes(dir, &args.Where)
 	r.set = args.Set
 	if err == nil && r.set.SetSize && r.set.Size > maxFileSize {
 		err = syscall.EFBIG

@@ -147,9 +147,8 @@ type drc struct {
 	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
-// newDRC returns a cache with the replies of the server before this one. outcome
-// tells what became of a call that it had announced.
-func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, ended bool) []byte) (*drc, error) {
+// newDRC returns a cache with the replies of the server before this one.
+func newDRC(slots int, journal *replyJournal, past past) (*drc, error) {
 	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
 	all := touched[dupEntry](keptReplies + keptWrites + slots)
 	for i := range all {
@@ -162,9 +161,10 @@ func newDRC(slots int, journal *replyJournal, outcome func(r *journaled, ended b
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range d.settle(found, outcome) {
+	for _, r := range d.settle(found, past) {
 		d.restore(&r)
 	}
+	journal.progress = d.allEnded
 	journal.start()
 	return d, nil
 }
@@ -294,7 +294,7 @@ func (d *drc) end(r *request) {
 	var at **dupEntry
 	if keep {
 		at = d.record(e, reply)
-	} else if e.announced {
+	} else {
 		d.retract(e)
 	}
 	d.mu.Lock()
@@ -345,9 +345,10 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 		if !e.ordered {
 			d.journal.flush()
 		}
-		d.closes(e)
+		d.closes(e, false)
 	case done:
-		d.journal.write(&r, true)
+		_ = d.journal.add(&r)
+		d.journal.flush()
 	}
 	return at
 }
@@ -379,7 +380,7 @@ func (d *drc) ends(c *client) {
 	}
 	d.mu.Unlock()
 	if tell {
-		d.journal.write(&journaled{seq: seq, key: dupKey{addr: c.addr}, port: c.port}, false)
+		_ = d.journal.add(&journaled{seq: seq, key: dupKey{addr: c.addr}, port: c.port})
 	}
 }
 

@@ -680,7 +680,7 @@ func TestAgeOfReplies(t *testing.T) {
 		d, err := newDRC(8, j, nil)
 		check(t, err)
 		j.base = now
-		j.write(&journaled{seq: d.records.number(), key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)}, false)
+		check(t, j.add(&journaled{seq: d.records.number(), key: dupKey{xid: xid, proc: nfs3.ProcRemove}, port: 9, reply: pattern(100)}))
 		check(t, j.close())
 	}
 	heeds := func(xid uint32) bool {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -72,26 +73,41 @@ func hashName(dir, name []byte) nameHash {
 	return nameHash(binary.BigEndian.Uint64(sum[:]) | 1)
 }
 
-// changes says which names the call changes, the first of which it makes or takes away.
-// They are borrowed.
-func (r *request) changes(names ...*nfs3.DirOpArgs) {
+// changed are the names that a call changes.
+type changed struct {
+	intent
+	handle [nfs3.MaxHandle]byte // what intent.dir is borrowed from
+	dirs   [2]vfs.NodeID        // the directories of the names
+	n      int
+}
+
+// changes says that the call changes a name in dir. The first is the one that it makes or
+// takes away. It is borrowed.
+func (r *request) changes(dir vfs.NodeID, name *nfs3.DirOpArgs) {
 	if r.op.Witness == nil {
 		return
 	}
-	first := names[0]
-	r.intent = intent{dir: first.Dir.Bytes(), name: first.Name}
-	for i, n := range names {
-		r.dup.names[i] = hashName(n.Dir.Bytes(), n.Name)
+	c := &r.changed
+	if c.n == 0 {
+		c.intent = intent{dir: c.handle[:copy(c.handle[:], name.Dir.Bytes())], name: name.Name}
 	}
+	c.dirs[c.n], r.dup.names[c.n] = dir, hashName(name.Dir.Bytes(), name.Name)
+	c.n++
 }
 
 // Before implements vfs.Witness: what is about to be done goes into the journal.
 func (r *request) Before(was []byte, whole bool) error {
-	r.intent.was, r.intent.whole = was, whole
-	r.srv.dups.announce(r.dup, &r.intent, r.exp.sharesDisk)
-	if r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() { // the disk may have taken its time
-		r.Undone()
-		return vfs.ErrJukebox // nobody will see it
+	d := r.srv.dups
+	if d.othersChange(r.dup) {
+		// What they have done is seen here, and must not be lost if this is not.
+		if err := r.sync(r.changed.dirs[:r.changed.n]...); err != nil {
+			return err
+		}
+	}
+	r.changed.was, r.changed.whole = was, whole
+	d.announce(r.dup, &r.changed.intent, r.exp.sharesDisk)
+	if r.srv.cfg.Holds != nil && !r.srv.cfg.Holds() {
+		return vfs.ErrJukebox // nobody will see it; the disk may have taken its time
 	}
 	return nil
 }
@@ -101,9 +117,11 @@ func (r *request) Undone() { r.srv.dups.retract(r.dup) }
 
 // records counts those of the journal. Guarded by drc.mu.
 type records struct {
-	next  uint64            // number of the next one
-	ended uint64            // all calls announced before this number have ended
-	open  [keptReplies]bool // those that have not, by number
+	next   uint64            // number of the next one
+	ended  uint64            // all calls announced before this number have ended
+	open   [keptReplies]bool // those that have not, by number
+	undone [keptReplies]bool // those that have, and changed nothing
+	names  map[nameHash]int  // how many that are open change a name
 }
 
 // number returns that of a new record. A call that is still under way when all records
@@ -111,7 +129,7 @@ type records struct {
 func (n *records) number() uint64 {
 	seq := n.next
 	n.next++
-	n.open[seq%keptReplies] = false
+	n.open[seq%keptReplies], n.undone[seq%keptReplies] = false, false
 	n.ended = max(n.ended, n.next-min(n.next, keptReplies))
 	return seq
 }
@@ -126,63 +144,142 @@ func (n *records) advance() {
 	}
 }
 
-// announce records what the call of e is about to do. same says that it does that on the
-// disk of the journal.
+// begin makes a record that is open.
+func (n *records) begin(names *[2]nameHash) (seq uint64) {
+	seq = n.number()
+	n.open[seq%keptReplies] = true
+	for _, h := range names {
+		if h != 0 {
+			n.names[h]++
+		}
+	}
+	return seq
+}
+
+// end closes a record; undone says that nothing was changed. If it is the last one, its
+// number is free again: who may do nothing does not take the place of others.
+func (n *records) end(seq uint64, names *[2]nameHash, undone bool) {
+	for _, h := range names {
+		if n.names[h]--; n.names[h] <= 0 {
+			delete(n.names, h)
+		}
+	}
+	if n.has(seq) {
+		n.open[seq%keptReplies], n.undone[seq%keptReplies] = false, undone
+	}
+	if undone && seq == n.next-1 {
+		n.next--
+		n.ended = min(n.ended, n.next)
+	}
+	n.advance()
+}
+
+// before returns which of the 64 records before that one were undone.
+func (n *records) before(seq uint64) (mask uint64) {
+	for i := range min(seq, 64) {
+		if n.undone[(seq-1-i)%keptReplies] {
+			mask |= 1 << i
+		}
+	}
+	return mask
+}
+
+// allEnded returns the number before which all calls have ended.
+func (d *drc) allEnded() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.records.ended
+}
+
+// othersChange reports whether a call that is under way has announced a change of a name
+// that e changes.
+func (d *drc) othersChange(e *dupEntry) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.records.names[e.names[0]] > 0 || d.records.names[e.names[1]] > 0
+}
+
+// announce records what the call of e is about to do. same says that it does that in the
+// file system of the journal.
 func (d *drc) announce(e *dupEntry, i *intent, same bool) {
 	d.mu.Lock()
-	e.announced, e.seq = true, d.records.number()
+	e.announced, e.seq = true, d.records.begin(&e.names)
 	e.ordered = same && d.journal.direct
-	d.records.open[e.seq%keptReplies] = true
-	r := journaled{seq: e.seq, ended: d.records.ended, key: e.key, names: e.names, port: e.from.port, kind: kindIntent}
+	r := journaled{
+		seq: e.seq, ended: d.records.ended, undone: d.records.before(e.seq),
+		key: e.key, names: e.names, port: e.from.port, kind: kindIntent,
+	}
 	d.mu.Unlock()
 	var b [maxIntent]byte
 	r.reply = i.append(b[:0])
-	d.journal.write(&r, false)
+	if d.journal.add(&r) != nil {
+		d.closes(e, true) // the reply may be recorded
+	}
 }
 
-// retract takes announce back: nothing was done, or nothing that was promised.
+// retract takes announce back: nothing was done, or nothing that was promised. If the
+// journal cannot say so, the record stays open.
 func (d *drc) retract(e *dupEntry) {
+	if !e.announced {
+		return
+	}
 	d.mu.Lock()
 	there := d.records.has(e.seq)
 	d.mu.Unlock()
-	if there {
-		d.journal.erase(e.seq)
+	if there && d.journal.erase(e.seq) != nil {
+		e.announced, e.ordered = false, false
+		return
 	}
-	d.closes(e)
-	e.announced, e.ordered = false, false
+	d.closes(e, true)
 }
 
 // closes says that the call of e, which was announced, has ended.
-func (d *drc) closes(e *dupEntry) {
+func (d *drc) closes(e *dupEntry, undone bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.records.has(e.seq) {
-		d.records.open[e.seq%keptReplies] = false
-	}
-	d.records.advance()
+	d.records.end(e.seq, &e.names, undone)
+	e.announced, e.ordered = false, false
+}
+
+// past tells what the last server has done.
+type past interface {
+	// outcome returns the reply to a call that it had announced, or nil if it was not
+	// carried out. ended says that it was: the record says so, or a later call has changed
+	// one of its names, which had to wait for this one. Otherwise nobody has changed them
+	// since.
+	outcome(r *journaled, ended bool) []byte
+	// makeStable puts what it has done on stable storage.
+	makeStable()
 }
 
 // settle decides about the intents that the last server left, and returns all replies. It
 // is for good: later, when others have changed the same names, nobody could tell. found is
 // in the order of numbers.
-func (d *drc) settle(found []journaled, outcome func(r *journaled, ended bool) []byte) []journaled {
-	changed := map[nameHash]bool{}
+func (d *drc) settle(found []journaled, past past) []journaled {
+	changed, undone := map[nameHash]bool{}, map[uint64]bool{}
 	unsettled, ended := 0, d.journal.settled
-	d.records.next = ended
+	d.records.names, d.records.next = map[nameHash]int{}, ended
 	for _, r := range found {
 		ended = max(ended, r.ended)
 		d.records.next = max(d.records.next, r.seq+1)
+		for mask := r.undone; mask != 0; mask &= mask - 1 {
+			undone[r.seq-1-uint64(bits.TrailingZeros64(mask))] = true
+		}
 	}
 	d.records.ended = d.records.next
 	for k := len(found) - 1; k >= 0; k-- {
 		r := &found[k]
 		if r.kind == kindIntent {
-			r.reply = outcome(r, r.seq < ended || changed[r.names[0]] || changed[r.names[1]])
 			if r.seq >= ended {
 				unsettled++
 			}
+			if undone[r.seq] {
+				r.reply, r.names = nil, [2]nameHash{}
+			} else {
+				r.reply = past.outcome(r, r.seq < ended || changed[r.names[0]] || changed[r.names[1]])
+			}
 			if r.reply == nil {
-				d.journal.erase(r.seq)
+				_ = d.journal.erase(r.seq)
 			}
 		}
 		for _, h := range r.names {
@@ -190,14 +287,13 @@ func (d *drc) settle(found []journaled, outcome func(r *journaled, ended bool) [
 		}
 	}
 	if unsettled > 0 {
+		past.makeStable()
 		d.journal.decided(d.records.next)
 	}
 	return slices.DeleteFunc(found, func(r journaled) bool { return r.reply == nil })
 }
 
-// outcome returns the reply to a call that the last server had announced, or nil if it was
-// not carried out. ended says that it was: the record says so, or a later call has changed
-// one of its names, which had to wait for this one. Otherwise nobody has changed them since.
+// outcome implements past.
 func (s *Server) outcome(r *journaled, ended bool) []byte {
 	i, ok := decodeIntent(r.reply)
 	if !ok {
@@ -230,6 +326,22 @@ func (s *Server) outcome(r *journaled, ended bool) []byte {
 		res.Encode(&e)
 	}
 	return e.Buf
+}
+
+// makeStable implements past. Who killed the last server may have kept it from that.
+func (s *Server) makeStable() {
+	if s.cfg.AsyncMetadata {
+		return
+	}
+	for _, x := range s.exports.Load().list {
+		a, ok := x.FS.(vfs.Announcer)
+		if !ok {
+			continue
+		}
+		if err := a.SyncAll(); err != nil {
+			s.noise.warn("what the last server has changed may not be on stable storage", "export", x.Name, "err", err)
+		}
+	}
 }
 
 // done reports whether what was intended was done, if the name stands for now.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -227,28 +228,24 @@ func TestLaterChangeTells(t *testing.T) {
 		{kind: kindReply, reply: reply},
 		{kind: kindIntent, names: names(5)},
 		{kind: kindIntent, names: names(4)},
+		{kind: kindIntent, names: names(6)},
+		{kind: kindReply, reply: reply, undone: 2},
 	} {
 		r.seq, r.key.xid = uint64(i), uint32(i)
-		j.write(&r, true)
+		check(t, j.add(&r))
 	}
 	check(t, j.close())
 	want := map[uint32]bool{0: true, 2: true, 3: true, 5: false, 6: false}
 	for range 2 {
 		j, err := openJournal(dir, false, nil)
 		check(t, err)
-		asked := map[uint32]bool{}
-		d, err := newDRC(8, j, func(r *journaled, later bool) []byte {
-			asked[r.key.xid] = later
-			if later {
-				return reply
-			}
-			return nil
-		})
+		p := &testPast{asked: map[uint32]bool{}, reply: reply}
+		d, err := newDRC(8, j, p)
 		check(t, err)
-		if !maps.Equal(asked, want) {
-			t.Errorf("later changes of %v, want %v", asked, want)
+		if !maps.Equal(p.asked, want) {
+			t.Errorf("later changes of %v, want %v", p.asked, want)
 		}
-		for xid := range uint32(7) {
+		for xid := range uint32(8) {
 			if has := d.find(&dupKey{xid: xid}) != nil; has != (xid < 5) {
 				t.Errorf("call %d is answered: %v", xid, has)
 			}
@@ -257,6 +254,129 @@ func TestLaterChangeTells(t *testing.T) {
 		want = map[uint32]bool{0: true, 2: true, 3: true} // it was decided
 	}
 }
+
+// heldSync is a store whose first sync waits, and which looks at the journal in the second.
+type heldSync struct {
+	*fusefs.Store
+	syncs      atomic.Int32
+	held, free chan struct{}
+	look       func()
+}
+
+func (h *heldSync) Sync(op *vfs.Op, node vfs.NodeID) error {
+	switch h.syncs.Add(1) {
+	case 1:
+		close(h.held)
+		<-h.free
+	case 2:
+		h.look()
+	}
+	return h.Store.Sync(op, node)
+}
+
+// Who changes a name that another call has just changed has that on stable storage before
+// its own record says that the other one has ended.
+func TestNameThatOthersChange(t *testing.T) {
+	dir, state := diskDirs(t)
+	check(t, os.WriteFile(dir+"/a", []byte("a"), 0o600))
+	h := &heldSync{held: make(chan struct{}), free: make(chan struct{})}
+	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
+		h.Store = cfg.Exports[0].FS.(*fusefs.Store)
+		cfg.Exports[0].FS, cfg.StateDir = h, state
+	})
+	root := dial(t, s.addr).root()
+	f := &fixture{T: t, addr: s.addr}
+	remove, create := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil),
+		sameCall(2, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, "a"), How: vfs.Guarded}, nil)
+	looked := make(chan []uint32, 1)
+	h.look = func() {
+		var seen []uint32
+		ring, err := os.ReadFile(filepath.Join(state, journalName))
+		check(t, err)
+		for rec := range slices.Chunk(ring, journalBlock) {
+			if r, ok := decodeJournaled(rec); ok && r.key.xid != 0 {
+				seen = append(seen, r.key.xid)
+			}
+		}
+		looked <- seen
+	}
+	first, second := f.connect(), f.connect()
+	_, err := first.Write(remove)
+	check(t, err)
+	<-h.held
+	if _, st := f.ask(second, create); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	close(h.free)
+	if _, st := f.hear(first); st != nfs3.StatusOK {
+		t.Error(st)
+	}
+	if seen := <-looked; !slices.Equal(seen, []uint32{1}) {
+		t.Errorf("the journal had records of %v when the directory was synced, want that of 1", seen)
+	}
+	s.srv.dups.mu.Lock()
+	defer s.srv.dups.mu.Unlock()
+	if n := &s.srv.dups.records; len(n.names) != 0 || n.ended != n.next {
+		t.Errorf("names %v, ended %d of %d", n.names, n.ended, n.next)
+	}
+}
+
+// What failed is known to have failed, also if its record is still there: a disk that loses
+// power may lose what was written last.
+func TestFailedCallIsNotAnswered(t *testing.T) {
+	dir, state := diskDirs(t)
+	check(t, os.MkdirAll(dir+"/d/e", 0o700))
+	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) { cfg.StateDir = state })
+	c := dial(t, s.addr)
+	root := c.root()
+	f := &fixture{T: t, addr: s.addr}
+	next := func() uint64 {
+		s.srv.dups.mu.Lock()
+		defer s.srv.dups.mu.Unlock()
+		return s.srv.dups.records.next
+	}
+	before := next()
+	if _, st := f.ask(f.connect(), sameCall(1, nfs3.ProcRmdir, removeArgs(root, "d"), nil)); st != nfs3.StatusNotEmpty {
+		t.Fatal(st)
+	}
+	if next() != before {
+		t.Error("a call that changed nothing keeps its place in the journal")
+	}
+	n := &records{names: map[nameHash]int{}}
+	names := [2]nameHash{7, 8}
+	a, b := n.begin(&names), n.begin(&names)
+	n.end(a, &names, true)
+	if n.ended != 1 || len(n.names) != 2 {
+		t.Errorf("ended %d, names %v", n.ended, n.names)
+	}
+	n.end(b, &names, false)
+	if third := n.begin(&names); n.ended != 2 || n.before(third) != 2 {
+		t.Errorf("ended %d, undone before %d: %b", n.ended, third, n.before(third))
+	}
+	for range 3 * keptReplies {
+		n.number()
+	}
+	if n.end(2, &names, true); len(n.names) != 0 || n.before(n.next) != 0 || n.ended != n.next {
+		t.Errorf("after it was overtaken: ended %d of %d, undone %b, names %v", n.ended, n.next, n.before(n.next), n.names)
+	}
+}
+
+// testPast answers what has ended.
+type testPast struct {
+	asked  map[uint32]bool // by XID: whether the call has ended
+	reply  []byte
+	stable int
+}
+
+func (p *testPast) outcome(r *journaled, ended bool) []byte {
+	p.asked[r.key.xid] = ended
+	if ended {
+		return p.reply
+	}
+	return nil
+}
+
+func (p *testPast) makeStable() { p.stable++ }
 
 // An intent is what was written, and nothing else is one.
 func TestIntentCodec(t *testing.T) {

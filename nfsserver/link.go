@@ -11,12 +11,12 @@ func link(r *request) {
 	var res nfs3.LinkResult
 	var dir vfs.NodeID
 	node, err := r.nodeToChange(args.Decode(&r.dec), &args.Handle)
-	r.changes(&args.To)
 	if err == nil {
 		dir, err = r.nodeToChange(nil, &args.To.Dir)
 	}
 	var attr vfs.Attr
 	if err == nil {
+		r.changes(dir, &args.To)
 		attr, res.DirWCC, err = r.exp.FS.Link(&r.op, node, dir, string(args.To.Name))
 	}
 	if err == nil {

@@ -9,7 +9,7 @@ import (
 func mknod(r *request) {
 	var args nfs3.MknodArgs
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
-	r.changes(&args.Where)
+	r.changes(dir, &args.Where)
 	r.set = args.Set
 	if err == nil && !isSpecial(args.Type) {
 		err = errBadType

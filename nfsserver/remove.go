@@ -9,7 +9,7 @@ import (
 func remove(r *request) {
 	var args nfs3.RemoveArgs
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Dir)
-	r.changes(&args)
+	r.changes(dir, &args)
 	var wcc vfs.WCC
 	if err == nil {
 		wcc, err = r.exp.FS.Remove(&r.op, dir, string(args.Name))

@@ -11,11 +11,12 @@ func rename(r *request) {
 	var res nfs3.RenameResult
 	var to vfs.NodeID
 	from, err := r.nodeToChange(args.Decode(&r.dec), &args.From.Dir)
-	r.changes(&args.From, &args.To)
 	if err == nil {
 		to, err = r.nodeToChange(nil, &args.To.Dir)
 	}
 	if err == nil {
+		r.changes(from, &args.From)
+		r.changes(to, &args.To)
 		res.From, res.To, err = r.exp.FS.Rename(&r.op, from, string(args.From.Name), to, string(args.To.Name))
 	}
 	if err == nil {

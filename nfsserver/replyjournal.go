@@ -3,12 +3,14 @@ package nfsserver
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,29 +22,35 @@ import (
 // A reply journal is a file of keptReplies records, each in a block of its own, written
 // round and round:
 //
-//	CRC-32C of the rest | sequence number + 1 | ended | time | key | names | port | length | kind | reply, or intent
-//	         4          |         8           |   8   |  8   | 36  | 2 * 8 |   4  |   2    |  2   |
+//	CRC-32C | sequence number + 1 | ended | undone | boot | time | key | names | port | length | kind | reply, or intent
+//	   4    |         8           |   8   |   8    |  8   |  8   | 36  | 2 * 8 |   4  |   2    |  2   |
 //
 // all in big endian. Ended is a sequence number: the calls of all records before that one
-// have been carried out. A length of 0 says that the client of that address and port has all
-// its replies. A record that was not written whole is as if it were not there. It fills no
-// more than a sector, so that one that takes the place of another is there, or the other is.
+// have ended, and changed what they were to. Undone has a bit for each of the 64 records
+// before, the lowest for the last: those did not. Boot, if not 0, says that the record is
+// worth nothing after another boot, as what it tells of may be lost. A length of 0 says that
+// the client of that address and port has all its replies. A record that was not written
+// whole is as if it were not there. It fills no more than a sector, so that one that takes
+// the place of another is there, or the other is.
 //
 // Time is that of the journal: seconds in which there was a server. It goes on where the
 // last one stopped, so it does not matter what the clock of its host said, nor for how long
 // nobody served, which two hosts cannot tell, and in which clients wait. One more record
 // behind the others says what time it is, so that an idle server lets replies grow old.
 const (
-	journalName  = "replies"
-	journalHead  = 4 + 8 + 8 + 8 + 36 + 2*8 + 4 + 2 + 2
-	journalRec   = 512
-	journalBlock = 4096 // the largest sector of a disk
-	journalLen   = (keptReplies + 1) * journalBlock
+	journalName    = "replies"
+	journalVersion = 2
+	journalHead    = 4 + 8 + 8 + 8 + 8 + 8 + 36 + 2*8 + 4 + 2 + 2
+	journalRec     = 512
+	journalBlock   = 4096 // the largest sector of a disk
+	journalLen     = (keptReplies + 1) * journalBlock
 	// journalAge is for how long a reply is heeded: so long before a server ends, and so
 	// long after the next has started. Then another client may have come to the same XID.
 	journalAge = 10 * time.Minute
 	// journalTick is how often the time is written, while there are such replies.
 	journalTick = time.Minute
+	// journalBufs is how many records are written at once without memory being made.
+	journalBufs = 32
 )
 
 // kind is what a record holds.
@@ -57,13 +65,19 @@ const (
 type replyJournal struct {
 	f     *os.File
 	noise *throttledLog
-	// async leaves it to the kernel when a record is on the disk.
+	// async leaves it to the kernel when a record is on the disk. Then boot stands for this
+	// boot of the machine.
 	async bool
+	boot  uint64
 	// direct says that a record is at the disk when it is written. What is done after
-	// that and synced, on that disk, has the record synced before.
+	// that and synced, in that file system, has the record synced before.
 	direct bool
+	// holds, if not nil, is Config.Holds: nothing is written any more when it is over.
+	holds func() bool
+	// progress, if not nil, returns the number before which all calls have ended.
+	progress func() uint64
 
-	bufs sync.Pool // of []byte, a block that direct I/O can be done from
+	bufs spares[[]byte] // blocks that direct I/O can be done from
 
 	settled uint64                    // of all calls before that number it was decided at the start
 	base    int64                     // the time at the start, in s
@@ -92,7 +106,10 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 	began := time.Now()
 	j.since.Store(&began)
 	j.cond.L = &j.mu
-	j.bufs.New = func() any { b := alignedBlocks(1); return &b }
+	j.bufs = newSpares(journalBufs, func() []byte { return alignedBlocks(1) })
+	if async {
+		j.boot = thisBoot()
+	}
 	if err := j.prepare(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("nfsserver: %s: %w", name, err)
@@ -100,16 +117,41 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 	return j, nil
 }
 
-// openDirect opens a file past the kernel's cache if it can, unless it is better not to.
+// openDirect opens a file past the kernel's cache, unless it is better not to, or that would
+// not mean what it is done for.
 func openDirect(name string, buffered bool) (f *os.File, direct bool, err error) {
 	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
-	if !buffered {
-		if f, err = os.OpenFile(name, flags|unix.O_DIRECT, 0o600); !errors.Is(err, unix.EINVAL) {
-			return f, true, err
-		}
+	if f, err = os.OpenFile(name, flags, 0o600); err != nil || buffered || !ordersDirect(f) {
+		return f, false, err
 	}
-	f, err = os.OpenFile(name, flags, 0o600)
-	return f, false, err
+	d, err := os.OpenFile(name, flags|unix.O_DIRECT, 0o600)
+	if errors.Is(err, unix.EINVAL) {
+		return f, false, nil
+	}
+	return d, true, errors.Join(err, f.Close())
+}
+
+// ordersDirect reports whether direct I/O to f is done in place, without the kernel's cache,
+// and the file system has one log for all changes, and flushes the disk before it writes to
+// that: then whatever is logged later is on stable storage later.
+func ordersDirect(f *os.File) bool {
+	var sf unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &sf) != nil || sf.Type != unix.EXT4_SUPER_MAGIC && sf.Type != unix.XFS_SUPER_MAGIC {
+		return false
+	}
+	var st unix.Statx_t
+	err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_DIOALIGN, &st)
+	return err != nil || st.Mask&unix.STATX_DIOALIGN == 0 || st.Dio_mem_align != 0
+}
+
+// thisBoot returns a number for this boot of the machine, never 0.
+func thisBoot() uint64 {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		id = strconv.AppendInt(nil, time.Now().UnixNano(), 10) // nothing is believed later
+	}
+	sum := sha256.Sum256(id)
+	return binary.BigEndian.Uint64(sum[:]) | 1
 }
 
 // alignedBlocks returns zeros for n blocks, where direct I/O wants them.
@@ -135,19 +177,16 @@ func (j *replyJournal) prepare() error {
 	if err != nil || st.Size() == journalLen {
 		return err
 	}
-	return errors.Join(j.f.Truncate(journalLen), j.clear(st.Size()/journalBlock), j.f.Sync())
-}
-
-// clear writes zeros to all blocks from that number on.
-func (j *replyJournal) clear(from int64) error {
+	if err := j.f.Truncate(0); err != nil {
+		return err
+	}
 	zeros := alignedBlocks(journalChunk)
-	for end := int64(keptReplies + 1); from < end; from += journalChunk {
-		n := min(journalChunk, end-from) * journalBlock
-		if _, err := j.f.WriteAt(zeros[:n], from*journalBlock); err != nil {
+	for at := int64(0); at < journalLen; at += int64(len(zeros)) {
+		if _, err := j.f.WriteAt(zeros[:min(int64(len(zeros)), journalLen-at)], at); err != nil {
 			return err
 		}
 	}
-	return nil
+	return j.f.Sync()
 }
 
 // journalChunk is how many blocks are read or written at once.
@@ -159,20 +198,22 @@ func (j *replyJournal) close() error {
 	}
 	close(j.quit)
 	j.ticking.Wait()
-	j.tick()
+	j.mark(j.now())
 	return j.f.Close()
 }
 
 // journaled is a record as it was found.
 type journaled struct {
-	seq   uint64
-	ended uint64
-	when  int64
-	key   dupKey
-	names [2]nameHash // that the call changes, or 0
-	port  uint16
-	kind  kind
-	reply []byte // or intent
+	seq    uint64
+	ended  uint64
+	undone uint64
+	boot   uint64
+	when   int64
+	key    dupKey
+	names  [2]nameHash // that the call changes, or 0
+	port   uint16
+	kind   kind
+	reply  []byte // or intent
 }
 
 // load returns what the last server left, oldest first, and has the time go on from there.
@@ -190,6 +231,9 @@ func (j *replyJournal) load() ([]journaled, error) {
 				continue
 			}
 			j.base = max(j.base, r.when)
+			if r.boot != 0 && r.boot != j.boot {
+				continue
+			}
 			if at+int64(i) == keptReplies*journalBlock {
 				j.settled = r.ended
 				break
@@ -238,8 +282,11 @@ func (j *replyJournal) tick() {
 	j.mark(now)
 }
 
-// mark writes the time, and what was decided.
+// mark writes the time, and which calls have ended.
 func (j *replyJournal) mark(now int64) {
+	if j.progress != nil {
+		j.settled = max(j.settled, j.progress())
+	}
 	r := journaled{when: now, ended: j.settled}
 	if err := j.put(&r, keptReplies); err != nil {
 		j.noise.warn("the age of replies is not kept for the next start", "err", err)
@@ -257,25 +304,34 @@ func (j *replyJournal) decided(ended uint64) {
 
 // put writes a record to a block.
 func (j *replyJournal) put(r *journaled, block int64) error {
-	b := j.bufs.Get().(*[]byte)
-	defer j.bufs.Put(b)
-	r.encode((*b)[:journalRec])
-	_, err := j.f.WriteAt(*b, block*journalBlock)
+	b := j.bufs.take()
+	defer j.bufs.put(b)
+	r.boot = j.boot
+	r.encode(b[:journalRec])
+	return j.writeBlock(b, block)
+}
+
+// writeBlock writes a block, unless it may be another server's.
+func (j *replyJournal) writeBlock(b []byte, block int64) error {
+	if j.holds != nil && !j.holds() {
+		return errLeaseOver
+	}
+	_, err := j.f.WriteAt(b, block*journalBlock)
 	return err
 }
 
-// write puts a record on stable storage if stable is set and j is not async, and sooner
-// or later otherwise. One that cannot be written is lost at the next start, which the
-// operator is told; the call is carried out all the same.
-func (j *replyJournal) write(r *journaled, stable bool) {
+var errLeaseOver = errors.New("the lease is over")
+
+// add writes a record, whose time is now. One that cannot be written is not there for the
+// next start, which the operator is told; the call is carried out all the same.
+func (j *replyJournal) add(r *journaled) error {
 	r.when = j.now()
 	j.newest.Store(r.when)
-	if err := j.put(r, int64(r.seq%keptReplies)); err != nil {
+	err := j.put(r, int64(r.seq%keptReplies))
+	if err != nil {
 		j.noise.warn("a reply is not kept for the next start", "err", err)
 	}
-	if stable {
-		j.flush()
-	}
+	return err
 }
 
 // flush puts the records that were written on stable storage, unless j is async.
@@ -289,13 +345,15 @@ func (j *replyJournal) flush() {
 }
 
 // erase makes a record one that was never there.
-func (j *replyJournal) erase(seq uint64) {
-	b := j.bufs.Get().(*[]byte)
-	defer j.bufs.Put(b)
-	clear(*b)
-	if _, err := j.f.WriteAt(*b, int64(seq%keptReplies)*journalBlock); err != nil {
+func (j *replyJournal) erase(seq uint64) error {
+	b := j.bufs.take()
+	defer j.bufs.put(b)
+	clear(b)
+	err := j.writeBlock(b, int64(seq%keptReplies))
+	if err != nil {
 		j.noise.warn("a call that failed stays announced for the next start", "err", err)
 	}
+	return err
 }
 
 // sync makes sure that a sync which starts after now has ended.
@@ -325,8 +383,9 @@ func (j *replyJournal) sync() error {
 func (r *journaled) encode(b []byte) {
 	clear(b)
 	p := binary.BigEndian.AppendUint64(b[:4], r.seq+1) // a file of zeros has no records
-	p = binary.BigEndian.AppendUint64(p, r.ended)
-	p = binary.BigEndian.AppendUint64(p, uint64(r.when))
+	for _, v := range [...]uint64{r.ended, r.undone, r.boot, uint64(r.when)} {
+		p = binary.BigEndian.AppendUint64(p, v)
+	}
 	p = append(p, r.key.addr[:]...)
 	for _, v := range [...]uint32{r.key.xid, r.key.proc, r.key.uid, r.key.args, r.key.sum} {
 		p = binary.BigEndian.AppendUint32(p, v)
@@ -338,18 +397,28 @@ func (r *journaled) encode(b []byte) {
 	p = binary.BigEndian.AppendUint16(p, uint16(len(r.reply)))
 	p = binary.BigEndian.AppendUint16(p, uint16(r.kind))
 	copy(b[len(p):], r.reply)
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	binary.BigEndian.PutUint32(b, checksum(b))
+}
+
+// checksum is that of a record, for this version of the format.
+func checksum(b []byte) uint32 {
+	return crc32.Update(journalVersion, castagnoli, b[4:journalRec])
 }
 
 // decodeJournaled decodes a record, whose reply is borrowed from b; ok is false if it
 // is none.
 func decodeJournaled(b []byte) (r journaled, ok bool) {
 	seq := binary.BigEndian.Uint64(b[4:])
-	if seq == 0 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:journalRec], castagnoli) {
+	if seq == 0 || binary.BigEndian.Uint32(b) != checksum(b) {
 		return r, false
 	}
-	r.seq, r.ended, r.when = seq-1, binary.BigEndian.Uint64(b[12:]), int64(binary.BigEndian.Uint64(b[20:]))
-	p := b[28:]
+	r.seq = seq - 1
+	p := b[12:]
+	var when uint64
+	for _, v := range [...]*uint64{&r.ended, &r.undone, &r.boot, &when} {
+		*v, p = binary.BigEndian.Uint64(p), p[8:]
+	}
+	r.when = int64(when)
 	copy(r.key.addr[:], p)
 	p = p[len(r.key.addr):]
 	for _, v := range [...]*uint32{&r.key.xid, &r.key.proc, &r.key.uid, &r.key.args, &r.key.sum} {

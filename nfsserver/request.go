@@ -40,12 +40,12 @@ type request struct {
 	// the payload.
 	headerErr, dataErr error
 
-	op     vfs.Op
-	intent intent  // borrowed from args
-	exp    *export // nil until a handle was seen
-	refs   [maxRefs]vfs.NodeID
-	nrefs  int
-	handle [nfs3.MaxHandle]byte
+	op      vfs.Op
+	changed changed
+	exp     *export // nil until a handle was seen
+	refs    [maxRefs]vfs.NodeID
+	nrefs   int
+	handle  [nfs3.MaxHandle]byte
 
 	// What is passed to the FS by pointer lives here, or it would be
 	// allocated for each call.
@@ -180,6 +180,7 @@ func (r *request) serve(noWait bool) {
 	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.isLocal(), Cancel: r.conn.done, NoWait: noWait}
 	if r.dup != nil && r.srv.dups.journal != nil {
 		r.op.Witness = r
+		r.changed.n = 0
 	}
 	r.startReply()
 	sunrpc.ReplySuccess(&r.enc, r.call.XID)

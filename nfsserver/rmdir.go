@@ -9,7 +9,7 @@ import (
 func rmdir(r *request) {
 	var args nfs3.RmdirArgs
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Dir)
-	r.changes(&args)
+	r.changes(dir, &args)
 	var wcc vfs.WCC
 	if err == nil {
 		wcc, err = r.exp.FS.Rmdir(&r.op, dir, string(args.Name))

@@ -116,7 +116,8 @@ func (s *Server) openJournaled() (*drc, error) {
 	if err != nil {
 		return nil, err
 	}
-	dups, err := newDRC(s.cfg.Slots, journal, s.outcome)
+	journal.holds = s.cfg.Holds
+	dups, err := newDRC(s.cfg.Slots, journal, s)
 	if err != nil {
 		err = errors.Join(err, journal.close())
 	}

@@ -9,7 +9,7 @@ import (
 func symlink(r *request) {
 	var args nfs3.SymlinkArgs
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
-	r.changes(&args.Where)
+	r.changes(dir, &args.Where)
 	r.set = args.Set
 	var ent vfs.Entry
 	var wcc vfs.WCC

@@ -72,6 +72,8 @@ type Announcer interface {
 	// SharesDisk reports whether a directory is on the same file system: what is at the
 	// disk there before a change is made is on stable storage when the change is.
 	SharesDisk(dir string) bool
+	// SyncAll puts all changes that were made on stable storage (syncfs).
+	SyncAll() error
 }
 
 // MustWait sets Waits if op may not wait, and reports whether that is so.
