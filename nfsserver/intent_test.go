@@ -280,14 +280,6 @@ func TestNameThatOthersChange(t *testing.T) {
 	dir, state := diskDirs(t)
 	check(t, os.WriteFile(dir+"/a", []byte("a"), 0o600))
 	h := &heldSync{held: make(chan struct{}), free: make(chan struct{})}
-	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
-		h.Store = cfg.Exports[0].FS.(*fusefs.Store)
-		cfg.Exports[0].FS, cfg.StateDir = h, state
-	})
-	root := dial(t, s.addr).root()
-	f := &fixture{T: t, addr: s.addr}
-	remove, create := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil),
-		sameCall(2, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, "a"), How: vfs.Guarded}, nil)
 	looked := make(chan []uint32, 1)
 	h.look = func() {
 		var seen []uint32
@@ -300,6 +292,14 @@ func TestNameThatOthersChange(t *testing.T) {
 		}
 		looked <- seen
 	}
+	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
+		h.Store = cfg.Exports[0].FS.(*fusefs.Store)
+		cfg.Exports[0].FS, cfg.StateDir = h, state
+	})
+	root := dial(t, s.addr).root()
+	f := &fixture{T: t, addr: s.addr}
+	remove, create := sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil),
+		sameCall(2, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, "a"), How: vfs.Guarded}, nil)
 	first, second := f.connect(), f.connect()
 	_, err := first.Write(remove)
 	check(t, err)
