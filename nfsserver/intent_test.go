@@ -229,7 +229,7 @@ func TestLaterChangeTells(t *testing.T) {
 		{kind: kindIntent, names: names(5)},
 		{kind: kindIntent, names: names(4)},
 		{kind: kindIntent, names: names(6)},
-		{kind: kindReply, reply: reply, undone: 2},
+		{kind: kindReply, reply: reply, undone: 1},
 	} {
 		r.seq, r.key.xid = uint64(i), uint32(i)
 		check(t, j.add(&r))
