@@ -245,7 +245,7 @@ func throttleJob() job.Job {
 
 func restartJob() job.Job {
 	j := vmJob("restart", 40, map[string]string{"vm/dirty_ratio": "40"})
-	j.Load.Work.Rounds = 6
+	j.Load.Work.Rounds = 4
 	return j
 }
 
