@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -123,7 +124,25 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Setenv("ADDR", words[1])
 	ts.Setenv("PORT", port)
+	ts.Setenv("SERVER", strconv.Itoa(s.serving(ts)))
 	servers.Store(ts, s)
+}
+
+// serving returns the process that serves: the one that was started, or a child that it
+// keeps.
+func (s *server) serving(ts *testscript.TestScript) int {
+	pids, err := viewable()
+	ts.Check(err)
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(rest) // state, parent
+		if pid == s.cmd.Process.Pid || err == nil && len(fields) > 1 && fields[1] == strconv.Itoa(s.cmd.Process.Pid) {
+			return pid
+		}
+	}
+	ts.Fatalf("none of %v is the server", pids)
+	return 0
 }
 
 // servers maps each running script to its *server.

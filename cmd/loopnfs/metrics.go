@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,35 +21,47 @@ import (
 	"loopnfs/reclaim/writeback"
 )
 
-// metricsServer answers Prometheus. A nil one is none.
+// metricsServer answers Prometheus, and loopnfs top.
 type metricsServer struct{ http *http.Server }
 
-// startMetrics starts one at addr, or none if addr is empty.
+// startMetrics starts one at addr, and for this host only if addr is empty.
 func startMetrics(addr string, c *collector) (*metricsServer, error) {
-	if addr == "" {
-		return nil, nil
-	}
-	l, err := net.Listen("tcp", addr)
+	view, err := listenView()
 	if err != nil {
-		return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
+		return nil, fmt.Errorf("cannot make the socket for loopnfs top: %w", err)
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(c)
-	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
-	m := &metricsServer{&http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}}
-	go func() {
-		if err := m.http.Serve(l); err != http.ErrServerClosed {
-			slog.Error("metrics are no longer served", "error", err)
+	listeners := []net.Listener{view}
+	if addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			view.Close()
+			return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 		}
-	}()
+		listeners = append(listeners, l)
+	}
+	m := &metricsServer{&http.Server{Handler: c.handler(), ReadHeaderTimeout: 5 * time.Second}}
+	for _, l := range listeners {
+		go func() {
+			if err := m.http.Serve(l); err != http.ErrServerClosed {
+				slog.Error("metrics are no longer served", "address", l.Addr(), "error", err)
+			}
+		}()
+	}
 	return m, nil
 }
 
-func (m *metricsServer) close() {
-	if m != nil {
-		m.http.Close()
-	}
+func (m *metricsServer) close() { m.http.Close() }
+
+// handler answers with the counters, and with who waits for what.
+func (c *collector) handler() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	mux := http.NewServeMux()
+	mux.Handle(metricsPath, promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
+	mux.HandleFunc(waitsPath, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Join(c.mem.Graph.Summary(), "\n"))
+	})
+	return mux
 }
 
 // collector reads the counters that the parts keep anyway.
@@ -62,6 +75,8 @@ type collector struct {
 
 var (
 	descArena   = desc("arena_bytes", "Memory of the arena: free, or used.", "state")
+	descMarks   = desc("arena_watermark_bytes", "Free memory at which something is done: high, low or min.", "mark")
+	descLimits  = desc("dirty_limit_bytes", "Memory that is not clean at which writers are throttled (limit), or write-out begins (background).", "limit")
 	descStalls  = desc("alloc_stalls_total", "Times an allocation had to wait for memory.")
 	descReserve = desc("alloc_reserve_pages_total", "Pages taken from the reserve.")
 	descReclaim = desc("reclaim_pages_total", "Pages that reclaim looked at, and freed.", "result")
@@ -106,6 +121,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	a := c.mem.Arena.Stats()
 	gauge(descArena, a.Free<<alloc.PageShift, "free")
 	gauge(descArena, (a.Total-a.Free)<<alloc.PageShift, "used")
+	marks := c.mem.Arena.Watermarks()
+	gauge(descMarks, marks.Min<<alloc.PageShift, "min")
+	gauge(descMarks, marks.Low<<alloc.PageShift, "low")
+	gauge(descMarks, marks.High<<alloc.PageShift, "high")
+	limit, background := c.mem.Domain.Thresholds()
+	gauge(descLimits, limit<<alloc.PageShift, "limit")
+	gauge(descLimits, background<<alloc.PageShift, "background")
 	count(descStalls, a.Stalls)
 	count(descReserve, a.ReservePages)
 	r := c.mem.Reclaim.Stats()

@@ -7,6 +7,7 @@ var subcommands = []func() *cobra.Command{
 	newServeCommand,
 	newMountCommand,
 	newUmountCommand,
+	newTopCommand,
 	newPingCommand,
 	newExecCommand,
 	newDoctorCommand,
