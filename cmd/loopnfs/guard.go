@@ -39,7 +39,7 @@ func (o *serveOptions) guardConfig(exports int, keep *hostguard.Keep) hostguard.
 	}
 	cfg := guardConfig(calls)
 	if !keep.Restarted() { // else the one before has seen to it
-		cfg.KernelWaits = doctor.ThisHost().Kernel().Policy != doctor.NeverWaits
+		cfg.KernelWaits = doctor.ThisHost().KernelMayWait()
 	}
 	return cfg
 }

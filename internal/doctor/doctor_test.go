@@ -543,6 +543,9 @@ func TestReleasePolicy(t *testing.T) {
 		if k.Policy != c.want || k.Evidence == "" {
 			t.Errorf("%s %s: %s (%s), want %s", c.release, c.version, k.Policy, k.Evidence, c.want)
 		}
+		if may := tr.host().KernelMayWait(); c.want == Waits && !may || c.more == nil && may != (c.want != NeverWaits) {
+			t.Errorf("%s %s: by its version it may wait: %v", c.release, c.version, may)
+		}
 	}
 }
 

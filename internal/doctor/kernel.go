@@ -107,14 +107,30 @@ var (
 
 // Kernel tells which kernel runs, and what its release policy is.
 func (h *Host) Kernel() Kernel {
-	release, _ := h.read("proc/sys/kernel/osrelease")
-	built, _ := h.read("proc/sys/kernel/version")
-	signature, _ := h.read("proc/version_signature")
-	k := identify(release, built, signature)
-	v, known := parseVersion(k.Base)
+	k, v, known := h.release()
 	k.Policy, k.Evidence = k.policy(v, known, h.symbols, h.changelog)
 	k.KcompactdWaits = k.Policy == Waits && known && kcompactdFix.fixed(v) == nil
 	return k
+}
+
+// KernelMayWait reports whether the kernel may be one that waits in nfs_release_folio, by its
+// version alone: to look for the fix in its code takes long on a slow machine.
+func (h *Host) KernelMayWait() bool {
+	k, v, known := h.release()
+	policy, _ := k.policy(v, known,
+		func() (nfs, fix bool) { return false, false },
+		func(*Kernel) (found, fix bool) { return false, false })
+	return policy != NeverWaits
+}
+
+// release identifies the kernel that runs, and its version if that is known.
+func (h *Host) release() (k Kernel, v version, known bool) {
+	release, _ := h.read("proc/sys/kernel/osrelease")
+	built, _ := h.read("proc/sys/kernel/version")
+	signature, _ := h.read("proc/version_signature")
+	k = identify(release, built, signature)
+	v, known = parseVersion(k.Base)
+	return k, v, known
 }
 
 // identify finds out which kernel it is. Debian and Ubuntu give their packages

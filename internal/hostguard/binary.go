@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -141,18 +142,15 @@ func codeStep() uintptr {
 // in few ranges.
 func hotCode(m mapping, cold []string) (hot []mapping) {
 	page, step := uintptr(os.Getpagesize()), codeStep()
-	var last uintptr
-	var isHot bool
-	for pc := m.start; pc < m.end; pc += step {
+	for pc := m.start; pc < m.end; {
 		f := runtime.FuncForPC(pc)
 		if f == nil {
+			pc += step
 			continue
 		}
-		if e := f.Entry(); e != last {
-			// Inside, it may be the name of a function that was inlined.
-			last, isHot = e, !hasPrefix(runtime.FuncForPC(e).Name(), cold)
-		}
-		if !isHot {
+		// Inside, it may be the name of a function that was inlined.
+		if hasPrefix(runtime.FuncForPC(f.Entry()).Name(), cold) {
+			pc = endOfFunc(f.Entry(), pc, m.end, step)
 			continue
 		}
 		start := pc &^ (page - 1)
@@ -161,9 +159,27 @@ func hotCode(m mapping, cold []string) (hot []mapping) {
 		} else {
 			hot = append(hot, mapping{start, start + page})
 		}
-		pc = start + page - step // the rest of the page is locked with it
+		pc = start + page // the rest of the page is locked with it
 	}
 	return hot
+}
+
+// endOfFunc returns the first of pc+step, pc+2*step, ... that is not in the function at entry
+// any more, or end. To ask for a place within a function costs more the farther in it is.
+func endOfFunc(entry, pc, end, step uintptr) uintptr {
+	inside := func(pc uintptr) bool {
+		f := runtime.FuncForPC(pc)
+		return f != nil && f.Entry() == entry
+	}
+	in, out := uintptr(0), uintptr(1) // steps
+	for pc+out*step < end && inside(pc+out*step) {
+		in, out = out, 2*out
+	}
+	n := sort.Search(int(out-in-1), func(i int) bool {
+		at := pc + (in+1+uintptr(i))*step
+		return at >= end || !inside(at)
+	})
+	return min(pc+(in+1+uintptr(n))*step, end)
 }
 
 func hasPrefix(name string, prefixes []string) bool {

@@ -25,7 +25,7 @@ type Config struct {
 	// Cold are prefixes of import paths: packages that are not needed once
 	// the process serves. Their code is not locked.
 	Cold []string
-	// KernelWaits says that this kernel waits in nfs_release_folio for a page that
+	// KernelWaits says that this kernel may wait in nfs_release_folio for a page that
 	// waits for its COMMIT.
 	KernelWaits bool
 }
