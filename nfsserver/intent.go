@@ -56,7 +56,8 @@ func decodeIntent(b []byte) (i intent, ok bool) {
 		if len(b) == 0 || len(b) < 1+int(b[0]) {
 			return i, false
 		}
-		*part, b = b[1:1+b[0]], b[1+b[0]:]
+		end := 1 + int(b[0])
+		*part, b = b[1:end], b[end:]
 	}
 	return i, len(b) == 0
 }

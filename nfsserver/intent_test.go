@@ -143,6 +143,9 @@ var changes = []change{
 	{"RMDIR", func(xid uint32, root, _ nfs3.FileHandle) []byte {
 		return sameCall(xid, nfs3.ProcRmdir, removeArgs(root, "d"), nil)
 	}, func(dir string) error { return os.Mkdir(dir+"/d", 0o700) }},
+	{"CREATE of the longest name", func(xid uint32, root, _ nfs3.FileHandle) []byte {
+		return sameCall(xid, nfs3.ProcCreate, &nfs3.CreateArgs{Where: in(root, strings.Repeat("n", nfs3.MaxName)), How: vfs.Guarded}, nil)
+	}, func(dir string) error { return os.Remove(dir + "/" + strings.Repeat("n", nfs3.MaxName)) }},
 	{"RENAME", func(xid uint32, root, _ nfs3.FileHandle) []byte {
 		return sameCall(xid, nfs3.ProcRename, &nfs3.RenameArgs{From: in(root, "a"), To: in(root, "b")}, nil)
 	}, func(dir string) error { return os.WriteFile(dir+"/a", []byte("other"), 0o600) }},
@@ -394,6 +397,10 @@ func TestIntentCodec(t *testing.T) {
 			t.Fatal("one with something behind it")
 		}
 	})
+	largest := intent{make([]byte, nfs3.MaxHandle), make([]byte, nfs3.MaxName), make([]byte, nfs3.MaxHandle), true}
+	if got, ok := decodeIntent(largest.append(nil)); !ok || len(got.name) != nfs3.MaxName || len(got.was) != nfs3.MaxHandle {
+		t.Errorf("the largest: %v, %v", got, ok)
+	}
 	if journalHead+maxIntent > journalRec {
 		t.Errorf("%d bytes do not fit", maxIntent)
 	}

@@ -26,18 +26,19 @@ type metricsServer struct{ http *http.Server }
 
 // startMetrics starts one at addr, and for this host only if addr is empty.
 func startMetrics(addr string, c *collector) (*metricsServer, error) {
-	view, err := listenView()
-	if err != nil {
-		return nil, fmt.Errorf("cannot make the socket for loopnfs top: %w", err)
-	}
-	listeners := []net.Listener{view}
+	var listeners []net.Listener
 	if addr != "" {
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			view.Close()
 			return nil, fmt.Errorf("cannot serve metrics: %w: choose another address with --metrics", err)
 		}
 		listeners = append(listeners, l)
+	}
+	view, err := listenView()
+	if err != nil { // another name space of processes, perhaps, with the same number
+		slog.Warn("loopnfs top cannot look at this server", "error", err)
+	} else {
+		listeners = append(listeners, view)
 	}
 	m := &metricsServer{&http.Server{Handler: c.handler(), ReadHeaderTimeout: 5 * time.Second}}
 	for _, l := range listeners {

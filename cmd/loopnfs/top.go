@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -184,6 +185,11 @@ type picture struct {
 // line adds one, cut to the width.
 func (p *picture) line(title, format string, args ...any) {
 	text := []rune(fmt.Sprintf("%-9s %s", title, fmt.Sprintf(format, args...)))
+	for i, r := range text {
+		if !unicode.IsPrint(r) { // a name of a directory can be anything
+			text[i] = '?'
+		}
+	}
 	p.lines = append(p.lines, string(text[:min(len(text), p.width)]))
 }
 

@@ -79,9 +79,26 @@ func newViewer(pid int) *viewer {
 	v := &viewer{pid: pid}
 	v.http.Timeout = viewTime
 	v.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", viewPrefix+strconv.Itoa(pid))
+		return v.dial(ctx)
 	}}
 	return v
+}
+
+// dial connects to the server, if it is one: anybody can have a socket of that name.
+func (v *viewer) dial(ctx context.Context) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "unix", viewPrefix+strconv.Itoa(v.pid))
+	if err != nil {
+		return nil, err
+	}
+	cred, err := peerCred(c.(*net.UnixConn))
+	if err == nil && cred.Uid != 0 && (int(cred.Pid) != v.pid || os.Geteuid() != 0 && int(cred.Uid) != os.Geteuid()) {
+		err = fmt.Errorf("process %d of user %d pretends to be it", cred.Pid, cred.Uid)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // view is what a server said.

@@ -132,8 +132,11 @@ const codeGap = 32 << 10
 // the alignment of functions: the wrapper of a method value is short, and lies
 // among the code of the package that makes it, which may be cold.
 func codeStep() uintptr {
-	if runtime.GOARCH == "amd64" {
+	switch runtime.GOARCH {
+	case "amd64":
 		return 32
+	case "riscv64":
+		return 8
 	}
 	return 16
 }
@@ -148,8 +151,7 @@ func hotCode(m mapping, cold []string) (hot []mapping) {
 			pc += step
 			continue
 		}
-		// Inside, it may be the name of a function that was inlined.
-		if hasPrefix(runtime.FuncForPC(f.Entry()).Name(), cold) {
+		if isCold(f.Entry(), cold) {
 			pc = endOfFunc(f.Entry(), pc, m.end, step)
 			continue
 		}
@@ -162,6 +164,20 @@ func hotCode(m mapping, cold []string) (hot []mapping) {
 		pc = start + page // the rest of the page is locked with it
 	}
 	return hot
+}
+
+// isCold reports whether the function at entry is of a cold package. The name there may be
+// that of another, which was inlined and comes first in it: then the last frame tells.
+func isCold(entry uintptr, cold []string) bool {
+	if !hasPrefix(runtime.FuncForPC(entry).Name(), cold) {
+		return false
+	}
+	frames := runtime.CallersFrames([]uintptr{entry + 1})
+	f, more := frames.Next()
+	for more {
+		f, more = frames.Next()
+	}
+	return hasPrefix(f.Function, cold)
 }
 
 // endOfFunc returns the first of pc+step, pc+2*step, ... that is not in the function at entry
