@@ -68,7 +68,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 	peer, here := addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 	c := &conn{
 		srv: s, nc: nc, stream: stream, peer: peer,
-		client: &client{id: s.count.accepted.Add(1), addr: peer.Addr().As16(), port: peer.Port(), nc: nc},
+		client: &client{id: s.count.accepted.Add(1), addr: identity(peer.Addr(), here.Addr()), port: peer.Port(), nc: nc},
 		here:   here.Addr(),
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),

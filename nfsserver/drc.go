@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -24,7 +25,7 @@ const (
 
 // dupKey tells calls apart (struct nfsd_cacherep).
 type dupKey struct {
-	addr      [16]byte
+	addr      [16]byte // 0: see identity
 	xid, proc uint32
 	uid       uint32
 	args, sum uint32 // length and checksum of the arguments, with the first of WRITE's data
@@ -48,8 +49,26 @@ func keyOf(r *request) dupKey {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func (k *dupKey) hash() uint32 {
-	return (k.xid ^ k.sum ^ binary.LittleEndian.Uint32(k.addr[12:])) * 0x9e3779b1
+// identity returns the address that a client is known by; 0 if it connects from the address
+// that it connects to. That moves with the service: before or after, the same client is one
+// of another address.
+func identity(peer, here netip.Addr) [16]byte {
+	if peer == here && !peer.IsLoopback() {
+		return [16]byte{}
+	}
+	return peer.As16()
+}
+
+func (k *dupKey) hash() uint32 { return (k.xid ^ k.sum) * 0x9e3779b1 }
+
+// same reports whether both are the same call. Whose it is can be unknown: XID, user, and
+// arguments have to do then.
+func (k *dupKey) same(other *dupKey) bool {
+	o := *other
+	if k.addr == ([16]byte{}) || o.addr == ([16]byte{}) {
+		o.addr = k.addr
+	}
+	return *k == o
 }
 
 // dupEntry is a call that is being carried out, or was.
@@ -390,7 +409,7 @@ func (d *drc) bucket(k *dupKey) **dupEntry {
 
 func (d *drc) find(k *dupKey) *dupEntry {
 	for e := *d.bucket(k); e != nil; e = e.next {
-		if e.key == *k {
+		if e.key.same(k) {
 			return e
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -778,5 +779,28 @@ func TestLargestReply(t *testing.T) {
 	res.Encode(&e)
 	if e.Len() > maxKept || journalHead+maxKept > journalRec {
 		t.Errorf("%d bytes", e.Len())
+	}
+}
+
+// A client that connects from the address of the service is the same when that has moved
+// away, or before it came.
+func TestClientOfTheMovingAddress(t *testing.T) {
+	service, node, other := netip.MustParseAddr("10.77.0.10"), netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("10.77.0.2")
+	key := func(peer, here netip.Addr) *dupKey { return &dupKey{addr: identity(peer, here), xid: 7, sum: 9} }
+	loop := netip.MustParseAddr("127.0.0.1")
+	for _, c := range []struct {
+		a, b *dupKey
+		same bool
+	}{
+		{key(service, service), key(node, service), true},
+		{key(node, service), key(service, service), true},
+		{key(node, service), key(node, service), true},
+		{key(node, service), key(other, service), false},
+		{key(loop, loop), key(node, service), false},
+		{key(service, service), &dupKey{xid: 8, sum: 9}, false},
+	} {
+		if c.a.same(c.b) != c.same || c.same && c.a.hash() != c.b.hash() {
+			t.Errorf("%v and %v: want %v", c.a, c.b, c.same)
+		}
 	}
 }
