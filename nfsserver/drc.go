@@ -85,12 +85,11 @@ type dupEntry struct {
 	at **dupEntry
 	// owner carries the call out; nil once reply is there.
 	owner *request
-	// seq is its place in the journal if announced is set: what it does to names is there.
-	// names are those.
-	// ordered says that the journal has it on stable storage before the disk has that.
-	seq                uint64
-	announced, ordered bool
+	// names are those that it changes. If announced is set, the journal says so in the record
+	// of that number; ordered: on stable storage before they are changed there.
 	names              [2]nameHash
+	announced, ordered bool
+	seq                uint64
 	// waiting are calls like it, linked by request.next, that get the same reply.
 	waiting *request
 	n       int

@@ -1,7 +1,9 @@
 package nfsserver
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"loopnfs/fusefs"
@@ -239,7 +242,7 @@ func TestLaterChangeTells(t *testing.T) {
 	}
 	check(t, j.close())
 	want := map[uint32]bool{0: true, 2: true, 3: true, 5: false, 6: false}
-	for range 2 {
+	for round := range 2 {
 		j, err := openJournal(dir, false, nil)
 		check(t, err)
 		p := &testPast{asked: map[uint32]bool{}, reply: reply}
@@ -247,6 +250,9 @@ func TestLaterChangeTells(t *testing.T) {
 		check(t, err)
 		if !maps.Equal(p.asked, want) {
 			t.Errorf("later changes of %v, want %v", p.asked, want)
+		}
+		if p.stable != 1-round {
+			t.Errorf("start %d puts what was done on stable storage %d times", round, p.stable)
 		}
 		for xid := range uint32(8) {
 			if has := d.find(&dupKey{xid: xid}) != nil; has != (xid < 5) {
@@ -361,6 +367,89 @@ func TestFailedCallIsNotAnswered(t *testing.T) {
 	}
 	if n.end(2, &names, true); len(n.names) != 0 || n.before(n.next) != 0 || n.ended != n.next {
 		t.Errorf("after it was overtaken: ended %d of %d, undone %b, names %v", n.ended, n.next, n.before(n.next), n.names)
+	}
+}
+
+// Nothing is believed that was written by an older version, or, if it need not be on the
+// disk, before another boot; nothing is written once the lease is over.
+func TestRecordsThatDoNotCount(t *testing.T) {
+	dir := t.TempDir()
+	found := func(async bool, boot uint64) int {
+		j, err := openJournal(dir, async, nil)
+		check(t, err)
+		defer j.f.Close()
+		j.boot = boot
+		all, err := j.load()
+		check(t, err)
+		return len(all)
+	}
+	put := func(change func(*replyJournal)) {
+		check(t, os.RemoveAll(filepath.Join(dir, journalName)))
+		j, err := openJournal(dir, true, nil)
+		check(t, err)
+		defer j.f.Close()
+		j.boot = 5
+		change(j)
+		_ = j.put(&journaled{seq: 3, reply: pattern(100)}, 3)
+	}
+	put(func(*replyJournal) {})
+	if n := found(true, 5); n != 1 {
+		t.Errorf("of this boot: %d", n)
+	}
+	if n := found(true, 6); n != 0 {
+		t.Errorf("of another boot: %d", n)
+	}
+	if n := found(false, 0); n != 0 {
+		t.Errorf("of another boot, which is not asked now: %d", n)
+	}
+	put(func(j *replyJournal) { j.boot = 0 })
+	if n := found(true, 6); n != 1 {
+		t.Errorf("of one that was on the disk: %d", n)
+	}
+	put(func(j *replyJournal) { j.holds = func() bool { return false } })
+	if n := found(true, 5); n != 0 {
+		t.Errorf("written after the lease was over: %d", n)
+	}
+	var rec [journalRec]byte
+	(&journaled{seq: 3, reply: pattern(100)}).encode(rec[:])
+	binary.BigEndian.PutUint32(rec[:], crc32.Update(journalVersion-1, castagnoli, rec[4:]))
+	if _, ok := decodeJournaled(rec[:]); ok {
+		t.Error("one of an older version")
+	}
+}
+
+// A change is on record, on stable storage, before it is answered: with a flush of the
+// journal, or without one where the order of writes does for it.
+func TestFlushOfTheJournal(t *testing.T) {
+	for _, apart := range []bool{false, true} {
+		dir, state := diskDirs(t)
+		if apart {
+			state = t.TempDir()
+			if err := unix.Mount("none", state, "tmpfs", 0, ""); err != nil {
+				t.Skip("cannot mount a tmpfs:", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
+		}
+		check(t, os.WriteFile(dir+"/a", []byte("a"), 0o600))
+		s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) { cfg.StateDir = state })
+		root := dial(t, s.addr).root()
+		j := s.srv.dups.journal
+		if apart && j.direct {
+			t.Errorf("%s is taken for a disk", state)
+		}
+		f := &fixture{T: t, addr: s.addr}
+		if _, st := f.ask(f.connect(), sameCall(1, nfs3.ProcRemove, removeArgs(root, "a"), nil)); st != nfs3.StatusOK {
+			t.Fatal(st)
+		}
+		want := uint64(1)
+		if j.direct {
+			want = 0
+		}
+		j.mu.Lock()
+		if j.ended != want {
+			t.Errorf("state in another file system: %v: %d flushes, want %d", apart, j.ended, want)
+		}
+		j.mu.Unlock()
 	}
 }
 
