@@ -29,6 +29,9 @@ type Drill struct {
 	Work work.Config
 	// Fio says how many fio jobs write beside it.
 	Fio int
+	// Takeover: the server is on another machine, which dies under the load; then it is
+	// started on that of the mount.
+	Takeover bool
 }
 
 // Drills returns all drills, in the order in which they run.
@@ -60,6 +63,16 @@ func Drills() []Drill {
 			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
 			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 4},
 			Fio:       4,
+		},
+		{
+			Name:      TakeoverName,
+			Loop:      "the server dies elsewhere, and is started here: the dirty pages of what was a remote mount fill the limit; the WRITE that would clean them is throttled",
+			Mechanism: "loopback-detect",
+			Tiers:     []Tier{TierHost},
+			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
+			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
+			Fio:       4,
+			Takeover:  true,
 		},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"loopnfs/alloc"
 	"loopnfs/internal/stack"
 	"loopnfs/nfsclient"
+	"loopnfs/nfsserver"
 	"loopnfs/reclaim/writeback"
 )
 
@@ -16,6 +17,8 @@ type policies struct {
 	memory  stack.MemoryConfig
 	release nfsclient.ReleasePolicy
 	copies  bool // the server's WRITE takes pages of its own
+	// locality tells the server whose clients are on its machine; nil for addresses.
+	locality nfsserver.Locality
 }
 
 // Mechanism is one that can be switched off.
@@ -35,6 +38,8 @@ func Mechanisms() []Mechanism {
 			func(p *policies) { p.release, p.copies = nfsclient.Release2023{}, true }},
 		{"local-throttle", "the server's WRITE waits for the global dirty limit, also when it cleans the pages that fill it",
 			func(p *policies) { p.memory.Throttle = writeback.GlobalThrottle{} }},
+		{"loopback-detect", "the server takes all clients for those of other machines, as which they mounted it",
+			func(p *policies) { p.locality = nfsserver.NeverLocal{} }},
 		{"reserve", "no pages are kept for those who free memory",
 			func(p *policies) { p.memory.Alloc.Reserve = false }},
 	}

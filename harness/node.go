@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,12 +27,30 @@ type NodeConfig struct {
 	Export, State, Mountpoint string
 	Memory                    int64    // bytes
 	Without                   []string // mechanisms switched off
+	// Part is what the node has of a server and its client; Addr is where the server is, or
+	// will be: host:port.
+	Part Part
+	Addr string
 }
+
+// Part is what runs on a node.
+type Part string
+
+// Parts.
+const (
+	// Both is a server, and a mount of what it serves.
+	Both Part = ""
+	// Elsewhere is a server whose clients are on another machine.
+	Elsewhere Part = "server"
+	// Survivor is the mount of a server elsewhere, and that server after a "takeover".
+	Survivor Part = "client"
+)
 
 // Event is a line that a node writes.
 type Event struct {
-	// Ready: the mount can be used.
-	Ready bool `json:",omitempty"`
+	// Ready: the mount can be used, and the server, at Addr.
+	Ready bool   `json:",omitempty"`
+	Addr  string `json:",omitempty"`
 	// Deadlock: the tasks of each of these circles have not moved for a
 	// while.
 	Deadlock [][]string `json:",omitempty"`
@@ -57,38 +76,44 @@ const (
 	stopLimit = 30 * time.Second
 )
 
-// node is the server side and the client side of a drill, on one arena.
+// node is the server side and the client side of a drill, or one of them, on one arena.
 type node struct {
+	cfg    NodeConfig
+	policy policies
 	mem    *stack.Memory
 	server *stack.Server
 	client *stack.Client
+	log    *slog.Logger
 
 	mu  sync.Mutex
 	out *json.Encoder
 }
 
 // RunNode is the main function of a node process: it takes its configuration
-// from the first line of in, then commands, one a line ("waits", "stop"), and
+// from the first line of in, then commands, one a line ("waits", "takeover", "stop"), and
 // writes Events to out. The end of in means stop.
 func RunNode(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
 	if !lines.Scan() {
 		return fmt.Errorf("node: no configuration: %w", lines.Err())
 	}
-	var cfg NodeConfig
-	if err := json.Unmarshal(lines.Bytes(), &cfg); err != nil {
+	n := &node{out: json.NewEncoder(out)}
+	if err := json.Unmarshal(lines.Bytes(), &n.cfg); err != nil {
 		return fmt.Errorf("node: %w", err)
 	}
-	n, err := startNode(ctx, cfg, out)
-	if err != nil {
+	if err := n.start(ctx); err != nil {
 		return err
 	}
 	go n.watch(ctx)
-	n.send(Event{Ready: true})
+	n.send(Event{Ready: true, Addr: n.cfg.Addr})
 	for lines.Scan() {
 		switch strings.TrimSpace(lines.Text()) {
 		case "waits":
 			n.send(Event{Waits: n.mem.Graph.Summary()})
+		case "takeover":
+			if err := n.startServer(); err != nil {
+				return err
+			}
 		case "stop":
 			return n.stop()
 		}
@@ -96,33 +121,50 @@ func RunNode(ctx context.Context, in io.Reader, out io.Writer) error {
 	return n.stop()
 }
 
-func startNode(ctx context.Context, cfg NodeConfig, out io.Writer) (*node, error) {
-	p := policiesWithout(cfg.Memory, cfg.Without)
-	p.memory.DirtyRatio = dirtyRatio
-	mem, err := stack.NewMemory(p.memory)
-	if err != nil {
-		return nil, err
+// start starts the parts that the node has.
+func (n *node) start(ctx context.Context) (err error) {
+	n.policy = policiesWithout(n.cfg.Memory, n.cfg.Without)
+	n.policy.memory.DirtyRatio = dirtyRatio
+	n.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if n.mem, err = stack.NewMemory(n.policy.memory); err != nil {
+		return err
 	}
-	mem.Start()
-	if err := occupy(mem.Arena, occupiedPercent); err != nil {
-		return nil, err
+	n.mem.Start()
+	if n.cfg.Part == Elsewhere {
+		n.policy.locality = nfsserver.NeverLocal{}
+	} else if err := occupy(n.mem.Arena, occupiedPercent); err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	n := &node{mem: mem, out: json.NewEncoder(out)}
-	n.server, err = stack.StartServer(mem, stack.ServerConfig{
-		Exports:  []stack.ExportConfig{{Dir: cfg.Export, Name: nodeExport, Squash: nfsserver.SquashNone}},
-		StateDir: cfg.State, Listen: "127.0.0.1:0",
-		Workers: nodeWorkers, Slots: nodeSlots, CopyWrites: p.copies, Logger: log,
+	if n.cfg.Part != Survivor {
+		if err := n.startServer(); err != nil {
+			return err
+		}
+	}
+	if n.cfg.Part != Elsewhere {
+		err = n.startClient(ctx)
+	}
+	return err
+}
+
+func (n *node) startServer() (err error) {
+	n.server, err = stack.StartServer(n.mem, stack.ServerConfig{
+		Exports:  []stack.ExportConfig{{Dir: n.cfg.Export, Name: nodeExport, Squash: nfsserver.SquashNone}},
+		StateDir: n.cfg.State, Listen: cmp.Or(n.cfg.Addr, "127.0.0.1:0"),
+		Workers: nodeWorkers, Slots: nodeSlots, CopyWrites: n.policy.copies, Locality: n.policy.locality, Logger: n.log,
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		n.cfg.Addr = n.server.Addr().String()
 	}
-	n.client, err = stack.StartClient(ctx, mem, stack.ClientConfig{
-		NFS:    nfsclient.Config{Addr: n.server.Addr().String(), Export: nodeExport, Slots: nodeSlots / 2, Release: p.release},
-		Door:   fusefs.DoorConfig{Mountpoint: cfg.Mountpoint, FsName: "loopnfs-drill"},
-		Logger: log,
+	return err
+}
+
+func (n *node) startClient(ctx context.Context) (err error) {
+	n.client, err = stack.StartClient(ctx, n.mem, stack.ClientConfig{
+		NFS:    nfsclient.Config{Addr: n.cfg.Addr, Export: nodeExport, Slots: nodeSlots / 2, Release: n.policy.release},
+		Door:   fusefs.DoorConfig{Mountpoint: n.cfg.Mountpoint, FsName: "loopnfs-drill"},
+		Logger: n.log,
 	})
-	return n, err
+	return err
 }
 
 // occupy takes a part of the arena for good, as programs do that share the
@@ -146,11 +188,15 @@ func (n *node) send(e Event) {
 func (n *node) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
-	if err := n.client.Stop(ctx); err != nil {
-		return err
+	if n.client != nil {
+		if err := n.client.Stop(ctx); err != nil {
+			return err
+		}
 	}
-	if err := n.server.Stop(ctx); err != nil {
-		return err
+	if n.server != nil {
+		if err := n.server.Stop(ctx); err != nil {
+			return err
+		}
 	}
 	n.mem.Stop()
 	return nil

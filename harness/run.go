@@ -42,6 +42,8 @@ const (
 	stallLimit = 4 * time.Second
 	hangLimit  = 20 * time.Second
 	runLimit   = 120 * time.Second
+	// deadFor is how long nothing is acknowledged before a server is started elsewhere.
+	deadFor = 2 * time.Second
 	// baselineFor is how long the load runs without pressure, to tell a
 	// collapse from slowness, and collapseRatio how much slower that is.
 	baselineFor    = 5 * time.Second
@@ -139,6 +141,7 @@ type scene struct {
 	cfg     NodeConfig
 	work    work.Config
 	node    *child
+	other   *child   // the server elsewhere, of a takeover
 	load    []*child // what has to finish: the worker first
 	hogs    []*child // what goes on until the load has finished
 	started time.Time
@@ -150,6 +153,7 @@ type scene struct {
 	seen     time.Time // when it was last there
 	waits    []string
 	ready    chan struct{}
+	addr     string // of the server of the node that was ready last
 }
 
 func (r *runner) newScene(d Drill, without []string, memory int64) (*scene, error) {
@@ -170,11 +174,16 @@ func (r *runner) newScene(d Drill, without []string, memory int64) (*scene, erro
 
 // play runs the load, and decides what became of it.
 func (s *scene) play(ctx context.Context, res *Result) error {
-	if err := s.startNode(ctx); err != nil {
+	if err := s.startFirst(ctx); err != nil {
 		return err
 	}
 	if err := s.startLoad(); err != nil {
 		return err
+	}
+	if s.drill.Takeover {
+		if err := s.takeOver(ctx); err != nil {
+			return err
+		}
 	}
 	outcome, err := s.watch(ctx, runLimit)
 	s.fill(res)
@@ -246,7 +255,7 @@ func (s *scene) compare(ctx context.Context, res *Result) error {
 		return err
 	}
 	defer b.close()
-	if err := b.startNode(ctx); err != nil {
+	if b.node, err = b.startNode(ctx, b.cfg); err != nil {
 		return err
 	}
 	if err := b.startLoad(); err != nil {
@@ -264,29 +273,87 @@ func (s *scene) compare(ctx context.Context, res *Result) error {
 	return nil
 }
 
-// startNode starts a node and waits until its mount can be used.
-func (s *scene) startNode(ctx context.Context) error {
+// startFirst starts what the load begins with: one node, or a server that will die, and the
+// node of its client.
+func (s *scene) startFirst(ctx context.Context) (err error) {
+	if !s.drill.Takeover {
+		s.node, err = s.startNode(ctx, s.cfg)
+		return err
+	}
+	elsewhere, survivor := s.cfg, s.cfg
+	elsewhere.Part, survivor.Part = Elsewhere, Survivor
+	if s.other, err = s.startNode(ctx, elsewhere); err != nil {
+		return err
+	}
+	survivor.Addr = s.addr
+	s.node, err = s.startNode(ctx, survivor)
+	return err
+}
+
+// startNode starts a node and waits until it can be used.
+func (s *scene) startNode(ctx context.Context, cfg NodeConfig) (*child, error) {
 	s.ready = make(chan struct{})
 	s.deadlock, s.waits = nil, nil
 	node, err := s.start("node", s.r.opt.Exe, "drill", "node")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.node = node
-	if err := json.NewEncoder(node.in).Encode(s.cfg); err != nil {
-		return errors.Join(err, node.wait(time.Second))
+	if err := json.NewEncoder(node.in).Encode(cfg); err != nil {
+		return nil, errors.Join(err, node.wait(time.Second))
 	}
 	go s.listen(node)
 	select {
 	case <-s.ready:
-		return nil
+		return node, nil
 	case <-node.done:
-		return errors.Join(errors.New("the node did not start"), node.failure())
+		err = errors.Join(errors.New("the node did not start"), node.failure())
 	case <-time.After(readyLimit):
-		return fmt.Errorf("the node was not ready within %v: %s", readyLimit, node.errs.String())
+		err = fmt.Errorf("the node was not ready within %v: %s", readyLimit, node.errs.String())
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	node.kill()
+	return nil, err
+}
+
+// takeOver kills the server elsewhere in the middle of the load, and has the node start one
+// when the pages that nobody takes have filled its memory.
+func (s *scene) takeOver(ctx context.Context) error {
+	half := int64(s.work.Jobs*s.work.Blocks*s.work.Rounds) / 2
+	err := s.until(ctx, "half of the load", func() bool { return s.progress.Acked >= half })
+	if err != nil {
+		return err
+	}
+	s.other.kill()
+	s.r.opt.Say("%s: the server elsewhere is dead", s.drill.Name)
+	err = s.until(ctx, "the mount to be full", func() bool { return time.Since(s.moved) >= deadFor })
+	if err != nil {
+		return err
+	}
+	_, err = s.node.in.Write([]byte("takeover\n"))
+	return err
+}
+
+// until waits until what is true, which is called with the lock held.
+func (s *scene) until(ctx context.Context, name string, what func() bool) error {
+	tick := time.NewTicker(checkEvery / 10)
+	defer tick.Stop()
+	for limit := time.Now().Add(runLimit); time.Now().Before(limit); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.node.done:
+			return errors.Join(errors.New("the node ended under load"), s.node.failure())
+		case <-tick.C:
+		}
+		s.mu.Lock()
+		ok := what()
+		s.mu.Unlock()
+		if ok {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: waited for %v", name, runLimit)
 }
 
 // start starts a child and records it.
@@ -313,6 +380,7 @@ func (s *scene) listen(node *child) {
 		s.mu.Lock()
 		switch {
 		case e.Ready:
+			s.addr = e.Addr
 			close(s.ready)
 		case e.Deadlock != nil:
 			s.deadlock, s.seen = e.Deadlock, time.Now()
@@ -441,7 +509,8 @@ func (s *scene) verify(ctx context.Context) error {
 	if err := s.stopNode(); err != nil {
 		return err
 	}
-	if err := s.startNode(ctx); err != nil {
+	var err error
+	if s.node, err = s.startNode(ctx, s.cfg); err != nil {
 		return fmt.Errorf("remount: %w", err)
 	}
 	worker, err := s.startWorker("verify")
@@ -497,8 +566,10 @@ func killAll(cs []*child) {
 // close ends every process, takes down what is mounted and removes the files.
 func (s *scene) close() error {
 	// The node first: then the load gets errors instead of waiting.
-	if s.node != nil {
-		s.node.kill()
+	for _, c := range []*child{s.node, s.other} {
+		if c != nil {
+			c.kill()
+		}
 	}
 	if _, err := unmountUnder(s.dir); err != nil {
 		return err

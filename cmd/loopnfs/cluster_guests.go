@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -23,12 +24,14 @@ const (
 type nodeOptions struct {
 	via    string
 	memory byteSize
+	maxGap time.Duration
 }
 
 func (o *nodeOptions) flags(f *pflag.FlagSet, memoryFlag string) {
 	o.memory = failover.GuestMemory
 	f.StringVar(&o.via, "via", viaNamespaces, "make the nodes of the cluster of `namespaces|qemu`: guests have kernels of their own, which mount the export, and boot in a minute or two")
 	f.Var(&o.memory, memoryFlag, "(qemu) memory of a node")
+	f.DurationVar(&o.maxGap, "max-gap", failover.GuestGap, "(qemu) it fails if a client waits for longer than `TIME`, times the tasks that there are for each processor of this machine")
 }
 
 // apply puts into opt what the nodes are. Flags that were given are left as they are. Guests
@@ -41,8 +44,11 @@ func (o *nodeOptions) apply(opt *failover.Options, kernel, server string, given 
 	default:
 		return usagef("--via %s: give %s or %s", o.via, viaNamespaces, viaQEMU)
 	}
+	if o.maxGap <= 0 {
+		return usagef("--max-gap %v: give a time above zero", o.maxGap)
+	}
 	tools, err := vm.FindTools()
-	opt.Guests = &failover.Guests{Kernel: kernel, MemoryMiB: int(o.memory >> 20), Server: server, Tools: tools}
+	opt.Guests = &failover.Guests{Kernel: kernel, MemoryMiB: int(o.memory >> 20), MaxGap: o.maxGap, Server: server, Tools: tools}
 	if !given("token") {
 		opt.Token = failover.GuestToken
 	}
