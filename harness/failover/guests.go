@@ -530,12 +530,18 @@ func (r *run) hangs(ctx context.Context, res *harness.Result, err error) bool {
 	res.Notes = append(res.Notes, hang.Error())
 	ctx, cancel := context.WithTimeout(ctx, shortCall)
 	defer cancel()
-	out, err := r.Cluster.host(hang.host).Run(ctx, "sh", "-c", waitingTasks)
-	if err != nil {
-		res.Notes = append(res.Notes, "who waits cannot be found out: "+err.Error())
-		return true
+	for _, name := range nodeNames { // the server may be the one that waits, on the other node
+		h := r.Cluster.host(name)
+		if h.Gone() {
+			continue
+		}
+		out, err := h.Run(ctx, "sh", "-c", waitingTasks)
+		if err != nil {
+			res.Notes = append(res.Notes, fmt.Sprintf("who waits on %s cannot be found out: %v", name, err))
+			continue
+		}
+		res.Stacks = append(res.Stacks, readStacks(out)...)
 	}
-	res.Stacks = readStacks(out)
 	res.Cycle = harness.ExplainStacks(res.Stacks)
 	return true
 }
