@@ -56,6 +56,7 @@ vagrant)
 	need vagrant vagrant
 	vagrant plugin list 2>/dev/null | grep -q vagrant-libvirt || missing+=(vagrant-libvirt)
 	need libvirtd libvirt-daemon-system
+	need dnsmasq dnsmasq-base # for the networks of libvirt
 	need qemu-system-x86_64 qemu-system-x86
 	need qemu-img qemu-utils
 	need mmdebstrap mmdebstrap
