@@ -182,6 +182,7 @@ func (s *scene) play(ctx context.Context, res *Result) error {
 	}
 	if s.drill.Takeover {
 		if err := s.takeOver(ctx); err != nil {
+			s.fill(res)
 			return err
 		}
 	}
@@ -292,14 +293,17 @@ func (s *scene) startFirst(ctx context.Context) (err error) {
 
 // startNode starts a node and waits until it can be used.
 func (s *scene) startNode(ctx context.Context, cfg NodeConfig) (*child, error) {
+	s.mu.Lock()
 	s.ready = make(chan struct{})
 	s.deadlock, s.waits = nil, nil
+	s.mu.Unlock()
 	node, err := s.start("node", s.r.opt.Exe, "drill", "node")
 	if err != nil {
 		return nil, err
 	}
 	if err := json.NewEncoder(node.in).Encode(cfg); err != nil {
-		return nil, errors.Join(err, node.wait(time.Second))
+		node.kill()
+		return nil, errors.Join(err, node.failure())
 	}
 	go s.listen(node)
 	select {
@@ -320,22 +324,28 @@ func (s *scene) startNode(ctx context.Context, cfg NodeConfig) (*child, error) {
 // when the pages that nobody takes have filled its memory.
 func (s *scene) takeOver(ctx context.Context) error {
 	half := int64(s.work.Jobs*s.work.Blocks*s.work.Rounds) / 2
-	err := s.until(ctx, "half of the load", func() bool { return s.progress.Acked >= half })
+	err := s.until(ctx, "half of the load", s.other.done, func() bool { return s.progress.Acked >= half })
 	if err != nil {
 		return err
 	}
-	s.other.kill()
+	if s.other.kill(); !s.other.ended() {
+		return errors.New("the server elsewhere cannot be killed: it waits in the kernel")
+	}
 	s.r.opt.Say("%s: the server elsewhere is dead", s.drill.Name)
-	err = s.until(ctx, "the mount to be full", func() bool { return time.Since(s.moved) >= deadFor })
+	err = s.until(ctx, "the mount to stand still", nil, func() bool { return time.Since(s.moved) >= deadFor })
 	if err != nil {
 		return err
+	}
+	if s.load[0].ended() {
+		return errors.New("the load has ended before the server was started here: it is too short for this machine")
 	}
 	_, err = s.node.in.Write([]byte("takeover\n"))
 	return err
 }
 
-// until waits until what is true, which is called with the lock held.
-func (s *scene) until(ctx context.Context, name string, what func() bool) error {
+// until waits until what is true, which is called with the lock held. Nobody may end before,
+// also not the one whose end is died, if that is not nil.
+func (s *scene) until(ctx context.Context, name string, died <-chan struct{}, what func() bool) error {
 	tick := time.NewTicker(checkEvery / 10)
 	defer tick.Stop()
 	for limit := time.Now().Add(runLimit); time.Now().Before(limit); {
@@ -344,6 +354,8 @@ func (s *scene) until(ctx context.Context, name string, what func() bool) error 
 			return ctx.Err()
 		case <-s.node.done:
 			return errors.Join(errors.New("the node ended under load"), s.node.failure())
+		case <-died:
+			return errors.Join(errors.New("the server elsewhere ended under load"), s.other.failure())
 		case <-tick.C:
 		}
 		s.mu.Lock()
@@ -351,6 +363,12 @@ func (s *scene) until(ctx context.Context, name string, what func() bool) error 
 		s.mu.Unlock()
 		if ok {
 			return nil
+		}
+		if _, err := s.loadEnded(); err != nil {
+			return err
+		}
+		if s.hung() {
+			return fmt.Errorf("it hung before the takeover: %q", s.cycle())
 		}
 	}
 	return fmt.Errorf("%s: waited for %v", name, runLimit)
@@ -455,7 +473,7 @@ func drain(c *child) {
 func (s *scene) watch(ctx context.Context, limit time.Duration) (Outcome, error) {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
-	for {
+	for began := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return Failed, ctx.Err()
@@ -469,7 +487,7 @@ func (s *scene) watch(ctx context.Context, limit time.Duration) (Outcome, error)
 		if s.hung() {
 			return Hung, nil
 		}
-		if time.Since(s.started) > limit {
+		if time.Since(began) > limit {
 			return Collapsed, nil
 		}
 	}

@@ -20,6 +20,9 @@ const (
 	viaQEMU       = "qemu"
 )
 
+// maxMaxGap bounds how long clients may be allowed to wait.
+const maxMaxGap = 10 * time.Minute
+
 // nodeOptions say what the nodes of a cluster are.
 type nodeOptions struct {
 	via    string
@@ -44,8 +47,8 @@ func (o *nodeOptions) apply(opt *failover.Options, kernel, server string, given 
 	default:
 		return usagef("--via %s: give %s or %s", o.via, viaNamespaces, viaQEMU)
 	}
-	if o.maxGap <= 0 {
-		return usagef("--max-gap %v: give a time above zero", o.maxGap)
+	if o.maxGap < time.Second || o.maxGap > maxMaxGap {
+		return usagef("--max-gap %v: give 1s to %v", o.maxGap, maxMaxGap)
 	}
 	tools, err := vm.FindTools()
 	opt.Guests = &failover.Guests{Kernel: kernel, MemoryMiB: int(o.memory >> 20), MaxGap: o.maxGap, Server: server, Tools: tools}

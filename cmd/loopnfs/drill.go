@@ -126,6 +126,9 @@ type drillRun func(ctx context.Context, say func(string, ...any)) ([]harness.Res
 
 // prepare checks what the user typed.
 func (o *drillOptions) prepare(names []string) (drillRun, error) {
+	if o.nodes.via != viaNamespaces && harness.Tier(o.tier) != harness.TierCluster {
+		return nil, usagef("--via %s: only --tier cluster has nodes", o.nodes.via)
+	}
 	switch harness.Tier(o.tier) {
 	case harness.TierHost:
 		return o.prepareHost(names)

@@ -66,7 +66,7 @@ func GuestSchedule(seed int64) ([]Schedule, error) {
 }
 
 // GuestMemory is what a node has: a kernel leaves 215 MiB of it, and the software of the
-// cluster about 140 of those.
+// cluster 90 to 100 of those.
 const GuestMemory = 256 << 20
 
 // GuestGap is how long clients may have to wait if the machine emulates its guests.
@@ -186,7 +186,7 @@ func (c *Cluster) recoverLimit() time.Duration {
 	if c.opt.Guests == nil {
 		return recoverLimit
 	}
-	return max(3*recoverLimit, 2*c.opt.Guests.MaxGap)
+	return max(3*recoverLimit, 3*c.opt.Guests.MaxGap)
 }
 
 func (c *Cluster) endLimit() time.Duration {
@@ -207,7 +207,7 @@ func (c *Cluster) checkGap(res *harness.Result) error {
 	if err != nil {
 		return err
 	}
-	limit := time.Duration(float64(c.opt.Guests.MaxGap) * busy).Round(time.Second)
+	limit := min(time.Duration(float64(c.opt.Guests.MaxGap)*busy), c.recoverLimit()).Round(time.Second)
 	res.Notes = append(res.Notes, fmt.Sprintf("clients may wait for %v on a machine with %.1f tasks for each processor", limit, busy))
 	if gap := time.Duration(res.StallMs) * time.Millisecond; gap > limit && !c.others() {
 		return fmt.Errorf("clients waited for %v; %v are allowed", gap, limit)
@@ -427,11 +427,12 @@ func (r *run) linkLogs(ctx context.Context, cfg *ClientConfig) error {
 }
 
 const (
-	// leavePart is the part of a guest's memory that hogs leave. A server locks 55 MiB of it,
-	// and the programs of the cluster and the mount want more than the rest.
+	// Hogs leave a third of a guest's memory, but at least leaveMiB: a server locks 55 of
+	// them, and the programs of the cluster and the mount want more than the rest. They take
+	// hogMiB in any case.
 	leavePart = 3
-	// hogMiB is what hogs take at least.
-	hogMiB = 8
+	leaveMiB  = 80
+	hogMiB    = 8
 	// starveFor is how long clients have to go on without memory after the takeover, in
 	// which the kernel looks for tasks that hang, more than once.
 	starveFor = 3 * hungSeconds * time.Second
@@ -446,7 +447,10 @@ func (c *Cluster) starveGuest(ctx context.Context, d *drama) (err error) {
 	if err != nil {
 		return err
 	}
-	take := max(free-c.opt.Guests.MemoryMiB/leavePart, hogMiB)
+	if free < leaveMiB {
+		return fmt.Errorf("%s has %d MiB of memory left before any is taken, and needs %d: give it more", h.Name, free, leaveMiB)
+	}
+	take := max(free-max(c.opt.Guests.MemoryMiB/leavePart, leaveMiB), hogMiB)
 	c.events.note("%s has %d MiB to spare; %d MiB of them are taken", d.second, free, take)
 	hog, err := h.Start("/dev/null", "", "sh", "-c", fmt.Sprintf(
 		"for i in $(seq %d); do while :; do choom -n 1000 -- /run/hog hog %d; sleep 0.1; done & done; wait", hogs, (take<<10)/hogs))
@@ -528,22 +532,26 @@ func (r *run) hangs(ctx context.Context, res *harness.Result, err error) bool {
 	}
 	res.Outcome = harness.Hung
 	res.Notes = append(res.Notes, hang.Error())
-	ctx, cancel := context.WithTimeout(ctx, shortCall)
-	defer cancel()
 	for _, name := range nodeNames { // the server may be the one that waits, on the other node
-		h := r.Cluster.host(name)
-		if h.Gone() {
+		if r.Cluster.host(name).Gone() {
 			continue
 		}
-		out, err := h.Run(ctx, "sh", "-c", waitingTasks)
+		stacks, err := r.waiting(ctx, name)
 		if err != nil {
 			res.Notes = append(res.Notes, fmt.Sprintf("who waits on %s cannot be found out: %v", name, err))
-			continue
 		}
-		res.Stacks = append(res.Stacks, readStacks(out)...)
+		res.Stacks = append(res.Stacks, stacks...)
 	}
 	res.Cycle = harness.ExplainStacks(res.Stacks)
 	return true
+}
+
+// waiting returns the tasks of a node that wait and cannot be interrupted.
+func (c *Cluster) waiting(ctx context.Context, name string) ([]job.Stack, error) {
+	ctx, cancel := context.WithTimeout(ctx, shortCall)
+	defer cancel()
+	out, err := c.host(name).Run(ctx, "sh", "-c", waitingTasks)
+	return readStacks(out), err
 }
 
 // waitingTasks prints the number, the name and the stack of each task that waits and cannot

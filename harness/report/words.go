@@ -38,7 +38,7 @@ var tierWords = map[harness.Tier]tierText{
 	},
 	harness.TierHost: {
 		"loopnfs's own client",
-		"On this machine, with client and server of loopnfs in one process and little memory between them. Each deadlock is brought about first, by switching off what prevents it; then the same load runs with everything on.",
+		"On this machine, with client and server of loopnfs and little memory between them. Each deadlock is brought about first, by switching off what prevents it; then the same load runs with everything on.",
 	},
 }
 
