@@ -72,8 +72,10 @@ const (
 	dirtyRatio      = 40
 	nodeWorkers     = 4
 	nodeSlots       = 1024
-	// stopLimit bounds the orderly end of a node.
-	stopLimit = 30 * time.Second
+	// stopLimit bounds the orderly end of a node, which syncs a file system that others may
+	// write to, and tellLimit what it takes to say why that was not enough.
+	stopLimit = 60 * time.Second
+	tellLimit = 5 * time.Second
 )
 
 // node is the server side and the client side of a drill, or one of them, on one arena.

@@ -570,7 +570,7 @@ func (s *scene) stopNode() error {
 	if _, err := s.node.in.Write([]byte("stop\n")); err != nil {
 		return errors.Join(err, s.node.wait(time.Second))
 	}
-	err := s.node.wait(stopLimit)
+	err := s.node.wait(stopLimit + tellLimit)
 	s.node.out.Close()
 	return err
 }
