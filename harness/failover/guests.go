@@ -66,7 +66,7 @@ func GuestSchedule(seed int64) ([]Schedule, error) {
 }
 
 // GuestMemory is what a node has: a kernel leaves 215 MiB of it, and the software of the
-// cluster 90 to 100 of those.
+// cluster 85 to 100 of those.
 const GuestMemory = 256 << 20
 
 // GuestGap is how long clients may have to wait if the machine emulates its guests.
