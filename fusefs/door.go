@@ -238,8 +238,13 @@ func (d *Door) Wait() {
 	<-d.done
 }
 
+// elsewhereLimit is how long the kernel may take to give up a connection that is not
+// mounted any more.
+const elsewhereLimit = 2 * time.Second
+
 // Unmount unmounts the door and waits for the last request. It fails with
-// EBUSY while somebody uses the mount.
+// EBUSY while somebody uses the mount, and if it is mounted in another mount namespace, too:
+// who was started meanwhile in one of its own has got a copy.
 //
 // umount(2) writes back what was changed through memory maps: to us. So that no
 // thread of this process waits for this process, another one makes the call, if
@@ -252,6 +257,15 @@ func (d *Door) Unmount() error {
 		}
 		if err != nil && d.dev.mounted() {
 			return err
+		}
+	}
+	select {
+	case <-d.done:
+		return nil
+	case <-d.dead:
+	case <-time.After(elsewhereLimit):
+		if !d.isDead() {
+			return fmt.Errorf("%s is unmounted here, but not in another mount namespace, as a container or a guest has that was started meanwhile: %w", d.dev.Path, unix.EBUSY)
 		}
 	}
 	<-d.done

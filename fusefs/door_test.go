@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -522,6 +523,36 @@ func TestDoorKilledCallerGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.wait(t)
+}
+
+// A mount namespace that was made meanwhile keeps the mount: who unmounts is told, and does
+// not wait for it.
+func TestDoorMountedElsewhere(t *testing.T) {
+	m := mountTest(t, nil)
+	other := exec.Command("unshare", "--mount", "--propagation", "private", "sleep", "60")
+	if err := other.Start(); err != nil {
+		t.Skip(err)
+	}
+	defer other.Wait()
+	defer other.Process.Kill()
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", other.Process.Pid))
+		if err == nil && its != own {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("it has no mount namespace of its own")
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // and makes it private
+	if err := m.door.Unmount(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("unmounted with a copy in another namespace: %v, want EBUSY", err)
+	}
+	if err := other.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the door", m.door.Done())
 }
 
 // After an abort nobody hangs, and the mount is gone though it was in use.

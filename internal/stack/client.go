@@ -64,7 +64,11 @@ func (c *Client) Stop(ctx context.Context) error {
 	}
 	err := c.NFS.Unmount(ctx)
 	if c.Door != nil {
-		<-c.Door.Done() // with the client gone, no request waits for it
+		select {
+		case <-c.Door.Done(): // with the client gone, no request waits for it
+		case <-ctx.Done():
+			err = errors.Join(err, ctx.Err())
+		}
 	}
 	return err
 }
