@@ -21,7 +21,6 @@ type Drill struct {
 	Loop string
 	// Mechanism prevents it; without it the drill hangs.
 	Mechanism string
-	Tiers     []Tier
 	// Cycle holds a phrase for each wait that the explanation of the hang
 	// must contain.
 	Cycle []string
@@ -34,6 +33,9 @@ type Drill struct {
 	Takeover bool
 }
 
+// throttled is the circle of a server that is throttled for what it is to clean.
+var throttled = []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"}
+
 // Drills returns all drills, in the order in which they run.
 func Drills() []Drill {
 	return []Drill{
@@ -41,7 +43,6 @@ func Drills() []Drill {
 			Name:      "release-page",
 			Loop:      "server allocates -> direct reclaim -> ReleaseFolio of a client page waits for COMMIT -> server",
 			Mechanism: "nonblocking-release",
-			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"WRITE waits for a free page", "direct reclaim waits for COMMIT of inode"},
 			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 4},
 			Fio:       4,
@@ -50,7 +51,6 @@ func Drills() []Drill {
 			Name:      "nofs-recursion",
 			Loop:      "store holds the lock of a directory, allocates -> direct reclaim enters the store -> the same lock",
 			Mechanism: "scope",
-			Tiers:     []Tier{TierHost},
 			Cycle:     []string{"waits for a free page", "direct reclaim waits for the lock of directory inode"},
 			Work:      work.Config{Mode: work.Files, Jobs: 4, Blocks: 300, Rounds: 1},
 			Fio:       4,
@@ -59,8 +59,7 @@ func Drills() []Drill {
 			Name:      "throttle-livelock",
 			Loop:      "client pages fill the dirty limit; the WRITE that would clean them is throttled",
 			Mechanism: "local-throttle",
-			Tiers:     []Tier{TierHost},
-			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
+			Cycle:     throttled,
 			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 4},
 			Fio:       4,
 		},
@@ -68,8 +67,7 @@ func Drills() []Drill {
 			Name:      TakeoverName,
 			Loop:      "the server dies elsewhere, and is started here: the dirty pages of what was a remote mount fill the limit; the WRITE that would clean them is throttled",
 			Mechanism: "loopback-detect",
-			Tiers:     []Tier{TierHost},
-			Cycle:     []string{"WRITE waits for dirty pages to fall below the limit", "write-back waits for"},
+			Cycle:     throttled,
 			Work:      work.Config{Mode: work.Blocks, Jobs: 4, Blocks: 512, Rounds: 6},
 			Fio:       4,
 			Takeover:  true,
