@@ -242,6 +242,9 @@ func (d *Door) Wait() {
 // mounted any more.
 const elsewhereLimit = 2 * time.Second
 
+// errElsewhere is EBUSY, too.
+var errElsewhere = fmt.Errorf("unmounted here, but not in another mount namespace, as a container or a guest has that was started meanwhile: %w", unix.EBUSY)
+
 // Unmount unmounts the door and waits for the last request. It fails with
 // EBUSY while somebody uses the mount, and if it is mounted in another mount namespace, too:
 // who was started meanwhile in one of its own has got a copy.
@@ -265,7 +268,7 @@ func (d *Door) Unmount() error {
 	case <-d.dead:
 	case <-time.After(elsewhereLimit):
 		if !d.isDead() {
-			return fmt.Errorf("%s is unmounted here, but not in another mount namespace, as a container or a guest has that was started meanwhile: %w", d.dev.Path, unix.EBUSY)
+			return fmt.Errorf("%s: %w", d.dev.Path, errElsewhere)
 		}
 	}
 	<-d.done

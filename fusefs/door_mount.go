@@ -287,9 +287,37 @@ func fusermountU(path string) error {
 	}
 }
 
-// abort ends the connection, if fusectl is mounted.
+// abort ends the connection, wherever it is mounted: by fusectl where the system has it
+// mounted, which those may use who are not root; else by a mount of it that has no place.
 func (m *MountPoint) abort() {
-	_ = os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.ID), []byte("1"), 0)
+	file := fmt.Sprintf("%d/abort", m.ID)
+	if os.WriteFile("/sys/fs/fuse/connections/"+file, []byte("1"), 0) == nil {
+		return
+	}
+	control, err := fusectl()
+	if err != nil {
+		return
+	}
+	defer unix.Close(control)
+	fd, err := unix.Openat(control, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Write(fd, []byte("1"))
+}
+
+// fusectl returns the root of a fusectl that is mounted nowhere; the caller closes it.
+func fusectl() (fd int, err error) {
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 }
 
 // Detach ends the connection, so that everybody who waits for it gets an error,

@@ -199,7 +199,10 @@ func mountTest(t *testing.T, configure func(*faultFS, *DoorConfig)) *mounted {
 
 func (m *mounted) end(t *testing.T) {
 	if err := m.door.Unmount(); err != nil {
-		t.Errorf("unmount: %v", err)
+		// Tests of other packages run hosts meanwhile, with mount namespaces.
+		if !errors.Is(err, errElsewhere) {
+			t.Errorf("unmount: %v", err)
+		}
 		if err := m.door.Abort(); err != nil {
 			t.Errorf("abort: %v", err)
 		}
@@ -546,11 +549,11 @@ func TestDoorMountedElsewhere(t *testing.T) {
 		}
 	}
 	time.Sleep(100 * time.Millisecond) // and makes it private
-	if err := m.door.Unmount(); !errors.Is(err, unix.EBUSY) {
+	if err := m.door.Unmount(); !errors.Is(err, errElsewhere) || !errors.Is(err, unix.EBUSY) {
 		t.Errorf("unmounted with a copy in another namespace: %v, want EBUSY", err)
 	}
-	if err := other.Process.Kill(); err != nil {
-		t.Fatal(err)
+	if err := m.door.Abort(); err != nil {
+		t.Error(err)
 	}
 	within(t, "the door", m.door.Done())
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -101,8 +102,22 @@ func (d *disk) attach(t *testing.T) string {
 
 func attachLoop(t *testing.T, file string) string {
 	dev := command(t, "losetup", "--find", "--show", file)
-	t.Cleanup(func() { command(t, "losetup", "--detach", dev) })
+	t.Cleanup(func() {
+		command(t, "losetup", "--detach", dev)
+		// A mount namespace that a test of another package has made meanwhile may use the
+		// device, until it ends.
+		for limit := time.Now().Add(2 * time.Minute); attached(dev); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(limit) {
+				t.Fatalf("%s is in use long after it was detached", dev)
+			}
+		}
+	})
 	return dev
+}
+
+func attached(dev string) bool {
+	_, err := os.Stat(filepath.Join("/sys/block", filepath.Base(dev), "loop/backing_file"))
+	return err == nil
 }
 
 // command runs a program and returns what it says.
