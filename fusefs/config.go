@@ -33,6 +33,10 @@ const (
 	// then after twice as long each time, up to retryMax.
 	retryMin = 100e6
 	retryMax = 5e9
+	// maxRuns is how many runs of adjacent pages are written out together; moreAIO is how
+	// many callers, beside the flushers, may have the device write more than one at once.
+	maxRuns = 64
+	moreAIO = 4
 	// maxVain is how many inodes one call of WritePages looks at in vain.
 	maxVain = 64
 )

@@ -153,10 +153,7 @@ func (s *Store) fillGaps(in *inode, fd int, sp span, b *scratch, size uint64) (e
 // fillRun reads the pages fs, which are adjacent in the file. What the backing
 // file does not have is zero.
 func (s *Store) fillRun(fd int, index uint64, b *scratch, fs []*alloc.Folio, size uint64) error {
-	b.iov = b.iov[:0]
-	for _, f := range fs {
-		b.addIov(s.arena.Bytes(f))
-	}
+	b.iov = vector(s.arena, b.iov[:0], fs)
 	start := index << alloc.PageShift
 	total := len(fs) << alloc.PageShift
 	got := 0

@@ -19,6 +19,8 @@ type scratch struct {
 	mine  []bool         // those that this call fills
 	spare []*alloc.Folio // folios that are not in the cache yet
 	iov   []unix.Iovec
+	runs  []int   // where each run of adjacent pages in fs ends, in write-out
+	got   []int64 // how many bytes of each run are written
 
 	raw     rawHandle
 	mountID int32
@@ -56,7 +58,7 @@ func (p *scratchPool) get() *scratch {
 func (p *scratchPool) make() *scratch {
 	b := &scratch{
 		fs: make([]*alloc.Folio, p.pages), mine: make([]bool, p.pages),
-		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages),
+		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages), runs: make([]int, 0, maxRuns), got: make([]int64, 0, maxRuns),
 	}
 	clear(b.fs)
 	clear(b.mine)
@@ -119,14 +121,19 @@ func (b *scratch) release(a *alloc.Arena) {
 	b.fs, b.spare, b.given = b.fs[:0], b.spare[:0], 0
 }
 
-// addIov appends p to the vector; memory that is adjacent becomes one element.
-func (b *scratch) addIov(p []byte) {
-	if n := len(b.iov); n > 0 {
-		last := &b.iov[n-1]
-		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&p[0])) {
-			last.Len += uint64(len(p))
-			return
+// vector appends the memory of fs to iov; what is adjacent becomes one element.
+func vector(a *alloc.Arena, iov []unix.Iovec, fs []*alloc.Folio) []unix.Iovec {
+	first := len(iov)
+	for _, f := range fs {
+		p := a.Bytes(f)
+		if n := len(iov); n > first {
+			last := &iov[n-1]
+			if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&p[0])) {
+				last.Len += uint64(len(p))
+				continue
+			}
 		}
+		iov = append(iov, unix.Iovec{Base: &p[0], Len: uint64(len(p))})
 	}
-	b.iov = append(b.iov, unix.Iovec{Base: &p[0], Len: uint64(len(p))})
+	return iov
 }

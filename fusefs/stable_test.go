@@ -186,11 +186,12 @@ func residentPages(t *testing.T, name string) (n int) {
 func TestSyncWaitsForPagesThatAFlusherTakesMeanwhile(t *testing.T) {
 	f := newFixture(t, options{noStart: true})
 	node := f.create(vfs.RootID, "f", 0o644)
-	f.write(node, 0, pattern(alloc.PageSize, 1), vfs.Unstable)
-	f.write(node, 8*alloc.PageSize, pattern(alloc.PageSize, 2), vfs.Unstable)
+	for i := range maxRuns + 1 {
+		f.write(node, uint64(2*i*alloc.PageSize), pattern(alloc.PageSize, byte(i)), vfs.Unstable)
+	}
 	in, err := f.inode(node)
 	f.ok(err)
-	in.am.Lock() // the sync takes the first page, and has to wait before it writes it
+	in.am.Lock() // the sync takes all pages but one, and has to wait before it writes them
 	synced := make(chan error, 1)
 	go func() { synced <- f.Sync(f.mem.newOp("sync"), node) }()
 	for in.m.Nr(pagecache.Writeback) == 0 {

@@ -53,6 +53,7 @@ type Store struct {
 	nodes   table
 	fds     fdCache
 	scratch scratchPool
+	aio     aioPool
 	flusher *writeback.Flusher
 
 	verifier   atomic.Uint64
@@ -269,6 +270,7 @@ func fsTypeName(magic int64) string {
 
 // Start starts the flushers.
 func (s *Store) Start() {
+	s.aio.init(s.nflush + moreAIO)
 	s.flusher = writeback.StartFlusher(s.bdi, s, s.graph, s.nflush)
 }
 
@@ -334,6 +336,7 @@ func (s *Store) shutdown() error {
 			errs = append(errs, fmt.Errorf("cannot write the table of file handles: %w", err))
 		}
 	}
+	s.aio.end()
 	unix.Close(s.rootFD)
 	return errors.Join(errs...)
 }

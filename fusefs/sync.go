@@ -10,14 +10,18 @@ import (
 	"loopnfs/internal/waitfor"
 )
 
-// syncGroup lets those who want an inode synced share the work: who comes while
-// one sync runs takes part in the next (group commit).
+// syncGroup lets those who want an inode synced share the work (group commit): who comes
+// while one sync runs takes part in the next, and that waits for those who are still
+// writing what it is to cover, for else each of them would need one more.
 type syncGroup struct {
 	mu      sync.Mutex
 	cond    sync.Cond
 	running bool
-	full    bool   // the next one does metadata, too
-	started uint64 // syncs
+	writing int       // those who will come
+	came    uint64    // how many have
+	all     sync.Cond // came has changed
+	full    bool      // the next one does metadata, too
+	started uint64    // syncs
 	done    uint64
 	failed  uint64 // the last that failed, and why
 	err     error
@@ -25,13 +29,40 @@ type syncGroup struct {
 	data, meta uint64 // the change of the inode that the last good sync covered
 }
 
-func (g *syncGroup) init() { g.cond.L = &g.mu }
+func (g *syncGroup) init() { g.cond.L, g.all.L = &g.mu, &g.mu }
 
-// syncOnce makes sure that a sync which starts after now has ended well.
-func (s *Store) syncOnce(sc gfp.Scope, in *inode, full bool) error {
-	g := &in.syncs
+// begin says that somebody writes what it will want synced: arrive is to follow.
+func (g *syncGroup) begin(task *waitfor.Task, in *inode) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.writing++
+	task.Hold(g.resource(in))
+}
+
+// arrive ends what begin began. mu is held.
+func (g *syncGroup) arrive(task *waitfor.Task, in *inode) {
+	task.Release(g.resource(in))
+	g.writing--
+	g.came++
+	g.all.Signal()
+}
+
+// gather waits for those who are writing now. mu is held, but not while it waits.
+func (g *syncGroup) gather(task *waitfor.Task, in *inode) {
+	last := g.came + uint64(g.writing)
+	if g.came == last {
+		return
+	}
+	task.Wait("", "those who write to inode", in.ino, g.resource(in))
+	for g.came < last {
+		g.all.Wait()
+	}
+	task.Done()
+}
+
+// sync makes sure that a sync which starts after now has ended well. mu is held, but not
+// while it waits.
+func (g *syncGroup) sync(s *Store, sc gfp.Scope, in *inode, full bool) error {
 	mine := g.started + 1
 	g.full = g.full || full
 	for g.done < mine {
@@ -60,6 +91,7 @@ func (g *syncGroup) wait(task *waitfor.Task, in *inode) {
 // run syncs for everybody who waits. mu is held, but not while it runs.
 func (g *syncGroup) run(s *Store, task *waitfor.Task, in *inode) {
 	g.running = true
+	g.gather(task, in)
 	g.started++
 	gen, full := g.started, g.full
 	g.full = false
@@ -128,20 +160,21 @@ func (s *Store) syncInode(sc gfp.Scope, in *inode, full bool) error {
 // syncSince is syncInode for a caller who wrote when in.syncs.failures was before, or
 // later: it reports each failure since.
 func (s *Store) syncSince(sc gfp.Scope, in *inode, full bool, before uint64) error {
-	if in.typ == vfs.TypeRegular {
-		if err := s.writeDirty(sc, in); err != nil {
-			return err
-		}
-	}
-	if err := s.syncOnce(sc, in, full); err != nil {
-		return err
+	g := &in.syncs
+	g.begin(sc.Task(), in)
+	err := s.writeDirty(sc, in)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.arrive(sc.Task(), in)
+	if err == nil {
+		err = g.sync(s, sc, in, full)
 	}
 	// The kernel reports an error to one sync only; ours may have succeeded
 	// because another one failed, with the data that it was to cover.
-	if in.syncs.failures() != before {
-		return in.syncs.lastErr()
+	if err == nil && g.failed != before {
+		err = g.err
 	}
-	return nil
+	return err
 }
 
 func (g *syncGroup) failures() uint64 {
@@ -150,15 +183,12 @@ func (g *syncGroup) failures() uint64 {
 	return g.failed
 }
 
-func (g *syncGroup) lastErr() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.err
-}
-
 // writeDirty writes out every page that is dirty now. It reports each failure
 // since it began, whoever noticed it.
 func (s *Store) writeDirty(sc gfp.Scope, in *inode) error {
+	if in.typ != vfs.TypeRegular {
+		return nil
+	}
 	failures := in.writeFail.seq.Load()
 	// A page that was written to again while under write-back is dirty only
 	// when that ends.

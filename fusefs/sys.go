@@ -110,14 +110,14 @@ func openByHandle(mountFD int, h *rawHandle, flags int) (int, error) {
 
 // preadv fills iov from off; it may return fewer bytes, 0 at the end.
 func preadv(fd int, iov []unix.Iovec, off int64) (int, error) {
-	return vector(unix.SYS_PREADV, fd, iov, off)
+	return readWrite(unix.SYS_PREADV, fd, iov, off)
 }
 
 func pwritev(fd int, iov []unix.Iovec, off int64) (int, error) {
-	return vector(unix.SYS_PWRITEV, fd, iov, off)
+	return readWrite(unix.SYS_PWRITEV, fd, iov, off)
 }
 
-func vector(call uintptr, fd int, iov []unix.Iovec, off int64) (int, error) {
+func readWrite(call uintptr, fd int, iov []unix.Iovec, off int64) (int, error) {
 	for {
 		n, _, e := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))),
 			uintptr(len(iov)), uintptr(off), uintptr(uint64(off)>>32), 0)

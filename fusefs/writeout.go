@@ -115,7 +115,7 @@ func (s *Store) WritePages(sc gfp.Scope, nr int) int {
 // latest change, and returns how many.
 func (s *Store) writeSome(in *inode, b *scratch, nr int, upTo uint64) (done int, err error) {
 	for done < nr {
-		n, err := s.writeRun(in, b, upTo)
+		n, err := s.writeRuns(in, b, upTo)
 		done += n
 		if err != nil || n == 0 {
 			return done, err
@@ -124,11 +124,20 @@ func (s *Store) writeSome(in *inode, b *scratch, nr int, upTo uint64) (done int,
 	return done, nil
 }
 
-// writeRun writes out one run of adjacent pages. It returns how many are clean
+// writeRuns writes out some runs of adjacent pages. It returns how many pages are clean
 // now; those that could not be written are dirty again.
-func (s *Store) writeRun(in *inode, b *scratch, upTo uint64) (int, error) {
+func (s *Store) writeRuns(in *inode, b *scratch, upTo uint64) (int, error) {
 	fs := b.fs[:cap(b.fs)-1]
-	n := in.m.BeginWriteback(fs, upTo)
+	b.runs = b.runs[:0]
+	n := 0
+	for n < len(fs) && len(b.runs) < maxRuns {
+		more := in.m.BeginWriteback(fs[n:], upTo)
+		if more == 0 {
+			break
+		}
+		n += more
+		b.runs = append(b.runs, n)
+	}
 	if n == 0 {
 		return 0, nil
 	}
@@ -149,9 +158,9 @@ func (s *Store) writeRun(in *inode, b *scratch, upTo uint64) (int, error) {
 	return done, err
 }
 
-// store writes pages under write-back to the backing file and returns how many
-// from the first it need not be asked to write again.
-func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (int, error) {
+// store writes pages under write-back, the runs of b, to the backing file and returns how
+// many from the first it need not be asked to write again.
+func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (done int, err error) {
 	fd, err := s.acquire(in, fdWrite)
 	if err != nil {
 		if errors.Is(err, vfs.ErrStale) {
@@ -165,8 +174,62 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (int, error) {
 	// The size is read after the pages were put under write-back: whoever
 	// makes the file shorter from now on waits for them.
 	size := in.size.Load()
+	s.storeAtOnce(in, b, fs, size)
+	for i, end := range b.runs {
+		n, err := s.storeRun(in, fd, b, fs[done:end], size, b.got[i])
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// storeAtOnce has the device write the whole pages of several runs at the same time, if
+// that is possible, and notes in b.got how much of each is written.
+func (s *Store) storeAtOnce(in *inode, b *scratch, fs []*alloc.Folio, size uint64) {
+	b.got = b.got[:len(b.runs)]
+	clear(b.got)
+	if len(b.runs) == 1 || s.noDirect.Load() {
+		return
+	}
+	a := s.aio.get()
+	if a == nil {
+		return
+	}
+	defer s.aio.put(a)
+	fd, err := s.acquire(in, fdDirect)
+	if err != nil {
+		return
+	}
+	defer s.fds.release(in)
+	b.iov = b.iov[:0]
+	first := 0
+	for i, end := range b.runs {
+		if run := fs[first:end]; wholePages(run, size) == len(run) {
+			at := len(b.iov)
+			b.iov = vector(s.arena, b.iov, run)
+			a.add(i, fd, b.iov[at:], run[0].Index<<alloc.PageShift)
+		}
+		first = end
+	}
+	if s.held() == nil {
+		a.run(b.got)
+	}
+	a.clear()
+}
+
+// wholePages returns how many pages of a run lie within the size.
+func wholePages(run []*alloc.Folio, size uint64) int {
+	return clip(size, run[0].Index<<alloc.PageShift, len(run)<<alloc.PageShift) >> alloc.PageShift
+}
+
+// storeRun is store for one run, of which got bytes are written already.
+func (s *Store) storeRun(in *inode, fd int, b *scratch, fs []*alloc.Folio, size uint64, got int64) (int, error) {
+	if got == int64(len(fs)<<alloc.PageShift) {
+		return len(fs), nil
+	}
 	start := fs[0].Index << alloc.PageShift
-	full := clip(size, start, len(fs)<<alloc.PageShift) >> alloc.PageShift
+	full := wholePages(fs, size)
 	if done, err := s.storeFull(in, fd, b, fs[:full], start); err != nil {
 		return done, err
 	}
@@ -190,10 +253,7 @@ func (s *Store) storeFull(in *inode, fd int, b *scratch, fs []*alloc.Folio, star
 	if len(fs) == 0 {
 		return 0, nil
 	}
-	b.iov = b.iov[:0]
-	for _, f := range fs {
-		b.addIov(s.arena.Bytes(f))
-	}
+	b.iov = vector(s.arena, b.iov[:0], fs)
 	total := len(fs) << alloc.PageShift
 	if !s.noDirect.Load() {
 		n, err := s.writeDirect(in, b.iov, start, total)
@@ -201,10 +261,7 @@ func (s *Store) storeFull(in *inode, fd int, b *scratch, fs []*alloc.Folio, star
 			return n >> alloc.PageShift, err
 		}
 		s.giveUpDirect()
-		b.iov = b.iov[:0]
-		for _, f := range fs {
-			b.addIov(s.arena.Bytes(f))
-		}
+		b.iov = vector(s.arena, b.iov[:0], fs)
 	}
 	n, err := s.writeBuffered(fd, b.iov, start, total)
 	return n >> alloc.PageShift, err

@@ -15,7 +15,7 @@ import (
 
 // Defaults and limits of a Config.
 const (
-	DefaultWorkers  = 16
+	DefaultWorkers  = 32
 	DefaultSlots    = 64
 	DefaultMaxConns = 1024
 
@@ -126,7 +126,7 @@ func (c *Config) Validate() error {
 
 func (c *Config) setDefaults() {
 	setDefault(&c.Workers, DefaultWorkers)
-	setDefault(&c.Slots, max(DefaultSlots, 4*c.Workers))
+	setDefault(&c.Slots, max(DefaultSlots, 2*c.Workers))
 	setDefault(&c.MaxConns, DefaultMaxConns)
 	setDefault(&c.SendTimeout, DefaultSendTimeout)
 	setDefault(&c.ReceiveTimeout, DefaultReceiveTimeout)

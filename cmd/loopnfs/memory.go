@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"runtime/debug"
 
 	"loopnfs/alloc"
@@ -32,6 +34,7 @@ func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard, inodes int) (*sta
 	if err != nil {
 		return nil, usageError{err}
 	}
+	spareProcessors()
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(goHeap + int64(inodes) + int64(mem.Arena.Total())*perPage)
 	if !mem.Arena.Locked() {
@@ -44,4 +47,13 @@ func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard, inodes int) (*sta
 	}
 	mem.Start()
 	return mem, nil
+}
+
+// spareProcessors lets goroutines run although as many as there are processors are in
+// system calls: the runtime would notice only some time later, and write-out, syncs and a
+// FUSE door are system calls all the time.
+func spareProcessors() {
+	if n := runtime.GOMAXPROCS(0); os.Getenv("GOMAXPROCS") == "" && n < 4 {
+		runtime.GOMAXPROCS(min(2*n, 4))
+	}
 }
