@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"loopnfs/alloc"
 )
 
 // aio writes to several places of a file at once (io_submit(2)).
@@ -47,8 +49,13 @@ func newAIO() *aio {
 	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, maxRuns, uintptr(unsafe.Pointer(&a.ctx)), 0); e != 0 {
 		return nil
 	}
+	clear(a.events[:]) // touched, as the rest is
 	for i := range a.cbs {
-		a.list[i] = &a.cbs[i]
+		a.cbs[i], a.list[i] = iocb{}, &a.cbs[i]
+	}
+	if _, err := a.reap(0); err != nil {
+		a.end()
+		return nil
 	}
 	return a
 }
@@ -72,28 +79,24 @@ func (a *aio) clear() {
 }
 
 // run writes, and sets got[i] to how many bytes of number i are written. It leaves alone what
-// the kernel did not take.
-func (a *aio) run(got []int64) {
-	left := a.submit(a.n)
-	for left > 0 {
-		m, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, a.ctx, uintptr(left), uintptr(left), uintptr(unsafe.Pointer(&a.events)), 0, 0)
-		if e == unix.EINTR {
-			continue
+// the kernel did not take, and does not give it more when may returns an error.
+func (a *aio) run(got []int64, may func() error) {
+	for left := a.submit(may); left > 0; {
+		n, err := a.reap(left)
+		if err != nil {
+			panic("fusefs: io_getevents: " + err.Error()) // the kernel may still read the pages
 		}
-		if e != 0 {
-			panic("fusefs: io_getevents: " + e.Error()) // the kernel may still read the pages
-		}
-		for _, ev := range a.events[:m] {
+		for _, ev := range a.events[:n] {
 			got[ev.data] = ev.res
 		}
-		left -= int(m)
+		left -= n
 	}
 }
 
-// submit starts the first n writes and returns how many the kernel has taken.
-func (a *aio) submit(n int) (taken int) {
-	for taken < n {
-		m, _, e := unix.Syscall(unix.SYS_IO_SUBMIT, a.ctx, uintptr(n-taken), uintptr(unsafe.Pointer(&a.list[taken])))
+// submit starts what was added and returns how many of it the kernel has taken.
+func (a *aio) submit(may func() error) (taken int) {
+	for taken < a.n && may() == nil {
+		m, _, e := unix.Syscall(unix.SYS_IO_SUBMIT, a.ctx, uintptr(a.n-taken), uintptr(unsafe.Pointer(&a.list[taken])))
 		if e == unix.EINTR {
 			continue
 		}
@@ -105,18 +108,64 @@ func (a *aio) submit(n int) (taken int) {
 	return taken
 }
 
-// aioPool has the few that are made ahead: a store writes out with so many at once.
-type aioPool struct {
-	mu   sync.Mutex
-	free []*aio
-}
-
-func (p *aioPool) init(n int) {
-	for range n {
-		if a := newAIO(); a != nil {
-			p.free = append(p.free, a)
+// reap waits for n writes to end, and returns how many have: those in events.
+func (a *aio) reap(n int) (int, error) {
+	for {
+		m, _, e := unix.Syscall6(unix.SYS_IO_GETEVENTS, a.ctx, uintptr(n), uintptr(n), uintptr(unsafe.Pointer(&a.events)), 0, 0)
+		if e != unix.EINTR {
+			return int(m), errnoOf(e)
 		}
 	}
+}
+
+// tryAIO writes a page to a file without a name, and reports whether that works. The first
+// such write to a file system has the kernel start a thread, for which somebody may have to
+// reclaim memory and wait for us: nothing that is waited for may be in hand then.
+func (s *Store) tryAIO(a *aio) bool {
+	fd, err := unix.Openat(s.rootFD, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	page, err := unix.Mmap(-1, 0, alloc.PageSize, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Munmap(page) }()
+	if s.held() != nil || ftruncate(fd, alloc.PageSize) != nil { // what makes a file longer is waited for
+		return false
+	}
+	got := []int64{0}
+	a.add(0, fd, []unix.Iovec{{Base: &page[0], Len: alloc.PageSize}}, 0)
+	a.run(got, s.held)
+	a.clear()
+	return got[0] == alloc.PageSize
+}
+
+// fillAIO makes n of them, if AIO works with the backing file system.
+func (s *Store) fillAIO(n int) {
+	for i := range n {
+		a := newAIO()
+		if a == nil {
+			return
+		}
+		if i == 0 && !s.tryAIO(a) {
+			s.log.Debug("no AIO: write-out gives the device one run at a time", "type", s.fsType)
+			a.end()
+			return
+		}
+		s.aio.put(a)
+	}
+}
+
+// aioPool has the few that are made ahead: a store writes out with so many at once. Until
+// filling has ended there may be fewer.
+type aioPool struct {
+	filling sync.WaitGroup
+
+	mu     sync.Mutex
+	free   []*aio
+	closed bool
 }
 
 // get returns nil if all are in use.
@@ -132,12 +181,19 @@ func (p *aioPool) get() (a *aio) {
 func (p *aioPool) put(a *aio) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		a.end()
+		return
+	}
 	p.free = append(p.free, a)
 }
 
+// end waits for nobody: who fills the pool may wait for the kernel.
 func (p *aioPool) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, a := range p.free {
 		a.end()
 	}
-	p.free = nil
+	p.free, p.closed = nil, true
 }

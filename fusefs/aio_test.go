@@ -29,6 +29,17 @@ func directFile(t *testing.T, pages int) (path string, fd int) {
 	return path, fd
 }
 
+func always() error { return nil }
+
+// needAIO fills the store's pool, and skips the test if there is no AIO.
+func (f *fixture) needAIO() {
+	f.t.Helper()
+	f.aio.filling.Wait()
+	if len(f.aio.free) == 0 {
+		f.t.Skip("no AIO with ", f.fsType)
+	}
+}
+
 func TestAIO(t *testing.T) {
 	path, fd := directFile(t, 8)
 	mem, err := unix.Mmap(-1, 0, 4*alloc.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -51,7 +62,7 @@ func TestAIO(t *testing.T) {
 	a.add(1, fd, page(1), 4*alloc.PageSize)
 	a.add(2, -1, page(2), 2*alloc.PageSize) // the kernel takes neither this
 	a.add(3, fd, page(3), 3*alloc.PageSize) // nor what comes after
-	a.run(got)
+	a.run(got, always)
 	a.clear()
 	if got[0] != alloc.PageSize || got[1] != alloc.PageSize || got[2] != untouched || got[3] != untouched {
 		t.Errorf("written: %v", got)
@@ -65,10 +76,17 @@ func TestAIO(t *testing.T) {
 	// What fails later, or is cut short, is told, and it can be used again.
 	a.add(0, fd, page(0), 1<<62)
 	a.add(1, fd, page(2), 2*alloc.PageSize)
-	a.run(got)
+	a.run(got, always)
 	a.clear()
 	if got[0] > 0 || got[1] != alloc.PageSize {
 		t.Errorf("written the second time: %v", got)
+	}
+	got[0] = untouched
+	a.add(0, fd, page(0), 0)
+	a.run(got, func() error { return errNotHeld })
+	a.clear()
+	if got[0] != untouched {
+		t.Errorf("written without the right to: %v", got)
 	}
 }
 
@@ -77,8 +95,9 @@ func TestAIO(t *testing.T) {
 func TestScatteredPages(t *testing.T) {
 	const pages = 3*maxRuns + 1
 	for name, prepare := range map[string]func(f *fixture, in *inode){
-		"at once": func(*fixture, *inode) {},
+		"at once": func(f *fixture, _ *inode) { f.needAIO() },
 		"none left": func(f *fixture, _ *inode) {
+			f.aio.filling.Wait()
 			for f.aio.get() != nil {
 			}
 		},
@@ -109,9 +128,7 @@ func TestScatteredPages(t *testing.T) {
 			if !bytes.Equal(f.backing("f"), want) {
 				t.Error("the backing file has something else in it")
 			}
-			direct := f.fds.pin(in, fdDirect) >= 0 && !f.noDirect.Load()
-			f.fds.release(in)
-			if name == "refused" && direct || name != "refused" && !direct {
+			if direct := !f.noDirect.Load(); direct != (name != "refused") {
 				t.Errorf("written past the page cache: %v", direct)
 			}
 		})
@@ -121,11 +138,13 @@ func TestScatteredPages(t *testing.T) {
 // What the device is given at once is what is left of it to be written.
 func TestStoreAtOnce(t *testing.T) {
 	f := newFixture(t, options{noStart: true})
-	f.aio.init(1)
+	f.fillAIO(1)
+	f.needAIO()
 	node := f.create(vfs.RootID, "f", 0o644)
 	in, err := f.inode(node)
 	f.ok(err)
 	const size = 4*alloc.PageSize + 10
+	f.write(node, size-1, []byte{0}, vfs.FileSync)
 	f.write(node, 0, pattern(alloc.PageSize, 1), vfs.Unstable)
 	f.write(node, 2*alloc.PageSize, pattern(alloc.PageSize, 2), vfs.Unstable)
 	f.write(node, 4*alloc.PageSize, pattern(10, 3), vfs.Unstable)
@@ -156,7 +175,32 @@ func TestStoreAtOnce(t *testing.T) {
 	}
 }
 
-// A sync waits for those who were writing when it began, and for nobody else.
+// What is said to have been written for one run, but not all of it, is written again.
+func TestShortAIO(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	for _, got := range []int64{-int64(unix.EIO), 0, 512, 2*alloc.PageSize - 512} {
+		want := pattern(2*alloc.PageSize, byte(got))
+		f.write(node, 0, want, vfs.Unstable)
+		b := f.scratch.get()
+		fs := b.fs[:in.m.BeginWriteback(b.fs[:2], ^uint64(0))]
+		fd, err := f.acquire(in, fdWrite)
+		f.ok(err)
+		n, err := f.storeRun(in, fd, b, fs, uint64(len(want)), got)
+		f.fds.release(in)
+		if n != 2 || err != nil || !bytes.Equal(f.backing("f"), want) {
+			t.Errorf("after %d: %d pages, %v", got, n, err)
+		}
+		in.m.EndWriteback(fs, pagecache.Clean)
+		f.mem.arena.PutAll(fs)
+		clear(fs)
+		f.scratch.put(b)
+	}
+}
+
+// A sync waits for one who was writing when it began, and not for who comes later.
 func TestSyncGathers(t *testing.T) {
 	f := newFixture(t, options{noStart: true})
 	node := f.create(vfs.RootID, "f", 0o644)

@@ -78,6 +78,13 @@ func (in *inode) endIO(fd int) {
 	in.changes.Add(1)
 }
 
+// backingSize returns how long the backing file was when we looked last.
+func (in *inode) backingSize() uint64 {
+	in.am.Lock()
+	defer in.am.Unlock()
+	return in.snap.size
+}
+
 // settle remembers what the backing file looks like after our own change. am is held.
 func (in *inode) settle(fd int) {
 	if fstat(fd, &in.st) != nil {

@@ -36,7 +36,7 @@ const (
 	// maxRuns is how many runs of adjacent pages are written out together; moreAIO is how
 	// many callers, beside the flushers, may have the device write more than one at once.
 	maxRuns = 64
-	moreAIO = 4
+	moreAIO = 2
 	// maxVain is how many inodes one call of WritePages looks at in vain.
 	maxVain = 64
 )

@@ -290,21 +290,27 @@ func fusermountU(path string) error {
 // abort ends the connection, wherever it is mounted: by fusectl where the system has it
 // mounted, which those may use who are not root; else by a mount of it that has no place.
 func (m *MountPoint) abort() {
-	file := fmt.Sprintf("%d/abort", m.ID)
-	if os.WriteFile("/sys/fs/fuse/connections/"+file, []byte("1"), 0) == nil {
-		return
+	if os.WriteFile("/sys/fs/fuse/connections/"+m.abortFile(), []byte("1"), 0) != nil {
+		_ = m.abortByOwn()
 	}
+}
+
+func (m *MountPoint) abortFile() string { return fmt.Sprintf("%d/abort", m.ID) }
+
+// abortByOwn is abort with a fusectl that is mounted nowhere.
+func (m *MountPoint) abortByOwn() error {
 	control, err := fusectl()
 	if err != nil {
-		return
+		return err
 	}
 	defer unix.Close(control)
-	fd, err := unix.Openat(control, file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(control, m.abortFile(), unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return
+		return err
 	}
 	defer unix.Close(fd)
-	_, _ = unix.Write(fd, []byte("1"))
+	_, err = unix.Write(fd, []byte("1"))
+	return err
 }
 
 // fusectl returns the root of a fusectl that is mounted nowhere; the caller closes it.

@@ -17,8 +17,10 @@ func TestNotHeld(t *testing.T) {
 		var lost atomic.Bool
 		f := newFixture(t, options{lenient: true, buffered: buffered, holds: func() bool { return !lost.Load() }})
 		n := f.create(vfs.RootID, "a", 0o600)
-		f.write(n, 0, pattern(8192, 1), vfs.FileSync)
+		f.aio.filling.Wait()
+		f.write(n, 0, pattern(5*4096, 1), vfs.FileSync)
 		f.write(n, 4096, pattern(4096, 2), vfs.Unstable)
+		f.write(n, 3*4096, pattern(4096, 2), vfs.Unstable) // not adjacent: both at once
 		before := tree(t, f.dir)
 		lost.Store(true)
 		_, _, err := f.Commit(f.op, n, 0, 0)

@@ -11,8 +11,8 @@ import (
 )
 
 // syncGroup lets those who want an inode synced share the work (group commit): who comes
-// while one sync runs takes part in the next, and that waits for those who are still
-// writing what it is to cover, for else each of them would need one more.
+// while one sync runs takes part in the next, and that waits for as many as are still
+// writing when it begins, for else they would need one more.
 type syncGroup struct {
 	mu      sync.Mutex
 	cond    sync.Cond
@@ -47,7 +47,7 @@ func (g *syncGroup) arrive(task *waitfor.Task, in *inode) {
 	g.all.Signal()
 }
 
-// gather waits for those who are writing now. mu is held, but not while it waits.
+// gather waits for as many as are writing now. mu is held, but not while it waits.
 func (g *syncGroup) gather(task *waitfor.Task, in *inode) {
 	last := g.came + uint64(g.writing)
 	if g.came == last {

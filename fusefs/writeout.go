@@ -192,16 +192,16 @@ func (s *Store) storeAtOnce(in *inode, b *scratch, fs []*alloc.Folio, size uint6
 	if len(b.runs) == 1 || s.noDirect.Load() {
 		return
 	}
-	a := s.aio.get()
-	if a == nil {
-		return
-	}
-	defer s.aio.put(a)
 	fd, err := s.acquire(in, fdDirect)
 	if err != nil {
 		return
 	}
 	defer s.fds.release(in)
+	a := s.aio.get()
+	if a == nil {
+		return
+	}
+	size = min(size, in.backingSize()) // what makes the file longer is waited for, one by one
 	b.iov = b.iov[:0]
 	first := 0
 	for i, end := range b.runs {
@@ -212,10 +212,9 @@ func (s *Store) storeAtOnce(in *inode, b *scratch, fs []*alloc.Folio, size uint6
 		}
 		first = end
 	}
-	if s.held() == nil {
-		a.run(b.got)
-	}
+	a.run(b.got, s.held)
 	a.clear()
+	s.aio.put(a)
 }
 
 // wholePages returns how many pages of a run lie within the size.

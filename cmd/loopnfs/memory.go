@@ -34,7 +34,6 @@ func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard, inodes int) (*sta
 	if err != nil {
 		return nil, usageError{err}
 	}
-	spareProcessors()
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(goHeap + int64(inodes) + int64(mem.Arena.Total())*perPage)
 	if !mem.Arena.Locked() {
@@ -51,9 +50,11 @@ func newMemory(cfg stack.MemoryConfig, guard *hostguard.Guard, inodes int) (*sta
 
 // spareProcessors lets goroutines run although as many as there are processors are in
 // system calls: the runtime would notice only some time later, and write-out, syncs and a
-// FUSE door are system calls all the time.
+// FUSE door are system calls all the time. What a control group or the environment allows
+// is left alone.
 func spareProcessors() {
-	if n := runtime.GOMAXPROCS(0); os.Getenv("GOMAXPROCS") == "" && n < 4 {
+	n := runtime.NumCPU()
+	if n < 4 && n == runtime.GOMAXPROCS(0) && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(min(2*n, 4))
 	}
 }

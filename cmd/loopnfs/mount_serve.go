@@ -36,6 +36,7 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 		return err
 	}
 	defer st.close()
+	spareProcessors()
 	guard.Protect(guardConfig(fuseThreads))
 	memory := stack.DefaultMemory(int64(opts.memory))
 	memory.Background = clientBackground

@@ -178,6 +178,7 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	defer flush()
 	cfg.Logger = log
 	manager := startNotifier(log)
+	spareProcessors()
 	guard.Protect(opts.guardConfig(len(cfg.Exports), keep))
 	mem, err := newMemory(opts.memoryConfig(keep), guard, opts.inodeBytes(len(cfg.Exports)))
 	if err != nil {
