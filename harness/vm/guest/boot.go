@@ -140,18 +140,31 @@ func mountAll(list ...string) error {
 func loadModules() error {
 	files, _ := filepath.Glob("/modules/*")
 	for _, path := range files {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
-		f.Close()
-		if err != nil && err != unix.EEXIST {
+		if err := loadModule(path); err != nil {
 			return fmt.Errorf("module %s: %w", filepath.Base(path), err)
 		}
 		os.Remove(path) // it is in memory twice otherwise
 	}
 	return nil
+}
+
+// loadModule tries for some seconds: the kernel may have no room for the variables that a
+// module has for each processor, and only begins to make some when it was asked in vain.
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := unix.FinitModule(int(f.Fd()), "", 0)
+		switch {
+		case err == nil, err == unix.EEXIST:
+			return nil
+		case err != unix.ENOMEM || time.Now().After(end):
+			return err
+		}
+	}
 }
 
 func await(path string, limit time.Duration) error {

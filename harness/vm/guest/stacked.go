@@ -45,7 +45,8 @@ func openStack(typ string, fresh bool) error {
 	if err := setSysctl(map[string]string{"vm/overcommit_memory": "1"}); err != nil {
 		return err
 	}
-	if err := command("nbdkit", "--unix", nbdSocket, "file", stackImage); err != nil {
+	// The disk of a file system is not for the OOM killer to take.
+	if err := command("choom", "-n", "-1000", "--", "nbdkit", "--unix", nbdSocket, "file", stackImage); err != nil {
 		return err
 	}
 	if err := command("nbd-client", "-unix", nbdSocket, nbdDevice, "-b", "4096", "-C", "1"); err != nil {
