@@ -118,15 +118,40 @@ func (a *aio) reap(n int) (int, error) {
 	}
 }
 
-// tryAIO writes a page to a file without a name, and reports whether that works. The first
-// such write to a file system has the kernel start a thread, for which somebody may have to
-// reclaim memory and wait for us: nothing that is waited for may be in hand then.
-func (s *Store) tryAIO(a *aio) bool {
+// startAIO fills the pool with n, if AIO works with the backing file system. That takes a
+// write, to a file without a name: the first one to a file system has the kernel start a
+// thread, for which somebody may have to reclaim memory and wait for us. So nobody waits for
+// it, and nothing that is waited for is in hand.
+func (s *Store) startAIO(n int) {
 	fd, err := unix.Openat(s.rootFD, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return false
+		s.log.Debug("no AIO: write-out gives the device one run at a time", "type", s.fsType, "error", err)
+		return
 	}
-	defer unix.Close(fd)
+	s.aio.filling.Go(func() {
+		defer unix.Close(fd)
+		s.fillAIO(fd, n)
+	})
+}
+
+// fillAIO fills the pool with n that can write to fd, an empty file.
+func (s *Store) fillAIO(fd, n int) {
+	for i := range n {
+		a := newAIO()
+		if a == nil {
+			return
+		}
+		if i == 0 && !s.tryAIO(a, fd) {
+			s.log.Debug("no AIO: write-out gives the device one run at a time", "type", s.fsType)
+			a.end()
+			return
+		}
+		s.aio.put(a)
+	}
+}
+
+// tryAIO writes a page to fd, and reports whether that works.
+func (s *Store) tryAIO(a *aio, fd int) bool {
 	page, err := unix.Mmap(-1, 0, alloc.PageSize, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return false
@@ -140,22 +165,6 @@ func (s *Store) tryAIO(a *aio) bool {
 	a.run(got, s.held)
 	a.clear()
 	return got[0] == alloc.PageSize
-}
-
-// fillAIO makes n of them, if AIO works with the backing file system.
-func (s *Store) fillAIO(n int) {
-	for i := range n {
-		a := newAIO()
-		if a == nil {
-			return
-		}
-		if i == 0 && !s.tryAIO(a) {
-			s.log.Debug("no AIO: write-out gives the device one run at a time", "type", s.fsType)
-			a.end()
-			return
-		}
-		s.aio.put(a)
-	}
 }
 
 // aioPool has the few that are made ahead: a store writes out with so many at once. Until

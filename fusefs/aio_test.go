@@ -138,7 +138,7 @@ func TestScatteredPages(t *testing.T) {
 // What the device is given at once is what is left of it to be written.
 func TestStoreAtOnce(t *testing.T) {
 	f := newFixture(t, options{noStart: true})
-	f.fillAIO(1)
+	f.startAIO(1)
 	f.needAIO()
 	node := f.create(vfs.RootID, "f", 0o644)
 	in, err := f.inode(node)

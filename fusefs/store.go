@@ -270,7 +270,7 @@ func fsTypeName(magic int64) string {
 
 // Start starts the flushers.
 func (s *Store) Start() {
-	s.aio.filling.Go(func() { s.fillAIO(s.nflush + moreAIO) })
+	s.startAIO(s.nflush + moreAIO)
 	s.flusher = writeback.StartFlusher(s.bdi, s, s.graph, s.nflush)
 }
 
