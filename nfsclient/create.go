@@ -13,7 +13,22 @@ import (
 // Create makes a regular file. Exclusive is carried out by the server with verf,
 // or a random verifier if that is zero; the attributes are set afterwards. A
 // size, too: data of the file that is still here must not be written after that.
+//
+// So is Guarded, unless the server does not know that: with GUARDED, one that was
+// restarted could not tell a call that is sent again from that of a neighbour.
 func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
+	if how == vfs.Guarded && !c.noExclusive.Load() {
+		e, w, err := c.create(op, dir, name, vfs.Exclusive, set, vfs.Verifier{})
+		if !errors.Is(err, syscall.EOPNOTSUPP) {
+			return e, w, err
+		}
+		c.noExclusive.Store(true)
+	}
+	return c.create(op, dir, name, how, set, verf)
+}
+
+// create makes the call, and then gives the file what that did not.
+func (c *Client) create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
 	if how == vfs.Exclusive && verf == (vfs.Verifier{}) {
 		rand.Read(verf[:])
 	}
@@ -24,7 +39,7 @@ func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateM
 	args := nfs3.CreateArgs{Where: where(d, name), How: how, Set: *set, Verf: verf}
 	args.Set.SetSize = false
 	args.Encode(&s.enc)
-	e, w, err := c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == vfs.TypeRegular })
+	e, w, err := c.finishMake(op, s, d, name)
 	if err != nil {
 		return e, w, err
 	}
@@ -86,7 +101,7 @@ func (c *Client) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr
 	}
 	args := nfs3.MkdirArgs{Where: where(d, name), Set: *set}
 	args.Encode(&s.enc)
-	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == vfs.TypeDirectory })
+	return c.finishMake(op, s, d, name)
 }
 
 // Symlink makes a symbolic link.
@@ -100,9 +115,7 @@ func (c *Client) Symlink(op *vfs.Op, dir vfs.NodeID, name, target string, set *v
 	}
 	args := nfs3.SymlinkArgs{Where: where(d, name), Set: *set, Target: bytesOf(target)}
 	args.Encode(&s.enc)
-	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool {
-		return a.Type == vfs.TypeSymlink && a.Size == uint64(len(target))
-	})
+	return c.finishMake(op, s, d, name)
 }
 
 // Mknod makes a device, socket or FIFO.
@@ -113,7 +126,7 @@ func (c *Client) Mknod(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType
 	}
 	args := nfs3.MknodArgs{Where: where(d, name), Type: typ, Set: *set, Major: major, Minor: minor}
 	args.Encode(&s.enc)
-	return c.finishMake(op, s, d, name, func(a *vfs.Attr) bool { return a.Type == typ })
+	return c.finishMake(op, s, d, name)
 }
 
 // beginMake starts a call that makes name in dir.
@@ -126,22 +139,15 @@ func (c *Client) beginMake(op *vfs.Op, dir vfs.NodeID, name string, proc uint32)
 	return d, s, err
 }
 
-// finishMake makes the call in s and returns what was made. If the call was sent
-// twice and the name exists, what is there counts if same says it may be ours.
-func (c *Client) finishMake(op *vfs.Op, s *slot, d *inode, name string, same func(*vfs.Attr) bool) (vfs.Entry, vfs.WCC, error) {
+// finishMake makes the call in s and returns what was made.
+func (c *Client) finishMake(op *vfs.Op, s *slot, d *inode, name string) (vfs.Entry, vfs.WCC, error) {
 	start := c.seq.Add(1)
 	var res nfs3.CreateResult
-	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
-	if err != nil {
+	if _, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) }); err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
 	c.updateWCC(d, &res.DirWCC, start, true)
-	err = nfs3.Errno(res.Status)
-	if err != nil {
-		if again && errors.Is(err, syscall.EEXIST) {
-			e, err := c.mineAfterAll(op, d, name, same)
-			return e, res.DirWCC, err
-		}
+	if err := nfs3.Errno(res.Status); err != nil {
 		return vfs.Entry{}, res.DirWCC, err
 	}
 	if !res.Handle.Has {
@@ -150,17 +156,6 @@ func (c *Client) finishMake(op *vfs.Op, s *slot, d *inode, name string, same fun
 	}
 	e, err := c.entry(op, &res.Handle.Handle, &res.Attr, start)
 	return e, res.DirWCC, err
-}
-
-// mineAfterAll decides whether name, which exists, is what a call made that was
-// sent twice.
-func (c *Client) mineAfterAll(op *vfs.Op, d *inode, name string, same func(*vfs.Attr) bool) (vfs.Entry, error) {
-	e, err := c.lookup(op, d, name)
-	if err == nil && !same(&e.Attr) {
-		c.Forget(e.Node, 1)
-		return vfs.Entry{}, syscall.EEXIST
-	}
-	return e, err
 }
 
 // Link makes name in dir another name of node.
@@ -177,28 +172,17 @@ func (c *Client) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, 
 	args.Encode(&s.enc)
 	start := c.seq.Add(1)
 	var res nfs3.LinkResult
-	again, err := c.call(op, s, ino.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
-	if err != nil {
+	if _, err = c.call(op, s, ino.ino, func(x *xdr.Decoder) error { return res.Decode(x) }); err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
 	c.updateWCC(d, &res.DirWCC, start, true)
 	ino.changed(&res.Attr, c, start)
-	if err := nfs3.Errno(res.Status); err != nil && !(again && c.isLink(op, d, name, ino, err)) {
+	if err := nfs3.Errno(res.Status); err != nil {
 		return vfs.Attr{}, res.DirWCC, err
 	}
 	var attr vfs.Attr
 	err = c.getAttr(op, ino, &attr)
 	return attr, res.DirWCC, err
-}
-
-// isLink reports whether name exists because a LINK that was sent twice made it.
-func (c *Client) isLink(op *vfs.Op, d *inode, name string, ino *inode, err error) bool {
-	if !errors.Is(err, syscall.EEXIST) {
-		return false
-	}
-	var res nfs3.LookupResult
-	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK &&
-		(res.Handle == ino.fh || res.Attr.Has && res.Attr.Attr.Ino == ino.ino)
 }
 
 // changed takes in attributes after a change of the number of links, which

@@ -57,12 +57,11 @@
 //
 // # Replayed calls
 //
-// A call that is sent again after a reconnect may have been carried out before,
-// and then fails because of itself. Only for a call that really was sent twice,
-// EEXIST after CREATE, MKDIR, SYMLINK, MKNOD or LINK is success if LOOKUP finds
-// what it would have made (the same type, target or file), and ENOENT after
-// REMOVE, RMDIR or RENAME is success (RENAME: if the new name exists). That
-// cannot tell a neighbour who did just the same; EXCLUSIVE create can.
+// A call that is sent again after a reconnect may have been carried out before, and
+// then fails because of itself, if the server has forgotten (ours has not). That is
+// what the caller is told, as by Linux: nothing here could tell it from a neighbour
+// who did just the same, and two would hold one lock file. CREATE is EXCLUSIVE where
+// the name must be new, which the server can tell for good (RFC 1813 §3.3.8).
 //
 // # Locks
 //

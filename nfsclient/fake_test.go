@@ -31,12 +31,13 @@ type fake struct {
 
 	// Guarded by mu. before decides what happens to a call; after may damage
 	// the reply, record mark included.
-	before    func(c *fakeCall) verdict
-	after     func(c *fakeCall, reply []byte) []byte
-	hold      chan struct{} // nothing is read until it is closed
-	maxWrite  uint32
-	maxRead   uint32
-	committed vfs.Stable
+	before      func(c *fakeCall) verdict
+	after       func(c *fakeCall, reply []byte) []byte
+	hold        chan struct{} // nothing is read until it is closed
+	maxWrite    uint32
+	maxRead     uint32
+	committed   vfs.Stable
+	noExclusive bool
 }
 
 type fakeFile struct {
@@ -44,6 +45,7 @@ type fakeFile struct {
 	data   []byte
 	stable []byte
 	names  map[string]int
+	made   vfs.Verifier // by an EXCLUSIVE create
 }
 
 type fakeCall struct {
@@ -344,13 +346,23 @@ func (f *fake) serveMake(proc uint32, d *xdr.Decoder, e *xdr.Encoder, status nfs
 	dir := f.file(&at.Dir)
 	typ := map[uint32]vfs.FileType{nfs3.ProcCreate: vfs.TypeRegular, nfs3.ProcMkdir: vfs.TypeDirectory, nfs3.ProcSymlink: vfs.TypeSymlink}[proc]
 	old, exists := dir.names[string(at.Name)]
-	unchecked := proc == nfs3.ProcCreate && d.Uint32() == uint32(vfs.Unchecked)
+	var how vfs.CreateMode
+	var verf vfs.Verifier
+	if proc == nfs3.ProcCreate {
+		if how = vfs.CreateMode(d.Uint32()); how == vfs.Exclusive {
+			copy(verf[:], d.FixedOpaque(len(verf)))
+		}
+	}
+	mayExist := proc == nfs3.ProcCreate && (how == vfs.Unchecked || how == vfs.Exclusive && exists && verf == f.files[old].made)
 	r := nfs3.CreateResult{Status: status}
 	switch {
-	case exists && !unchecked:
+	case how == vfs.Exclusive && f.noExclusive:
+		r.Status = nfs3.StatusNotSupp
+	case exists && !mayExist:
 		r.Status = nfs3.StatusExist
 	case !exists && status == 0:
 		old = f.add(typ)
+		f.files[old].made = verf
 		dir.names[string(at.Name)] = old
 		f.touch(dir)
 	}

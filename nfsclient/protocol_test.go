@@ -311,54 +311,77 @@ func TestOnlyGarbageIsAnError(t *testing.T) {
 	f.set(func() { f.after = nil })
 }
 
-// What a call that was sent twice did the first time is no error.
+// onFirst has do called, with f.mu held, before the first call to proc, whose reply is lost.
+func (f *fake) onFirst(proc uint32, do func()) {
+	f.set(func() {
+		hit := false
+		f.before = func(call *fakeCall) verdict {
+			if call.proc != proc || hit {
+				return serve
+			}
+			hit = true
+			do()
+			return cut
+		}
+	})
+}
+
+// A server that has forgotten what it did finds a call that is sent again to fail. Only
+// an EXCLUSIVE create is known to be the same; the others may as well be a neighbour's.
 func TestReplayedCalls(t *testing.T) {
 	f, b := fakeBed(t, nil)
 	c, op := b.c, &b.op
-	once := func(proc uint32) {
-		f.set(func() {
-			hit := false
-			f.before = func(call *fakeCall) verdict {
-				if call.proc == proc && !hit {
-					hit = true
-					return cut
-				}
-				return serve
-			}
-		})
-	}
+	once := func(proc uint32) { f.onFirst(proc, func() {}) }
 	set := &vfs.SetAttr{SetMode: true, Mode: 0o644}
 	once(nfs3.ProcCreate)
 	e, _, err := c.Create(op, vfs.RootID, "f", vfs.Guarded, set, vfs.Verifier{})
 	must(t, err)
+	f.onFirst(nfs3.ProcCreate, func() { f.files[0].names["g"] = f.add(vfs.TypeRegular) }) // by a neighbour
+	_, _, err = c.Create(op, vfs.RootID, "g", vfs.Guarded, set, vfs.Verifier{})
+	wantErrno(t, err, syscall.EEXIST)
 	once(nfs3.ProcMkdir)
-	d, _, err := c.Mkdir(op, vfs.RootID, "d", set)
+	_, _, err = c.Mkdir(op, vfs.RootID, "d", set)
+	wantErrno(t, err, syscall.EEXIST)
+	d, err := c.Lookup(op, vfs.RootID, "d")
 	must(t, err)
+	once(nfs3.ProcSymlink)
+	_, _, err = c.Symlink(op, vfs.RootID, "s", "f", set)
+	wantErrno(t, err, syscall.EEXIST)
 	once(nfs3.ProcLink)
 	_, _, err = c.Link(op, e.Node, d.Node, "l")
-	must(t, err)
+	wantErrno(t, err, syscall.EEXIST)
 	once(nfs3.ProcRename)
 	_, _, err = c.Rename(op, d.Node, "l", d.Node, "m")
-	must(t, err)
+	wantErrno(t, err, syscall.ENOENT)
 	once(nfs3.ProcRemove)
 	_, err = c.Remove(op, d.Node, "m")
-	must(t, err)
+	wantErrno(t, err, syscall.ENOENT)
 	once(nfs3.ProcRmdir)
 	_, err = c.Rmdir(op, vfs.RootID, "d")
-	must(t, err)
-	if st := c.Stats(); st.Resent < 6 {
-		t.Fatalf("%d calls were sent twice, want 6", st.Resent)
-	}
-	// Without a replay the same answers are errors.
-	f.set(func() { f.before = nil })
-	_, _, err = c.Create(op, vfs.RootID, "f", vfs.Guarded, set, vfs.Verifier{})
-	wantErrno(t, err, syscall.EEXIST)
-	_, err = c.Rmdir(op, vfs.RootID, "d")
 	wantErrno(t, err, syscall.ENOENT)
-	// And something else under that name is an error with one, too.
-	once(nfs3.ProcMkdir)
-	_, _, err = c.Mkdir(op, vfs.RootID, "f", set)
-	wantErrno(t, err, syscall.EEXIST)
+	if st := c.Stats(); st.Resent < 8 {
+		t.Fatalf("%d calls were sent twice, want 8", st.Resent)
+	}
+}
+
+// A server that does not know EXCLUSIVE is asked once.
+func TestNoExclusiveCreate(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	f.set(func() { f.noExclusive = true })
+	set := &vfs.SetAttr{SetMode: true, Mode: 0o644}
+	for i, name := range []string{"f", "g"} {
+		_, _, err := b.c.Create(&b.op, vfs.RootID, name, vfs.Guarded, set, vfs.Verifier{})
+		must(t, err)
+		_, _, err = b.c.Create(&b.op, vfs.RootID, name, vfs.Guarded, set, vfs.Verifier{})
+		wantErrno(t, err, syscall.EEXIST)
+		f.set(func() {
+			if got, want := f.count[nfs3.ProcCreate], 3+2*i; got != want {
+				t.Errorf("%d CREATEs, want %d", got, want)
+			}
+		})
+	}
+	_, _, err := b.c.Create(&b.op, vfs.RootID, "x", vfs.Exclusive, set, vfs.Verifier{1})
+	wantErrno(t, err, syscall.EOPNOTSUPP)
 }
 
 func TestResentCallsKeepXIDAndPort(t *testing.T) {
@@ -367,7 +390,7 @@ func TestResentCallsKeepXIDAndPort(t *testing.T) {
 	var first fakeCall
 	f.set(func() {
 		f.before = func(c *fakeCall) verdict { // called with f.mu held
-			if c.proc != nfs3.ProcMkdir {
+			if c.proc != nfs3.ProcCreate {
 				return serve
 			}
 			if hit++; hit == 1 {
@@ -383,7 +406,7 @@ func TestResentCallsKeepXIDAndPort(t *testing.T) {
 			return serve
 		}
 	})
-	_, _, err := b.c.Mkdir(&b.op, vfs.RootID, "d", &vfs.SetAttr{})
+	_, _, err := b.c.Create(&b.op, vfs.RootID, "f", vfs.Exclusive, &vfs.SetAttr{}, vfs.Verifier{})
 	must(t, err)
 	f.set(func() {
 		if hit != 2 {

@@ -1,9 +1,7 @@
 package nfsclient
 
 import (
-	"errors"
 	"fmt"
-	"syscall"
 
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
@@ -48,14 +46,10 @@ func (c *Client) remove(op *vfs.Op, d *inode, name string, proc uint32) (vfs.WCC
 	args.Encode(&s.enc)
 	start := c.seq.Add(1)
 	var res nfs3.WCCResult
-	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
-	if err != nil {
+	if _, err = c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) }); err != nil {
 		return vfs.WCC{}, err
 	}
 	c.updateWCC(d, &res.WCC, start, true)
-	if again && res.Status == nfs3.StatusNoEnt {
-		return res.WCC, nil // the first time, it was there
-	}
 	return res.WCC, nfs3.Errno(res.Status)
 }
 
@@ -170,22 +164,12 @@ func (c *Client) rename(op *vfs.Op, d *inode, name string, nd *inode, newName st
 	args.Encode(&s.enc)
 	start := c.seq.Add(1)
 	var res nfs3.RenameResult
-	again, err := c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) })
-	if err != nil {
+	if _, err = c.call(op, s, d.ino, func(x *xdr.Decoder) error { return res.Decode(x) }); err != nil {
 		return from, to, err
 	}
 	c.updateWCC(d, &res.From, start, true)
 	if nd != d {
 		c.updateWCC(nd, &res.To, start, true)
 	}
-	err = nfs3.Errno(res.Status)
-	if again && errors.Is(err, syscall.ENOENT) && c.exists(op, nd, newName) {
-		err = nil
-	}
-	return res.From, res.To, err
-}
-
-func (c *Client) exists(op *vfs.Op, d *inode, name string) bool {
-	var res nfs3.LookupResult
-	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK
+	return res.From, res.To, nfs3.Errno(res.Status)
 }

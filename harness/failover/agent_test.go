@@ -18,7 +18,8 @@ import (
 // agentBed is a host in which the resource agents are installed.
 type agentBed struct {
 	*testing.T
-	h *host.Host
+	h     *host.Host
+	setup string // what is /run/setup there
 }
 
 func newAgentBed(t *testing.T) *agentBed {
@@ -37,7 +38,7 @@ func newAgentBed(t *testing.T) *agentBed {
 			t.Error(err)
 		}
 	})
-	b := &agentBed{t, h}
+	b := &agentBed{t, h, setup}
 	b.sh("mkdir -p /usr/lib/ocf/resource.d/loopnfs /run/export /run/resource-agents && cp /run/setup/ocf/* /usr/lib/ocf/resource.d/loopnfs/")
 	return b
 }
@@ -101,12 +102,43 @@ func TestAgentServerKilled(t *testing.T) {
 	b.want("start", "", "0", 5*time.Second)
 	b.want("monitor", "", "0", 5*time.Second)
 	b.want("monitor", "OCF_CHECK_LEVEL=10", "0", 5*time.Second)
-	b.sh("pkill -KILL -f '[l]oopnfs serve'; while pgrep -f '[l]oopnfs serve'; do sleep 0.05; done")
+	// One that ends loses its command line first.
+	b.sh("all=$(pgrep -f '[l]oopnfs serve'); kill -KILL $all; for p in $all; do while [ -e /proc/$p ]; do sleep 0.05; done; done")
 	b.want("monitor", "", "7", 5*time.Second)
 	b.want("stop", "", "0", 3*time.Second)
 	b.want("start", "", "0", 20*time.Second)
 	b.want("stop", "", "0", 20*time.Second)
 	b.want("stop", "", "0", 3*time.Second)
+}
+
+// A server whose first thread has ended, while another one waits in the kernel, still has
+// the disk. It is not taken for one that serves, nor for one that has stopped.
+func TestAgentServerEnding(t *testing.T) {
+	b := newAgentBed(t)
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(b.setup, "ending"), self, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b.sh("ENDING=1 setsid /run/setup/ending </dev/null >/dev/null 2>&1 & " +
+		"while ! pgrep -r Z -x ending; do sleep 0.05; done")
+	b.sh(`p=$(pgrep -x ending) && echo "$p $(sed 's/^.*) //' /proc/$p/stat | cut -d ' ' -f 20)" >/run/ending.pid`)
+	const env = "OCF_RESKEY_pidfile=/run/ending.pid"
+	b.want("monitor", env, "1", 5*time.Second)
+	b.want("stop", env+" OCF_RESKEY_CRM_meta_timeout=14000", "0", 14*time.Second)
+	b.want("monitor", env, "7", 5*time.Second)
+	if out := b.sh("pgrep -x ending || :"); out != "" {
+		t.Fatalf("still there: %s", out)
+	}
+}
+
+// init is run by the first thread of the process.
+func init() {
+	if os.Getenv("ENDING") != "" {
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0) // that of the runtime goes on
+	}
 }
 
 // A server that does not react is seen in depth 10 only, and killed by stop, in the time

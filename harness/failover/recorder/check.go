@@ -151,7 +151,7 @@ func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 	twice := l.takenBy(id, calls)
 	switch {
 	case len(at) == 0 && !l.places[""] && twice != nil:
-		v.Twice = append(v.Twice, fmt.Sprintf("%s %s of %s made room for the file %s, was sent again, and then took that, too", twice.Op, twice.Name, twice.Client, id))
+		v.Twice = append(v.Twice, fmt.Sprintf("%s, but the file %s is not there: %s %s of %s, under way then, was carried out again and took it, or that answer was of the file of somebody else", l.last, id, twice.Op, twice.Name, twice.Client))
 	case len(at) > 1:
 		v.Twice = append(v.Twice, fmt.Sprintf("the file %s is there as %s", id, strings.Join(at, " and as ")))
 	case len(at) == 0 && !l.places[""]:
@@ -162,8 +162,8 @@ func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 }
 
 // takenBy returns a call for another file under the same name that was under way while the
-// last promise was made: as that could be made, the call had been carried out, and if the
-// file is not there, it was carried out again.
+// last promise was made: if that was true, the call had been carried out, and if the file is
+// not there, it was carried out again.
 func (l *life) takenBy(id string, calls []Call) *Call {
 	for i := range calls {
 		c := &calls[i]

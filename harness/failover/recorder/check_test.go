@@ -69,13 +69,13 @@ func TestCheck(t *testing.T) {
 			s.add("a", Remove, "x", "", "1", false)
 			s.add("b", Create, "x", "", "2", true)
 			s.calls[1].Answered = s.now + 5
-		}, nil, "applied twice: remove x of a made room for the file 2, was sent again, and then took that, too"},
+		}, nil, "applied twice: create x was answered, but the file 2 is not there: remove x of a, under way then, was carried out again and took it, or that answer was of the file of somebody else"},
 		{"removed by a call that was carried out twice, meanwhile", func(s *story) {
 			s.add("a", Create, "x", "", "1", true)
 			s.add("a", Remove, "x", "", "1", false)
 			s.add("b", Create, "x", "", "2", true)
 			s.calls[1].Answered, s.calls[2].Answered = s.now+5, s.now+10
-		}, nil, "applied twice: remove x of a made room for the file 2, was sent again, and then took that, too"},
+		}, nil, "applied twice: create x was answered, but the file 2 is not there: remove x of a, under way then, was carried out again and took it, or that answer was of the file of somebody else"},
 		{"two owners", func(s *story) {
 			s.add("a", Create, "x", "", "1", true)
 			s.add("b", Create, "x", "", "2", true)
