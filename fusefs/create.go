@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/internal/fslog"
 	"loopnfs/internal/vfs"
 )
 
@@ -197,6 +198,10 @@ func inOneStep(op *vfs.Op, set *vfs.SetAttr) bool {
 	return !owner && !times && newMode(set)&0o7000 == 0 && !(set.SetSize && set.Size > 0)
 }
 
+// inOneEntry reports whether what is made in one step, if whole says so, is in one entry of the
+// file system's log: a sync of the directory has it on stable storage.
+func (d *dirOp) inOneEntry(whole bool) bool { return whole && d.s.fsLog == fslog.Ext4 }
+
 // setNew gives a new object, open as fd, what the call that made it could not.
 // Only root may choose the owner. It runs with the identity of the caller.
 func setNew(op *vfs.Op, typ vfs.FileType, fd int, set *vfs.SetAttr) error {
@@ -252,6 +257,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 	}
 	fd := -1
 	err = unix.EOPNOTSUPP
+	withDir := d.s.fsLog != fslog.None
 	if how == vfs.Exclusive {
 		err = d.asMaker(name, true, func() (err error) {
 			fd, err = d.createWhole(name, set)
@@ -260,7 +266,9 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		})
 	}
 	if err == unix.EOPNOTSUPP {
-		err = d.asMaker(name, inOneStep(d.op, set), func() (err error) {
+		whole := inOneStep(d.op, set)
+		withDir = d.inOneEntry(whole)
+		err = d.asMaker(name, whole, func() (err error) {
 			fd, made, err = d.createInSteps(name, set)
 			return err
 		})
@@ -270,6 +278,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 	}
 	if err == nil {
 		e, err = d.s.entry(d.op, fd, d.b, found{d.in, name, d.ids})
+		e.WithDir = withDir
 		return e, made, err
 	}
 	if made || !errors.Is(err, unix.EEXIST) || how == vfs.Guarded {
@@ -371,8 +380,8 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 	if err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
-	made := false
-	err = d.asMaker(name, inOneStep(op, set), func() error {
+	made, whole := false, inOneStep(op, set)
+	err = d.asMaker(name, whole, func() error {
 		if err := call(d.fd); err != nil {
 			return err
 		}
@@ -382,6 +391,7 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 	var e vfs.Entry
 	if err == nil {
 		e, err = d.child(name)
+		e.WithDir = d.inOneEntry(whole)
 	}
 	d.leave(made)
 	return e, d.wcc, err

@@ -17,6 +17,7 @@ import (
 
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
+	"loopnfs/internal/fslog"
 	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/waitfor"
@@ -39,6 +40,7 @@ type Store struct {
 	dev       uint64
 	fsid      uint64 // of the file system, to clients
 	fsType    string
+	fsLog     fslog.Log
 	readOnly  bool
 	macMu     sync.Mutex
 	macHash   hash.Hash // keyed; guarded by macMu, as macBuf
@@ -107,6 +109,7 @@ func (s *Store) open1(cfg *StoreConfig) error {
 	if s.rootFD, err = unix.Open(cfg.Dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return err
 	}
+	s.fsLog = fslog.Of(s.rootFD)
 	if err := s.probe(cfg); err != nil {
 		return err
 	}

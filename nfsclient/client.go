@@ -128,7 +128,7 @@ func (c *Client) connect(ctx context.Context, root *nfs3.FileHandle) error {
 	if err != nil {
 		return err
 	}
-	conn, err := dial(addr, 0, make([]byte, recvBuffer), func(closer) {})
+	conn, err := dial(addr, 0, connectTimeout, make([]byte, recvBuffer), func(closer) {})
 	if err != nil {
 		return err
 	}

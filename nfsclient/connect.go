@@ -16,9 +16,13 @@ import (
 )
 
 const (
-	backoffMin     = 50 * time.Millisecond
-	backoffMax     = 2 * time.Second
+	backoffMin = 50 * time.Millisecond
+	backoffMax = time.Second
+	// connectTimeout is how long an attempt may take, connectAgain the first one to come
+	// back. While nobody has the address, what is sent to it waits for three seconds to be
+	// told where to (ARP), and is not sent again, though somebody has it by then.
 	connectTimeout = 5 * time.Second
+	connectAgain   = 500 * time.Millisecond
 	// userTimeout is how long sent data may stay unacknowledged.
 	userTimeout = 60 * time.Second
 	// recvBuffer is small: what of the data of a READ arrives with its header
@@ -35,10 +39,10 @@ type conn struct {
 	replies uint64
 }
 
-// dial connects to addr from port, 0 for any. It starts no goroutine. hook gets
-// what must be closed to end the attempt early, then nil.
-func dial(addr netip.AddrPort, port uint16, buf []byte, hook func(closer)) (*conn, error) {
-	f, err := connect(addr, port, hook)
+// dial connects to addr from port, 0 for any, within limit. It starts no goroutine.
+// hook gets what must be closed to end the attempt early, then nil.
+func dial(addr netip.AddrPort, port uint16, limit time.Duration, buf []byte, hook func(closer)) (*conn, error) {
+	f, err := connect(addr, port, limit, hook)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", addr, err)
 	}
@@ -61,7 +65,7 @@ func dial(addr netip.AddrPort, port uint16, buf []byte, hook func(closer)) (*con
 
 // connect returns a connected socket. The standard library's dialer would start
 // goroutines to watch over the attempt.
-func connect(addr netip.AddrPort, port uint16, hook func(closer)) (*os.File, error) {
+func connect(addr netip.AddrPort, port uint16, limit time.Duration, hook func(closer)) (*os.File, error) {
 	fd, err := unix.Socket(family(addr), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -75,7 +79,7 @@ func connect(addr netip.AddrPort, port uint16, hook func(closer)) (*os.File, err
 		// had, any other will do.
 		bindPort(fd, addr, port)
 	}
-	if err := start(f, fd, addr); err != nil {
+	if err := start(f, fd, addr, limit); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -122,8 +126,8 @@ func bindPort(fd int, addr netip.AddrPort, port uint16) {
 	unix.Bind(fd, sockaddr(netip.AddrPortFrom(any, port)))
 }
 
-// start connects and waits until that has succeeded or failed.
-func start(f *os.File, fd int, addr netip.AddrPort) error {
+// start connects and waits until that has succeeded or failed, at most for limit.
+func start(f *os.File, fd int, addr netip.AddrPort, limit time.Duration) error {
 	err := unix.Connect(fd, sockaddr(addr))
 	if err == nil {
 		return nil
@@ -131,7 +135,7 @@ func start(f *os.File, fd int, addr netip.AddrPort) error {
 	if err != unix.EINPROGRESS {
 		return err
 	}
-	if err := f.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+	if err := f.SetDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	raw, err := f.SyscallConn()
@@ -203,7 +207,7 @@ func (t *transport) reconnect(port uint16, why error, wait time.Duration, buf []
 		why = errors.New("closed by the server")
 	}
 	start := t.now()
-	told := false
+	told, limit := false, connectAgain
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -212,9 +216,9 @@ func (t *transport) reconnect(port uint16, why error, wait time.Duration, buf []
 			return nil
 		case <-timer.C:
 		}
-		c, err := dial(t.addr, port, buf, t.setDialer)
+		c, err := dial(t.addr, port, limit, buf, t.setDialer)
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
-			c, err = dial(t.addr, 0, buf, t.setDialer)
+			c, err = dial(t.addr, 0, limit, buf, t.setDialer)
 		}
 		if err == nil {
 			t.reconnects.Add(1)
@@ -227,7 +231,7 @@ func (t *transport) reconnect(port uint16, why error, wait time.Duration, buf []
 			told = true
 			t.log.Warn("NFS server does not respond, still trying", "server", t.addr, "lost", why, "err", err)
 		}
-		wait = backoff(wait)
+		wait, limit = backoff(wait), min(2*limit, connectTimeout)
 		timer.Reset(wait)
 	}
 }

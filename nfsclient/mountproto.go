@@ -47,7 +47,7 @@ func mountCall(ctx context.Context, cfg *Config, proc uint32, decode func(*xdr.D
 	if err != nil {
 		return err
 	}
-	c, err := dial(addr, 0, make([]byte, recvBuffer), func(closer) {})
+	c, err := dial(addr, 0, connectTimeout, make([]byte, recvBuffer), func(closer) {})
 	if err != nil {
 		return err
 	}

@@ -43,10 +43,10 @@ func (r *request) created(dir vfs.NodeID, ent *vfs.Entry, wcc *vfs.WCC, err erro
 }
 
 // syncCreated puts a new object and its entry on stable storage. Files and
-// directories have attributes of their own to be synced; of anything else the
+// directories may have attributes of their own to be synced; of anything else the
 // directory's journal has all there is.
 func (r *request) syncCreated(dir vfs.NodeID, ent *vfs.Entry) error {
-	if ent.Attr.Type == vfs.TypeRegular || ent.Attr.Type == vfs.TypeDirectory {
+	if !ent.WithDir && (ent.Attr.Type == vfs.TypeRegular || ent.Attr.Type == vfs.TypeDirectory) {
 		return r.sync(ent.Node, dir)
 	}
 	return r.sync(dir)

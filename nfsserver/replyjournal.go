@@ -17,6 +17,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"loopnfs/internal/fslog"
 )
 
 // A reply journal is a file of keptReplies records, each in a block of its own, written
@@ -135,8 +137,7 @@ func openDirect(name string, buffered bool) (f *os.File, direct bool, err error)
 // and the file system has one log for all changes, and flushes the disk before it writes to
 // that: then whatever is logged later is on stable storage later.
 func ordersDirect(f *os.File) bool {
-	var sf unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &sf) != nil || sf.Type != unix.EXT4_SUPER_MAGIC && sf.Type != unix.XFS_SUPER_MAGIC {
+	if fslog.Of(int(f.Fd())) == fslog.None {
 		return false
 	}
 	var st unix.Statx_t

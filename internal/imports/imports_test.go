@@ -13,7 +13,7 @@ import (
 const module = "loopnfs/"
 
 // leaves know nothing of this module, and everybody may import them.
-var leaves = []string{"internal/waitfor", "internal/waitq", "internal/xdr"}
+var leaves = []string{"internal/waitfor", "internal/waitq", "internal/xdr", "internal/fslog"}
 
 // filesystems is what the two ends of a mount, and its doors, are made of. They
 // do not know each other.
@@ -32,6 +32,7 @@ var table = []struct {
 	{"internal/waitfor", nil},
 	{"internal/waitq", nil},
 	{"internal/xdr", nil},
+	{"internal/fslog", nil},
 	{"internal/imports", nil},
 	{"internal/hostguard", nil},
 	{"internal/pressure", nil},

@@ -104,6 +104,9 @@ type Stater interface {
 type Entry struct {
 	Node NodeID
 	Attr Attr
+	// WithDir is set by what makes a new object if that is on stable storage as soon as
+	// its directory is: there is nothing left for a Sync of its own.
+	WithDir bool
 }
 
 // Stable says how durable written data must be before WRITE returns
