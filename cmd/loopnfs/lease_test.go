@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -143,6 +146,7 @@ func TestLeaseOfOneThatStoodStill(t *testing.T) {
 	root := c.root("/data")
 	stopped, kept := a.server(), a.kept()
 	check(t, syscall.Kill(stopped, syscall.SIGSTOP))
+	awaitStopped(t, stopped)
 	remove := nfs3.RemoveArgs{Dir: root, Name: []byte("precious")}
 	ended := make(chan error, 1)
 	go func() {
@@ -174,6 +178,26 @@ func TestLeaseOfOneThatStoodStill(t *testing.T) {
 	check(t, dialFrom(t, "127.0.0.8", b.addr).answers())
 	l.report()
 	b.stop()
+}
+
+// awaitStopped waits until no thread of a process runs any more: each stops only when it
+// has noticed.
+func awaitStopped(t *testing.T, pid int) {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		check(t, err)
+		running := slices.ContainsFunc(stats, func(path string) bool {
+			stat, err := os.ReadFile(path)
+			return err == nil && !bytes.Contains(stat, []byte(") T "))
+		})
+		if len(stats) > 0 && !running {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("process %d does not stop", pid)
+		}
+	}
 }
 
 // A disk that does not answer ends the server before others may begin; when it answers
