@@ -198,9 +198,10 @@ func inOneStep(op *vfs.Op, set *vfs.SetAttr) bool {
 	return !owner && !times && newMode(set)&0o7000 == 0 && !(set.SetSize && set.Size > 0)
 }
 
-// inOneEntry reports whether what is made in one step, if whole says so, is in one entry of the
-// file system's log: a sync of the directory has it on stable storage.
-func (d *dirOp) inOneEntry(whole bool) bool { return whole && d.s.fsLog == fslog.Ext4 }
+// withDir reports whether what is made so that it is whole when it gets its name is on stable
+// storage when the directory is: all of it is in the log by then. XFS logs an ACL or a label
+// that is inherited later, so what is made there is synced itself.
+func (d *dirOp) withDir(whole bool) bool { return whole && d.s.fsLog == fslog.Ext4 }
 
 // setNew gives a new object, open as fd, what the call that made it could not.
 // Only root may choose the owner. It runs with the identity of the caller.
@@ -257,7 +258,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 	}
 	fd := -1
 	err = unix.EOPNOTSUPP
-	withDir := d.s.fsLog != fslog.None
+	whole := true
 	if how == vfs.Exclusive {
 		err = d.asMaker(name, true, func() (err error) {
 			fd, err = d.createWhole(name, set)
@@ -266,8 +267,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 		})
 	}
 	if err == unix.EOPNOTSUPP {
-		whole := inOneStep(d.op, set)
-		withDir = d.inOneEntry(whole)
+		whole = inOneStep(d.op, set)
 		err = d.asMaker(name, whole, func() (err error) {
 			fd, made, err = d.createInSteps(name, set)
 			return err
@@ -278,7 +278,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 	}
 	if err == nil {
 		e, err = d.s.entry(d.op, fd, d.b, found{d.in, name, d.ids})
-		e.WithDir = withDir
+		e.WithDir = d.withDir(whole)
 		return e, made, err
 	}
 	if made || !errors.Is(err, unix.EEXIST) || how == vfs.Guarded {
@@ -391,7 +391,7 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 	var e vfs.Entry
 	if err == nil {
 		e, err = d.child(name)
-		e.WithDir = d.inOneEntry(whole)
+		e.WithDir = d.withDir(whole)
 	}
 	d.leave(made)
 	return e, d.wcc, err

@@ -54,7 +54,6 @@ type Client struct {
 	aheadLimit     int64
 	aheadPages     atomic.Int64
 	noReaddirplus  atomic.Bool
-	noExclusive    atomic.Bool
 	sillySeq       atomic.Uint64
 
 	seq        atomic.Uint64 // orders the beginnings of calls

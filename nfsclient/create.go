@@ -2,7 +2,6 @@ package nfsclient
 
 import (
 	"crypto/rand"
-	"errors"
 	"syscall"
 
 	"loopnfs/internal/nfs3"
@@ -13,22 +12,7 @@ import (
 // Create makes a regular file. Exclusive is carried out by the server with verf,
 // or a random verifier if that is zero; the attributes are set afterwards. A
 // size, too: data of the file that is still here must not be written after that.
-//
-// So is Guarded, unless the server does not know that: with GUARDED, one that was
-// restarted could not tell a call that is sent again from that of a neighbour.
 func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
-	if how == vfs.Guarded && !c.noExclusive.Load() {
-		e, w, err := c.create(op, dir, name, vfs.Exclusive, set, vfs.Verifier{})
-		if !errors.Is(err, syscall.EOPNOTSUPP) {
-			return e, w, err
-		}
-		c.noExclusive.Store(true)
-	}
-	return c.create(op, dir, name, how, set, verf)
-}
-
-// create makes the call, and then gives the file what that did not.
-func (c *Client) create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (vfs.Entry, vfs.WCC, error) {
 	if how == vfs.Exclusive && verf == (vfs.Verifier{}) {
 		rand.Read(verf[:])
 	}

@@ -58,10 +58,12 @@
 // # Replayed calls
 //
 // A call that is sent again after a reconnect may have been carried out before, and
-// then fails because of itself, if the server has forgotten (ours has not). That is
-// what the caller is told, as by Linux: nothing here could tell it from a neighbour
-// who did just the same, and two would hold one lock file. CREATE is EXCLUSIVE where
-// the name must be new, which the server can tell for good (RFC 1813 §3.3.8).
+// then fails because of itself, if the server has forgotten. Ours does not forget when
+// it is started again. The caller is told what the server says: nothing here could tell
+// the own file from that of a neighbour who did just the same, and two would have one
+// lock file. A server can tell with an EXCLUSIVE create (RFC 1813 §3.3.8), but that makes
+// a file without attributes, which somebody may find before they are set, or for ever;
+// so Exclusive is for callers who ask for it.
 //
 // # Locks
 //

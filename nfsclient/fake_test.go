@@ -31,13 +31,12 @@ type fake struct {
 
 	// Guarded by mu. before decides what happens to a call; after may damage
 	// the reply, record mark included.
-	before      func(c *fakeCall) verdict
-	after       func(c *fakeCall, reply []byte) []byte
-	hold        chan struct{} // nothing is read until it is closed
-	maxWrite    uint32
-	maxRead     uint32
-	committed   vfs.Stable
-	noExclusive bool
+	before    func(c *fakeCall) verdict
+	after     func(c *fakeCall, reply []byte) []byte
+	hold      chan struct{} // nothing is read until it is closed
+	maxWrite  uint32
+	maxRead   uint32
+	committed vfs.Stable
 }
 
 type fakeFile struct {
@@ -356,8 +355,6 @@ func (f *fake) serveMake(proc uint32, d *xdr.Decoder, e *xdr.Encoder, status nfs
 	mayExist := proc == nfs3.ProcCreate && (how == vfs.Unchecked || how == vfs.Exclusive && exists && verf == f.files[old].made)
 	r := nfs3.CreateResult{Status: status}
 	switch {
-	case how == vfs.Exclusive && f.noExclusive:
-		r.Status = nfs3.StatusNotSupp
 	case exists && !mayExist:
 		r.Status = nfs3.StatusExist
 	case !exists && status == 0:

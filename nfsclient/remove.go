@@ -1,7 +1,9 @@
 package nfsclient
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
@@ -62,6 +64,9 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 	}
 	silly := fmt.Sprintf(".nfs%016x%08x", ino.ino, c.sillySeq.Add(1))
 	w, _, err := c.rename(op, d, name, d, silly)
+	if errors.Is(err, syscall.ENOENT) && c.isThere(op, d, silly, ino) {
+		err = nil // the call was sent twice
+	}
 	if err != nil {
 		return false, w, err
 	}
@@ -78,6 +83,12 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 		c.unhide(hidden)
 	}
 	return true, w, nil
+}
+
+// isThere reports whether name is one of ino.
+func (c *Client) isThere(op *vfs.Op, d *inode, name string, ino *inode) bool {
+	var res nfs3.LookupResult
+	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK && res.Handle == ino.fh
 }
 
 // openFile returns the inode of a name if it is open here and was not hidden
@@ -103,7 +114,7 @@ func (c *Client) openFile(op *vfs.Op, d *inode, name string) *inode {
 // close.
 func (c *Client) unhide(silly *sillyName) {
 	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: c.t.stop}
-	if _, err := c.remove(op, silly.dir, silly.name, nfs3.ProcRemove); err != nil {
+	if _, err := c.remove(op, silly.dir, silly.name, nfs3.ProcRemove); err != nil && !errors.Is(err, syscall.ENOENT) {
 		c.cfg.Logger.Warn("cannot remove a file after its last close; it stays on the server", "name", silly.name, "err", err)
 	}
 	c.Forget(silly.dir.id, 1)

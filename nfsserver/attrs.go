@@ -26,14 +26,18 @@ func (r *request) complete(node vfs.NodeID, w *vfs.WCC) {
 
 // sync puts changed objects on stable storage, as RFC 1813 §4.8 has it for
 // everything that changes a file system but unstable WRITE; or leaves that to the
-// file system (Config.AsyncMetadata). What somebody else has removed since has nothing
-// left to sync; the change was made all the same.
+// file system (Config.AsyncMetadata). What somebody else has removed since cannot be synced
+// itself; after a loss of power it may be there again, and must be as it was.
 func (r *request) sync(nodes ...vfs.NodeID) error {
 	if r.srv.cfg.AsyncMetadata {
 		return nil
 	}
 	for _, n := range nodes {
-		if err := r.exp.FS.Sync(&r.op, n); err != nil && err != vfs.ErrStale {
+		err := r.exp.FS.Sync(&r.op, n)
+		if a, ok := r.exp.FS.(vfs.Announcer); ok && err == vfs.ErrStale {
+			return a.SyncAll()
+		}
+		if err != nil && err != vfs.ErrStale {
 			return err
 		}
 	}

@@ -35,11 +35,12 @@ type object struct {
 	handle nfs3.FileHandle
 	typ    vfs.FileType
 	size   uint64 // of a file
+	mode   uint32 // of a file or directory
 }
 
 // String shows as much of a handle as tells one from another.
 func (o object) String() string {
-	return fmt.Sprintf("%v %x %d bytes", o.typ, crc32.ChecksumIEEE(o.handle.Bytes()), o.size)
+	return fmt.Sprintf("%v %x %#o %d bytes", o.typ, crc32.ChecksumIEEE(o.handle.Bytes()), o.mode, o.size)
 }
 
 var names = []string{"a", "b", "c", "d", "e", "f", "g", "h"}
@@ -101,19 +102,27 @@ func (w *namesWorker) make(r *rand.Rand, now state, name string) (object, error)
 	}
 	var res nfs3.CreateResult
 	var err error
-	typ := []vfs.FileType{vfs.TypeRegular, vfs.TypeRegular, vfs.TypeDirectory, vfs.TypeSymlink, vfs.TypeFIFO}[r.IntN(5)]
-	switch typ {
+	set := vfs.SetAttr{SetMode: true, Mode: []uint32{0o600, 0o644, 0o755}[r.IntN(3)]}
+	o := object{mode: set.Mode}
+	o.typ = []vfs.FileType{vfs.TypeRegular, vfs.TypeRegular, vfs.TypeDirectory, vfs.TypeSymlink, vfs.TypeFIFO}[r.IntN(5)]
+	switch o.typ {
 	case vfs.TypeRegular:
 		how := []vfs.CreateMode{vfs.Unchecked, vfs.Guarded, vfs.Exclusive}[r.IntN(3)]
-		_, err = w.c.Call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: w.at(name), How: how, Verf: vfs.Verifier{byte(r.Uint32()), 1}}, nil, &res)
+		if how == vfs.Exclusive {
+			o.mode = 0
+		}
+		_, err = w.c.Call(nfs3.ProcCreate, &nfs3.CreateArgs{Where: w.at(name), How: how, Set: set, Verf: vfs.Verifier{byte(r.Uint32()), 1}}, nil, &res)
 	case vfs.TypeDirectory:
-		_, err = w.c.Call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: w.at(name)}, nil, &res)
+		_, err = w.c.Call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: w.at(name), Set: set}, nil, &res)
 	case vfs.TypeSymlink:
+		o.mode = 0
 		_, err = w.c.Call(nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: w.at(name), Target: []byte("target")}, nil, &res)
 	default:
-		_, err = w.c.Call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: w.at(name), Type: typ}, nil, &res)
+		o.mode = 0
+		_, err = w.c.Call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: w.at(name), Type: o.typ}, nil, &res)
 	}
-	return object{handle: res.Handle.Handle, typ: typ}, asError("make "+name, res.Status, err)
+	o.handle = res.Handle.Handle
+	return o, asError("make "+name, res.Status, err)
 }
 
 // rename moves name over another one, or to a free one.
@@ -215,6 +224,9 @@ func (w *namesWorker) look(c *rawnfs.Client) (state, error) {
 		o := object{handle: found.Handle, typ: at.Attr.Type}
 		if o.typ == vfs.TypeRegular {
 			o.size = at.Attr.Size
+		}
+		if o.typ == vfs.TypeRegular || o.typ == vfs.TypeDirectory {
+			o.mode = at.Attr.Mode
 		}
 		is[name] = o
 	}

@@ -112,7 +112,8 @@ func TestAgentServerKilled(t *testing.T) {
 }
 
 // A server whose first thread has ended, while another one waits in the kernel, still has
-// the disk. It is not taken for one that serves, nor for one that has stopped.
+// the disk. It is not taken for one that serves, nor for one that has stopped, whether it is
+// the first process of the server or the second, whose first has gone.
 func TestAgentServerEnding(t *testing.T) {
 	b := newAgentBed(t)
 	self, err := os.ReadFile("/proc/self/exe")
@@ -122,15 +123,24 @@ func TestAgentServerEnding(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.setup, "ending"), self, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	b.sh("ENDING=1 setsid /run/setup/ending </dev/null >/dev/null 2>&1 & " +
-		"while ! pgrep -r Z -x ending; do sleep 0.05; done")
-	b.sh(`p=$(pgrep -x ending) && echo "$p $(sed 's/^.*) //' /proc/$p/stat | cut -d ' ' -f 20)" >/run/ending.pid`)
-	const env = "OCF_RESKEY_pidfile=/run/ending.pid"
-	b.want("monitor", env, "1", 5*time.Second)
-	b.want("stop", env+" OCF_RESKEY_CRM_meta_timeout=14000", "0", 14*time.Second)
-	b.want("monitor", env, "7", 5*time.Second)
-	if out := b.sh("pgrep -x ending || :"); out != "" {
-		t.Fatalf("still there: %s", out)
+	const env = "OCF_RESKEY_binary=/run/setup/ending OCF_RESKEY_pidfile=/run/ending.pid OCF_RESKEY_CRM_meta_timeout=14000"
+	const note = `echo "$$ $(sed "s/^.*) //" /proc/$$/stat | cut -d " " -f 20)" >/run/ending.pid; `
+	for _, c := range []struct{ name, script, then string }{
+		{"first", note + "exec /run/setup/ending", ""},
+		{"second", note + "/run/setup/ending & wait", ""},
+		{"second alone", note + "/run/setup/ending & wait", `read -r pid rest </run/ending.pid; kill -KILL "$pid"; while [ -e "/proc/$pid" ]; do sleep 0.05; done`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := &agentBed{t, b.h, b.setup}
+			b.sh("rm -f /run/ending.pid; ENDING=1 setsid sh -c '" + c.script + "' </dev/null >/dev/null 2>&1 & while ! pgrep -r Z -x ending; do sleep 0.05; done")
+			b.sh(c.then)
+			b.want("monitor", env, "1", 5*time.Second)
+			b.want("stop", env, "0", 14*time.Second)
+			b.want("monitor", env, "7", 5*time.Second)
+			if out := b.sh("pgrep -x ending || :"); out != "" {
+				t.Fatalf("still there: %s", out)
+			}
+		})
 	}
 }
 
