@@ -18,11 +18,13 @@ import (
 const (
 	backoffMin = 50 * time.Millisecond
 	backoffMax = time.Second
-	// connectTimeout is how long an attempt may take, connectAgain the first one to come
-	// back. While nobody has the address, what is sent to it waits for three seconds to be
-	// told where to (ARP), and is not sent again, though somebody has it by then.
+	// connectTimeout is how long an attempt may take, connectAgain each of the first
+	// quickTries to come back. While nobody has the address, what is sent to it waits for
+	// three seconds to be told where to (ARP), and is not sent again, though somebody has
+	// it by then. The others get twice as long each time, for a server that is far away.
 	connectTimeout = 5 * time.Second
 	connectAgain   = 500 * time.Millisecond
+	quickTries     = 10
 	// userTimeout is how long sent data may stay unacknowledged.
 	userTimeout = 60 * time.Second
 	// recvBuffer is small: what of the data of a READ arrives with its header
@@ -207,7 +209,7 @@ func (t *transport) reconnect(port uint16, why error, wait time.Duration, buf []
 		why = errors.New("closed by the server")
 	}
 	start := t.now()
-	told, limit := false, connectAgain
+	told, limit, tries := false, connectAgain, 0
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
@@ -231,7 +233,10 @@ func (t *transport) reconnect(port uint16, why error, wait time.Duration, buf []
 			told = true
 			t.log.Warn("NFS server does not respond, still trying", "server", t.addr, "lost", why, "err", err)
 		}
-		wait, limit = backoff(wait), min(2*limit, connectTimeout)
+		if tries++; tries >= quickTries {
+			limit = min(2*limit, connectTimeout)
+		}
+		wait = backoff(wait)
 		timer.Reset(wait)
 	}
 }

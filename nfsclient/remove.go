@@ -62,7 +62,7 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 	if ino == nil {
 		return false, vfs.WCC{}, nil
 	}
-	silly := fmt.Sprintf(".nfs%016x%08x", ino.ino, c.sillySeq.Add(1))
+	silly := fmt.Sprintf(".nfs%016x%016x%08x", ino.ino, c.id, c.sillySeq.Add(1)) // nobody else's
 	w, _, err := c.rename(op, d, name, d, silly)
 	if errors.Is(err, syscall.ENOENT) && c.isThere(op, d, silly, ino) {
 		err = nil // the call was sent twice
