@@ -144,6 +144,19 @@ func TestAgentServerEnding(t *testing.T) {
 	}
 }
 
+// A file that was left, and whose number another process has got, names nobody.
+func TestAgentStranger(t *testing.T) {
+	b := newAgentBed(t)
+	b.sh("setsid sleep 100 </dev/null >/dev/null 2>&1 & echo \"$! 1\" >/run/stranger.pid; sleep 0.2")
+	const env = "OCF_RESKEY_pidfile=/run/stranger.pid"
+	b.want("monitor", env, "7", 5*time.Second)
+	b.want("stop", env, "0", 5*time.Second)
+	b.sh("pgrep -x sleep")
+	b.sh("echo nonsense >/run/stranger.pid")
+	b.want("monitor", env, "7", 5*time.Second)
+	b.want("stop", env, "0", 5*time.Second)
+}
+
 // init is run by the first thread of the process.
 func init() {
 	if os.Getenv("ENDING") != "" {
