@@ -34,10 +34,10 @@ func (r *request) sync(nodes ...vfs.NodeID) error {
 	}
 	for _, n := range nodes {
 		err := r.exp.FS.Sync(&r.op, n)
-		if a, ok := r.exp.FS.(vfs.Announcer); ok && err == vfs.ErrStale {
-			return a.SyncAll()
+		if err == vfs.ErrStale {
+			return r.exp.syncAll()
 		}
-		if err != nil && err != vfs.ErrStale {
+		if err != nil {
 			return err
 		}
 	}

@@ -335,14 +335,18 @@ func (s *Server) makeStable() {
 		return
 	}
 	for _, x := range s.exports.Load().list {
-		a, ok := x.FS.(vfs.Announcer)
-		if !ok {
-			continue
-		}
-		if err := a.SyncAll(); err != nil {
+		if err := x.syncAll(); err != nil {
 			s.noise.warn("what the last server has changed may not be on stable storage", "export", x.Name, "err", err)
 		}
 	}
+}
+
+// syncAll puts all changes in the export on stable storage, if its file system can.
+func (x *export) syncAll() error {
+	if a, ok := x.FS.(vfs.Announcer); ok {
+		return a.SyncAll()
+	}
+	return nil
 }
 
 // done reports whether what was intended was done, if the name stands for now.

@@ -330,6 +330,39 @@ func TestNameThatOthersChange(t *testing.T) {
 	}
 }
 
+// staleSync is a store in which everything was removed before it is synced.
+type staleSync struct {
+	*fusefs.Store
+	all atomic.Int32 // calls of SyncAll
+	err error        // of these
+}
+
+func (*staleSync) Sync(*vfs.Op, vfs.NodeID) error { return vfs.ErrStale }
+
+func (s *staleSync) SyncAll() error {
+	s.all.Add(1)
+	return s.err
+}
+
+// A change whose directory was removed before it could be synced is on stable storage, too:
+// after a loss of power the directory may be there again.
+func TestSyncOfWhatIsGone(t *testing.T) {
+	for want, err := range map[nfs3.Status]error{nfs3.StatusOK: nil, nfs3.StatusIO: unix.EIO} {
+		dir, state := diskDirs(t)
+		check(t, os.WriteFile(dir+"/a", nil, 0o600))
+		gone := &staleSync{err: err}
+		s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
+			gone.Store = cfg.Exports[0].FS.(*fusefs.Store)
+			cfg.Exports[0].FS, cfg.StateDir = gone, state
+		})
+		f := &fixture{T: t, addr: s.addr}
+		remove := sameCall(1, nfs3.ProcRemove, removeArgs(dial(t, s.addr).root(), "a"), nil)
+		if _, st := f.ask(f.connect(), remove); st != want || gone.all.Load() != 1 {
+			t.Errorf("%v, want %v; everything was synced %d times", st, want, gone.all.Load())
+		}
+	}
+}
+
 // What failed is known to have failed, also if its record is still there: a disk that loses
 // power may lose what was written last.
 func TestFailedCallIsNotAnswered(t *testing.T) {
