@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -68,22 +69,26 @@ func (o *leaseOptions) take(ctx context.Context, cfg *stack.ServerConfig, lost f
 	return l, nil
 }
 
-// lostFlush is how long a server that has lost its lease takes to say so.
-const lostFlush = 100 * time.Millisecond
+// lostGrace is how long a server that has lost its lease takes to say so: to its clients,
+// and to its operator.
+const lostGrace = 100 * time.Millisecond
 
 // lostLease returns what ends a server that has lost its lease: at once, for what it would
-// write might come after what the next one does.
+// write might come after what the next one does. Connections are ended before, as those of
+// a process of which a thread waits for the disk stay, and nobody answers.
 func lostLease(running *atomic.Pointer[stack.Server], log *slog.Logger, flush func()) func(error) {
 	return func(err error) {
 		log.Error("this server ends at once: another one may have the disk", "error", err)
-		said := make(chan struct{})
-		go func() { flush(); close(said) }()
+		var said sync.WaitGroup
+		said.Go(flush)
 		if s := running.Load(); s != nil {
-			go s.NFS.Abort()
+			said.Go(s.NFS.Abort)
 		}
+		all := make(chan struct{})
+		go func() { said.Wait(); close(all) }()
 		select {
-		case <-said:
-		case <-time.After(lostFlush):
+		case <-all:
+		case <-time.After(lostGrace):
 		}
 		os.Exit(exitLeaseLost)
 	}

@@ -200,14 +200,20 @@ func awaitStopped(t *testing.T, pid int) {
 	}
 }
 
-// A disk that does not answer ends the server before others may begin; when it answers
-// again, the server is started again.
+// A disk that does not answer ends the server before others may begin, and all connections,
+// though a thread of it still waits for the disk; when it answers again, the server is
+// started again.
 func TestLeaseOnADiskThatStalls(t *testing.T) {
 	l := newLeased(t)
 	l.data = t.TempDir()
 	a := l.start("node-a")
 	c := dialFrom(t, "127.0.0.8", a.addr)
 	check(t, c.answers())
+	var idle []*caller
+	for range 64 {
+		idle = append(idle, dialFrom(t, "127.0.0.8", a.addr))
+		check(t, idle[len(idle)-1].answers())
+	}
 	began := time.Now()
 	disk := filepath.Dir(l.path)
 	shell(t, "fsfreeze", "--freeze", disk)
@@ -223,6 +229,11 @@ func TestLeaseOnADiskThatStalls(t *testing.T) {
 	}
 	if took := answered.Sub(began); took > leaseTime {
 		t.Errorf("it has answered for %v", took)
+	}
+	for _, c := range idle {
+		if _, err := c.nc.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("a connection without calls ends with %v", err)
+		}
 	}
 	if took := time.Since(began); took > leaseTime {
 		t.Errorf("connections end after %v", took)
