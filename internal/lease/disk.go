@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,13 +87,18 @@ func (d *disk) prepare() error {
 	if size < diskLen {
 		return fmt.Errorf("it has %d bytes: a lease needs a partition of %d, or a file that loopnfs makes itself: remove this one", size, diskLen)
 	}
-	mem, err := unix.Mmap(-1, 0, 2*blockLen, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
+	mem, err := directBuffer(2)
 	if err != nil {
 		return err
 	}
 	d.mem, d.in, d.out = mem, mem[:blockLen], mem[blockLen:]
 	_ = unix.Mlock(mem) // the guard says so if nothing can be locked
 	return nil
+}
+
+// directBuffer maps room for n blocks, which the caller unmaps.
+func directBuffer(n int) ([]byte, error) {
+	return unix.Mmap(-1, 0, n*blockLen, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
 }
 
 func (d *disk) close() {
@@ -123,10 +129,10 @@ func makeFile(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// read reads a block to d.in, past all caches of this host.
-func (d *disk) read(block int) error {
-	n, err := d.retry(func() (int, error) { return unix.Pread(d.fd, d.in, int64(block)*blockLen) })
-	if err == nil && n != blockLen {
+// read fills b with what is at a block and after it, past all caches of this host.
+func (d *disk) read(b []byte, block int) error {
+	n, err := d.retry(func() (int, error) { return unix.Pread(d.fd, b, int64(block)*blockLen) })
+	if err == nil && n != len(b) {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
@@ -154,9 +160,9 @@ func (d *disk) retry(f func() (int, error)) (n int, err error) {
 	}
 }
 
-// isZero reports whether the block in d.in was never written.
-func (d *disk) isZero() bool {
-	for _, b := range d.in {
+// isZero reports whether a block was never written.
+func isZero(block []byte) bool {
+	for _, b := range block {
 		if b != 0 {
 			return false
 		}
@@ -166,7 +172,7 @@ func (d *disk) isZero() bool {
 
 // readRecord reads the record; one that is free has State Free.
 func (d *disk) readRecord() (Record, error) {
-	if err := d.read(0); err != nil {
+	if err := d.read(d.in, 0); err != nil {
 		return Record{}, err
 	}
 	r, err := d.numbers()
@@ -182,7 +188,7 @@ func (d *disk) numbers() (Record, error) {
 	switch {
 	case ok:
 		return r, nil
-	case d.isZero():
+	case isZero(d.in):
 		return Record{}, nil
 	case isRecord(d.in):
 		return r, errDamaged
@@ -194,17 +200,23 @@ func (d *disk) numbers() (Record, error) {
 // has lost.
 var errDamaged = errors.New("the record is damaged")
 
-// readEvents returns the ring, in no order. A damaged event is none.
+// readEvents returns the ring, in no order. A damaged event is none. It is one read: who is
+// about to take the lease must not be slow.
 func (d *disk) readEvents() (all []Record, err error) {
-	for i := range Events {
-		if err := d.read(eventsAt + i); err != nil {
-			return nil, err
-		}
-		r, ok := decode(d.in)
+	ring, err := directBuffer(Events)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Munmap(ring)
+	if err := d.read(ring, eventsAt); err != nil {
+		return nil, err
+	}
+	for b := range slices.Chunk(ring, blockLen) {
+		r, ok := decode(b)
 		switch {
 		case ok:
 			all = append(all, r)
-		case !d.isZero() && !isRecord(d.in):
+		case !isZero(b) && !isRecord(b):
 			return nil, errForeign
 		}
 	}

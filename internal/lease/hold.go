@@ -123,7 +123,7 @@ func (l *Lease) renew() {
 
 // renewOnce renews the lease, if it is still ours. It allocates nothing unless it fails.
 func (l *Lease) renewOnce() error {
-	if err := l.disk.read(0); err != nil {
+	if err := l.disk.read(l.disk.in, 0); err != nil {
 		return err
 	}
 	now, err := l.disk.numbers()

@@ -229,6 +229,51 @@ func TestStall(t *testing.T) {
 	check(t, next.Release())
 }
 
+// A renewal of who has lost the lease may come when somebody else has it, or had it, and so may
+// a claim that was too slow. That says nothing of who may have it now, and how often it was
+// taken.
+func TestLateWrite(t *testing.T) {
+	path := onDisk(t)
+	d, err := openDisk(path, os.O_RDWR)
+	check(t, err)
+	defer d.close()
+	take(t, path).die()
+	late, err := d.readRecord()
+	check(t, err)
+	late.PID, late.Renewal = 1<<22, late.Renewal+1 // of this host, and dead
+	take(t, path).die()
+	check(t, d.write(0, &late))
+	l := take(t, path)
+	if l.epoch != 3 || l.own.How != WasExpired {
+		t.Errorf("epoch %d, %v", l.epoch, l.own.How)
+	}
+	l.stopping.Do(func() { close(l.stop) })
+	l.renewing.Wait()
+	claim := late
+	claim.State, claim.Epoch = Claimed, l.epoch
+	for _, r := range []Record{late, claim} {
+		check(t, l.renewOnce())
+		check(t, d.write(0, &r))
+		renewed := make(chan error)
+		go func() {
+			time.Sleep(short / 4)
+			renewed <- l.renewOnce()
+		}()
+		_, err = Take(t.Context(), config(path))
+		var held *HeldError
+		if !errors.As(err, &held) {
+			t.Errorf("taken from a live holder, before it writes over what is %v: %v", r.State, err)
+		}
+		check(t, <-renewed)
+	}
+	l.disk.close()
+	r, err := Show(path)
+	check(t, err)
+	if len(r.Doubts) > 0 || len(r.Events) != 3 {
+		t.Error(r.Doubts, len(r.Events))
+	}
+}
+
 // Somebody else's record ends a holder at once, as does a record that was cleared.
 func TestTakenAway(t *testing.T) {
 	for what, write := range map[string]func(d *disk, r Record) error{
@@ -281,9 +326,9 @@ func TestContention(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	path := onDisk(t)
-	rounds, contenders := 12, 4
+	rounds, contenders := 40, 4
 	if testing.Short() {
-		rounds = 4
+		rounds = 10
 	}
 	var mu sync.Mutex
 	var spans []span
@@ -307,7 +352,7 @@ func TestContention(t *testing.T) {
 			t.Errorf("epoch %d until %d, epoch %d from %d", a.epoch, a.to, b.epoch, b.from)
 		}
 	}
-	if len(spans) < rounds {
+	if len(spans) < rounds/4 {
 		t.Errorf("only %d were taken", len(spans))
 	}
 	r, err := Show(path)

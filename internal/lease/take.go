@@ -139,29 +139,35 @@ func (t *taking) take(ctx context.Context) error {
 	}
 }
 
-// takeable returns the record that may be replaced; it decides how.
+// takeable returns the record that may be replaced; it decides how. The record is read
+// before the events: who has the lease has had an event before its record. What comes after
+// is seen by claim, as no two writes of a record are the same.
 func (t *taking) takeable(ctx context.Context) (old Record, err error) {
+	if old, err = t.readRecord(); err != nil {
+		return old, t.foreign(err)
+	}
 	events, err := t.readEvents()
 	if err != nil {
 		return old, t.foreign(err)
 	}
-	old, err = t.readRecord()
-	if err != nil {
-		return old, t.foreign(err)
-	}
 	last := newest(events)
+	// Wiped, or written too late, by who had lost it or was too slow to take it: somebody else
+	// may have it, who will write over that.
+	outdated := old.Epoch < last.Epoch || old.Epoch == last.Epoch && old.Holder != last.Holder
 	switch {
-	case old.State == Released && old.Epoch >= last.Epoch:
-		t.own.How = WasReleased
-	case old.State == Free && len(events) == 0:
+	case outdated:
+		old.Epoch, old.Seq, old.Duration = last.Epoch, last.Seq+1, max(old.Duration, last.Duration)
+	case old.State == Free:
 		t.own.How = WasFree
-	case old.State == Free, old.State == Released: // wiped, or written too late: the holder may be there
-		old.Epoch, old.Seq, old.Duration = last.Epoch, last.Seq+1, max(last.Duration, t.cfg.Duration)
-		fallthrough
-	default:
-		old, err = t.watch(ctx, old)
+		return old, nil
+	case old.State == Released:
+		t.own.How = WasReleased
+		return old, nil
+	case old.isDead(&t.own.Process):
+		t.own.How = WasDead
+		return old, nil
 	}
-	return old, err
+	return t.watch(ctx, old)
 }
 
 // newest returns the last of the events of a ring.
@@ -187,15 +193,11 @@ func (t *taking) foreign(err error) error {
 	return err
 }
 
-// watch waits until the holder of old, or whoever claimed it, is known to be gone.
+// watch waits until who has written old, or who has the lease whatever that says, is known
+// not to renew it.
 func (t *taking) watch(ctx context.Context, old Record) (Record, error) {
-	known := old.State == Claimed || old.State == Held
-	if known && old.isDead(&t.own.Process) {
-		t.own.How = WasDead
-		return old, nil
-	}
 	since := bootNow()
-	if known {
+	if old.State == Claimed || old.State == Held {
 		t.cfg.Logger.Info("the lease is "+old.State.String()+": it is taken if it is not renewed", "lease", t.path,
 			"host", old.Host, "pid", old.PID, "epoch", old.Epoch, "wait", old.Duration)
 	}
