@@ -353,7 +353,7 @@ func (s *Store) keep(node vfs.NodeID, fd int) {
 // existing looks up a regular file that is there already, as the caller.
 func (d *dirOp) existing(name string) (vfs.Entry, error) {
 	d.b.name.set(name)
-	fd, err := d.s.openChild(d.op, d.fd, d.b)
+	fd, err := d.s.openChild(d.op, d.in, d.fd, d.b)
 	if err != nil {
 		return vfs.Entry{}, err
 	}

@@ -60,7 +60,7 @@ func (s *Store) lookupIn(op *vfs.Op, in *inode, dir int, name string) (vfs.Entry
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	b.name.set(name)
-	child, err := s.openChild(op, dir, b)
+	child, err := s.openChild(op, in, dir, b)
 	if err != nil {
 		return vfs.Entry{}, err
 	}
@@ -68,10 +68,10 @@ func (s *Store) lookupIn(op *vfs.Op, in *inode, dir int, name string) (vfs.Entry
 	return s.entry(op, child, b, found{in: in, name: name})
 }
 
-// openChild opens b.name in the directory open as dir, as the caller and with
+// openChild opens b.name in the directory in, open as dir, if the caller may, and with
 // O_PATH: nothing happens to what is found there, whatever it is.
-func (s *Store) openChild(op *vfs.Op, dir int, b *scratch) (int, error) {
-	id, err := s.become(&op.Cred)
+func (s *Store) openChild(op *vfs.Op, in *inode, dir int, b *scratch) (int, error) {
+	id, err := s.finder(op, in, dir)
 	if err != nil {
 		return -1, err
 	}
@@ -190,7 +190,7 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 		return s.entry(op, fd, b, found{})
 	}
 	b.name.set("..")
-	id, err := s.become(&op.Cred)
+	id, err := s.finder(op, in, fd)
 	if err != nil {
 		return vfs.Entry{}, err
 	}

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -115,6 +116,60 @@ func TestDirectoryRights(t *testing.T) {
 	f.chown(d, 1000, 2000, 0o1777)
 	_, err = f.Remove(other, d, "mine")
 	f.wants(err, unix.EPERM)
+}
+
+// Who may look for names is what the kernel says, whether it was asked or not: with mode bits,
+// with an ACL that they do not tell of, and when either changes behind our back.
+func TestSearchRights(t *testing.T) {
+	f := newFixture(t, options{})
+	d := f.mkdir(vfs.RootID, "d", 0o755)
+	f.create(d, "f", 0o644)
+	dir := filepath.Join(f.dir, "d")
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	f.ok(err)
+	defer unix.Close(fd)
+	const none, xattr = 0xffffffff, "system.posix_acl_access"
+	callers := []vfs.Cred{{}, {GID: 5}, {UID: 1000, GID: 1}, {UID: 1, GID: 2000}, {UID: 1, GID: 1, Groups: []uint32{7, 2000}},
+		{UID: 1, GID: 1}, {UID: 1234, GID: 2000}}
+	may := map[bool]int{}
+	for _, withACL := range []bool{false, true} {
+		for mode := uint32(0); mode < 0o1000; mode += 3 {
+			f.chown(d, 1000, 2000, mode)
+			acl := posixACL(1, mode>>6&7, none, 2, ^mode&7, 1234, 4, mode>>3&7, none, 0x10, 7, none, 0x20, mode&7, none)
+			if withACL && unix.Setxattr(dir, xattr, acl, 0) != nil {
+				t.Skip("no ACL on this file system")
+			}
+			for _, c := range callers {
+				id, err := f.become(&c)
+				f.ok(err)
+				want := faccess(fd, vfs.MayExec)
+				id.restore()
+				may[want == nil]++
+				op := f.as(c.UID, c.GID, c.Groups...)
+				e, err := f.Lookup(op, d, "f")
+				f.wants(err, want)
+				if err == nil {
+					f.Forget(e.Node, 1)
+				}
+				var a vfs.Attr
+				_, err = f.StatEntry(op, d, "f", &a, nil)
+				f.wants(err, want)
+				_, err = f.Lookup(op, d, "nothing")
+				f.wants(err, cmp.Or(want, error(unix.ENOENT)))
+				op.NoWait = true
+				e, err = f.Lookup(op, d, "f")
+				if !op.Waits {
+					f.wants(err, want)
+				}
+				if err == nil {
+					f.Forget(e.Node, 1)
+				}
+			}
+		}
+	}
+	if may[true] < 100 || may[false] < 100 {
+		t.Errorf("these are no cases: %v", may)
+	}
 }
 
 func TestAttributeRights(t *testing.T) {

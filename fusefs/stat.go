@@ -66,10 +66,10 @@ func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, 
 	b := s.scratch.get()
 	defer s.scratch.put(b)
 	b.name.set(name)
-	if h, ok := s.statNamed(op, fd, b, a); ok {
+	if h, ok := s.statNamed(op, in, fd, b, a); ok {
 		return append(buf, h.bytes()...), nil
 	}
-	child, err := s.openChild(op, fd, b)
+	child, err := s.openChild(op, in, fd, b)
 	if err != nil {
 		return buf, err
 	}
@@ -91,11 +91,11 @@ func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, 
 // four. Each of them looks b.name up by itself, so they must say that they mean the same
 // inode, and it must be older than the first: its number could be that of a new file. False
 // if they do not, or cannot, or anything is unusual.
-func (s *Store) statNamed(op *vfs.Op, dir int, b *scratch, a *vfs.Attr) (h handle, ok bool) {
+func (s *Store) statNamed(op *vfs.Op, in *inode, dir int, b *scratch, a *vfs.Attr) (h handle, ok bool) {
 	if s.ids != nil || op.NoWait {
 		return h, false
 	}
-	id, err := s.become(&op.Cred)
+	id, err := s.finder(op, in, dir)
 	if err != nil {
 		return h, false
 	}

@@ -26,11 +26,17 @@ const CallLimit = time.Minute
 
 // Record returns the record of a call by root; payload is the data of a WRITE.
 func Record(xid, prog, proc uint32, args Encoder, payload []byte) []byte {
+	return RecordBy(sunrpc.AuthSysCred{}, xid, prog, proc, args, payload)
+}
+
+// RecordBy is Record for a call by somebody.
+func RecordBy(who sunrpc.AuthSysCred, xid, prog, proc uint32, args Encoder, payload []byte) []byte {
+	who.Machine = []byte("rawnfs")
 	var e xdr.Encoder
 	mark := sunrpc.BeginRecord(&e)
 	sunrpc.EncodeCall(&e, &sunrpc.Call{
 		XID: xid, Prog: prog, Vers: version(prog), Proc: proc,
-		Cred: sunrpc.Cred{Flavor: sunrpc.AuthSys, Sys: sunrpc.AuthSysCred{Machine: []byte("rawnfs")}},
+		Cred: sunrpc.Cred{Flavor: sunrpc.AuthSys, Sys: who},
 	})
 	args.Encode(&e)
 	e.FixedOpaque(payload)
