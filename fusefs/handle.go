@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -80,22 +82,45 @@ func (h *handle) raw(raw *rawHandle) {
 	raw.bytes = uint32(copy(raw.data[:], h.b[2:int(h.n)-macSize]))
 }
 
+// macs make the checks of handles: HMAC-SHA-256, cut. What crypto/hmac makes is for one
+// caller at a time, so there is one for each of those that can be at it, as none of them
+// waits meanwhile.
+type macs [16]struct {
+	busy atomic.Bool
+	hash hash.Hash
+	buf  []byte
+	_    [88]byte // cache lines of its own
+}
+
+func (m *macs) init(key []byte) {
+	for i := range m {
+		m[i].hash, m[i].buf = hmac.New(sha256.New, key), make([]byte, 0, maxHandle)
+		m[i].hash.Reset() // it remembers how to begin from now on
+	}
+}
+
+// mac returns the check of b, at most maxHandle bytes. It does not allocate.
 func (s *Store) mac(b []byte) (sum [macSize]byte) {
-	s.macMu.Lock()
-	defer s.macMu.Unlock()
-	s.macHash.Reset()
-	s.macBuf = append(s.macBuf[:0], b...) // what is passed to an interface is on the heap
-	s.macHash.Write(s.macBuf)
-	s.macBuf = s.macHash.Sum(s.macBuf[:0])
-	copy(sum[:], s.macBuf)
-	return sum
+	for i := 0; ; i++ {
+		m := &s.macs[i%len(s.macs)]
+		if !m.busy.CompareAndSwap(false, true) {
+			continue
+		}
+		m.hash.Reset()
+		m.buf = append(m.buf[:0], b...) // what is passed to an interface is on the heap
+		m.hash.Write(m.buf)
+		m.buf = m.hash.Sum(m.buf[:0])
+		copy(sum[:], m.buf)
+		m.busy.Store(false)
+		return sum
+	}
 }
 
 // useKey has handles checked with the export's key, which has one of names. The number
 // of the file system that clients see comes from it, too: that of its device changes.
 func (s *Store) useKey(stateDir string, names keyNames) error {
 	key, err := loadKey(stateDir, names, s.log)
-	s.macHash, s.macBuf = hmac.New(sha256.New, key[:]), make([]byte, 0, maxHandle)
+	s.macs.init(key[:])
 	sum := s.mac([]byte("fsid"))
 	s.fsid = binary.BigEndian.Uint64(sum[:])
 	return err

@@ -2,6 +2,8 @@ package fusefs
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -210,4 +212,31 @@ func TestWithoutTheCapability(t *testing.T) {
 	if err := <-got; err == nil || !strings.Contains(err.Error(), "CAP_DAC_READ_SEARCH") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestMAC(t *testing.T) {
+	var s Store
+	var key [keySize]byte
+	for n := range maxHandle {
+		key[n%keySize] += byte(n)
+		s.macs.init(key[:])
+		b := bytes.Repeat([]byte{byte(n)}, n)
+		want := hmac.New(sha256.New, key[:])
+		want.Write(b)
+		if got := s.mac(b); !bytes.Equal(got[:], want.Sum(nil)[:macSize]) {
+			t.Fatalf("%d bytes: %x", n, got)
+		}
+	}
+}
+
+func BenchmarkMAC(b *testing.B) {
+	var s Store
+	s.macs.init(nil)
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		var h [16]byte
+		for p.Next() {
+			s.mac(h[:])
+		}
+	})
 }

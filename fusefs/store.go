@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,9 +41,7 @@ type Store struct {
 	fsType    string
 	fsLog     fslog.Log
 	readOnly  bool
-	macMu     sync.Mutex
-	macHash   hash.Hash // keyed; guarded by macMu, as macBuf
-	macBuf    []byte
+	macs      macs
 	ids       *idTable // nil: the backing file system has file handles
 	groups    []uint32 // of the process, to be restored
 	maxIO     uint32
