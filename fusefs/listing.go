@@ -176,49 +176,72 @@ func (in *inode) beginListing() {
 	}
 }
 
-// readBlock reads the entries after cookie into a new page. It returns nil at
-// the end of the directory. The lock is held exclusively, so the page is
-// allocated under NoFS.
-func (s *Store) readBlock(op *vfs.Op, fd int, cookie uint64) (*alloc.Folio, int, error) {
-	var one [1]*alloc.Folio
-	if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, one[:]); err != nil {
-		return nil, 0, fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
+// readBlocks is how many pages of a large directory are read at once. To go to a place costs
+// ext4 a block of the directory, which it has to sort again.
+const readBlocks = 16
+
+// readAfter appends blocks with the entries after cookie, and returns how many; 0 is the end
+// of the directory. The lock is held exclusively, so pages are allocated under NoFS; one is
+// waited for.
+func (s *Store) readAfter(op *vfs.Op, in *inode, fd int, cookie uint64) (n int, err error) {
+	var all [readBlocks]*alloc.Folio
+	have := len(in.dir.blocks)
+	pages := all[:min(1+2*have, readBlocks, s.maxBlocks-have)]
+	if s.arena.AllocInto(op.Scope.NoFS(), gfp.NoWait, pages) != nil {
+		pages = pages[:1]
+		if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, pages); err != nil {
+			return 0, fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
+		}
 	}
-	n, err := fillDirents(fd, cookie, s.arena.Bytes(one[0]))
-	if err != nil || n == 0 {
-		s.arena.Put(one[0])
-		return nil, 0, err
+	if err = seekDir(fd, cookie); err == nil {
+		n, err = s.readHere(in, fd, cookie, pages)
 	}
-	return one[0], n, nil
+	s.arena.PutAll(pages[n:])
+	if n > 0 {
+		err = nil // it shows when somebody reads on
+	}
+	return n, err
 }
 
-// fillDirents reads entries after cookie until there is no room in p for another. A
-// signal, as the runtime sends them to its threads, ends getdents64(2) early.
-func fillDirents(fd int, cookie uint64, p []byte) (n int, err error) {
+// readHere appends a block for each of pages, which it takes over, as long as the directory,
+// open as fd and at cookie, has entries. It returns how many.
+func (s *Store) readHere(in *inode, fd int, cookie uint64, pages []*alloc.Folio) (int, error) {
+	for i, f := range pages {
+		n, err := fillDirents(fd, s.arena.Bytes(f))
+		if n == 0 || err != nil {
+			return i, err
+		}
+		cookie = s.addBlock(in, f, cookie, n).last
+	}
+	return len(pages), nil
+}
+
+// fillDirents reads entries until there is no room in p for another. A signal, as the
+// runtime sends them to its threads, ends getdents64(2) early.
+func fillDirents(fd int, p []byte) (n int, err error) {
 	for n == 0 || len(p)-n >= maxDirent {
-		more, err := getdents(fd, cookie, p[n:])
+		more, err := getdents(fd, p[n:])
 		if more == 0 || err != nil {
 			if n > 0 {
 				err = nil // it shows when somebody reads on
 			}
 			return n, err
 		}
-		for rest := p[n : n+more]; ; {
-			next, size := direntNext(rest)
-			if size == 0 {
-				break
-			}
-			cookie, rest = next, rest[size:]
-		}
 		n += more
 	}
 	return n, nil
 }
 
-func getdents(fd int, cookie uint64, p []byte) (int, error) {
+// seekDir goes behind the entry with a cookie. The lock of the directory is held exclusively
+// from here on to the last getdents.
+func seekDir(fd int, cookie uint64) error {
 	if _, err := unix.Seek(fd, int64(cookie), unix.SEEK_SET); err != nil {
-		return 0, vfs.ErrBadCookie
+		return vfs.ErrBadCookie
 	}
+	return nil
+}
+
+func getdents(fd int, p []byte) (int, error) {
 	n, _, e := unix.Syscall(unix.SYS_GETDENTS64, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
 	switch e {
 	case 0:
@@ -272,25 +295,29 @@ func (s *Store) relist(op *vfs.Op, in *inode, fd int) {
 		return
 	}
 	in.beginListing()
-	cookie := uint64(0)
-	for _, f := range fresh[:n] {
-		size, err := fillDirents(fd, cookie, s.arena.Bytes(f))
-		if size == 0 || err != nil { // an error shows when somebody lists
-			s.arena.Put(f)
-			continue
-		}
-		cookie = s.addBlock(in, f, cookie, size).last
+	read, err := 0, seekDir(fd, 0)
+	if err == nil {
+		read, err = s.readHere(in, fd, 0, fresh[:n])
 	}
-	if endsAt(fd, cookie) {
-		l.end, l.hasEnd = cookie, true
+	s.arena.PutAll(fresh[read:n])
+	if err == nil && atEnd(fd) { // an error shows when somebody lists
+		l.end, l.hasEnd = l.last(), true
 	}
 }
 
-// endsAt reports whether the directory has no entry after cookie. One that does
-// not fit is an error.
-func endsAt(fd int, cookie uint64) bool {
+// last returns the cookie of the last entry that was read.
+func (l *listing) last() uint64 {
+	if len(l.blocks) == 0 {
+		return 0
+	}
+	return l.blocks[len(l.blocks)-1].last
+}
+
+// atEnd reports whether the directory has no entry where it is. One that does not fit is an
+// error.
+func atEnd(fd int) bool {
 	var p [24]byte
-	n, err := getdents(fd, cookie, p[:])
+	n, err := getdents(fd, p[:])
 	return n == 0 && err == nil
 }
 

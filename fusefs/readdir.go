@@ -104,22 +104,25 @@ func (r *reader) serve(exclusive bool) (done, eof bool, err error) {
 	}
 }
 
-// more reads the block after the cookie; nil is the end of the directory.
+// more reads what is after the cookie, and returns the first block of it; nil is the end of
+// the directory.
 func (r *reader) more() (*block, error) {
-	f, n, err := r.s.readBlock(r.op, r.fd, r.cookie)
-	if err != nil {
-		return nil, err
-	}
 	l := r.in.dir
-	if f == nil {
-		l.end, l.hasEnd = r.cookie, true
-		return nil, nil
-	}
 	if len(l.blocks) >= r.s.maxBlocks {
 		r.in.dropListing()
 		l.next = 0
 	}
-	return r.s.addBlock(r.in, f, r.cookie, n), nil
+	n, err := r.s.readAfter(r.op, r.in, r.fd, r.cookie)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		l.end, l.hasEnd = r.cookie, true
+		return nil, nil
+	}
+	first := len(l.blocks) - n
+	l.hint.Store(int64(first))
+	return &l.blocks[first], nil
 }
 
 // hand gives the entries of p to the sink; false means that it is full.
