@@ -26,6 +26,8 @@ type scratch struct {
 	mountID int32
 	name    cname
 	how     unix.OpenHow
+	st      unix.Stat_t
+	attr    vfs.Attr
 }
 
 // scratchPool keeps what calls have needed: as much as were ever carried out at

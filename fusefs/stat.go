@@ -48,37 +48,89 @@ func (s *Store) statOther(op *vfs.Op, h handle, a *vfs.Attr) error {
 
 // StatEntry implements vfs.Stater.
 func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, buf []byte) ([]byte, error) {
-	in, err := s.directory(dir)
+	d, err := s.beginStat(op, dir)
 	if err != nil {
 		return buf, err
 	}
+	defer d.end()
+	return d.stat(name, a, buf)
+}
+
+// StatEntries implements vfs.Stater.
+func (s *Store) StatEntries(op *vfs.Op, dir vfs.NodeID, list vfs.StatList) error {
+	d, err := s.beginStat(op, dir)
+	if err != nil {
+		return err
+	}
+	defer d.end()
+	for name, buf := list.Next(); name != ""; name, buf = list.Next() {
+		h, err := d.stat(name, &d.b.attr, buf)
+		list.Tell(&d.b.attr, h, err)
+	}
+	return nil
+}
+
+// dirStat tells of entries of one directory.
+type dirStat struct {
+	s   *Store
+	op  *vfs.Op
+	in  *inode
+	fd  int
+	b   *scratch
+	may bool // the caller may look for names
+	// before is when it was begun, by the clock that files are stamped with, in ns.
+	before int64
+}
+
+// beginStat is followed by end if there is no error.
+func (s *Store) beginStat(op *vfs.Op, dir vfs.NodeID) (d dirStat, err error) {
+	d = dirStat{s: s, op: op, may: op.Cred.UID == 0}
+	if d.in, err = s.directory(dir); err != nil {
+		return d, err
+	}
+	if d.fd, err = s.acquireNow(op, d.in, fdRead); err != nil {
+		return d, err
+	}
+	if !d.may {
+		if d.may, err = s.maySearch(op, d.in, d.fd); err != nil {
+			s.fds.release(d.in)
+			return d, err
+		}
+	}
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
+	d.before, d.b = ts.Nano(), s.scratch.get()
+	return d, nil
+}
+
+func (d *dirStat) end() {
+	d.s.scratch.put(d.b)
+	d.s.fds.release(d.in)
+}
+
+// stat is StatEntry.
+func (d *dirStat) stat(name string, a *vfs.Attr, buf []byte) ([]byte, error) {
+	s, b := d.s, d.b
 	if err := checkName(name); err != nil {
 		return buf, err
 	}
-	fd, err := s.acquireNow(op, in, fdRead)
-	if err != nil {
-		return buf, err
+	if !d.op.NoWait {
+		s.makeRoom(d.op)
 	}
-	defer s.fds.release(in)
-	if !op.NoWait {
-		s.makeRoom(op)
-	}
-	b := s.scratch.get()
-	defer s.scratch.put(b)
 	b.name.set(name)
-	if h, ok := s.statNamed(op, in, fd, b, a); ok {
+	if h, ok := d.statNamed(a); ok {
 		return append(buf, h.bytes()...), nil
 	}
-	child, err := s.openChild(op, in, fd, b)
+	child, err := s.openChild(d.op, d.in, d.fd, b)
 	if err != nil {
 		return buf, err
 	}
 	defer unix.Close(child)
-	if err := s.nameOf(child, b, found{in: in, name: name}); err != nil {
+	if err := s.nameOf(child, b, found{in: d.in, name: name}); err != nil {
 		return buf, err
 	}
 	if known := s.nodes.findRaw(&b.raw); known != nil {
-		return append(buf, known.key.bytes()...), s.attrNow(op, known, child, a)
+		return append(buf, known.key.bytes()...), s.attrNow(d.op, known, child, a)
 	}
 	h, err := s.seal(&b.raw)
 	if err != nil {
@@ -87,33 +139,35 @@ func (s *Store) StatEntry(op *vfs.Op, dir vfs.NodeID, name string, a *vfs.Attr, 
 	return append(buf, h.bytes()...), s.statFD(child, a)
 }
 
-// statNamed is StatEntry for a file that is not in memory, in two system calls instead of
+// statNamed is stat for a file that is not in memory, in two system calls instead of
 // four. Each of them looks b.name up by itself, so they must say that they mean the same
 // inode, and it must be older than the first: its number could be that of a new file. False
 // if they do not, or cannot, or anything is unusual.
-func (s *Store) statNamed(op *vfs.Op, in *inode, dir int, b *scratch, a *vfs.Attr) (h handle, ok bool) {
-	if s.ids != nil || op.NoWait {
+func (d *dirStat) statNamed(a *vfs.Attr) (h handle, ok bool) {
+	s, b := d.s, d.b
+	if s.ids != nil || d.op.NoWait {
 		return h, false
 	}
-	id, err := s.finder(op, in, dir)
-	if err != nil {
-		return h, false
+	var id identity
+	var err error
+	if !d.may {
+		if id, err = s.become(&d.op.Cred); err != nil {
+			return h, false
+		}
 	}
-	var st unix.Stat_t
-	var before unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &before)
-	err = nameToHandleAt(dir, &b.name, &b.raw, &b.mountID)
+	err = nameToHandleAt(d.fd, &b.name, &b.raw, &b.mountID)
 	if err == nil {
-		err = fstatat(dir, &b.name, &st)
+		err = fstatat(d.fd, &b.name, &b.st)
 	}
 	id.restore()
-	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || st.Ctim.Nano() >= before.Nano() || s.nodes.findRaw(&b.raw) != nil {
+	st := &b.st
+	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || st.Ctim.Nano() >= d.before || s.nodes.findRaw(&b.raw) != nil {
 		return h, false
 	}
 	if h, err = s.seal(&b.raw); err != nil {
 		return h, false
 	}
-	*a = s.attrOf(&st)
+	*a = s.attrOf(st)
 	return h, true
 }
 

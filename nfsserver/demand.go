@@ -24,7 +24,7 @@ func (s *Server) demandOf(c *sunrpc.Call, d xdr.Decoder) demand {
 	case c.Vers != nfs3.Version:
 		return demand{}
 	case c.Prog == nfs3.MountProgram && (c.Proc == nfs3.MountProcDump || c.Proc == nfs3.MountProcExport):
-		return demand{bytes: listBytes(dirMax)}
+		return demand{bytes: listBytes(dirMin)}
 	case c.Prog != nfs3.Program:
 		return demand{}
 	}
@@ -34,9 +34,9 @@ func (s *Server) demandOf(c *sunrpc.Call, d xdr.Decoder) demand {
 	case nfs3.ProcWrite:
 		return s.demandOfWrite(&d)
 	case nfs3.ProcReaddir:
-		return demandOfReaddir(&d)
+		return s.demandOfReaddir(&d)
 	case nfs3.ProcReaddirplus:
-		return demandOfReaddirplus(&d)
+		return s.demandOfReaddirplus(&d)
 	}
 	return demand{}
 }
@@ -59,18 +59,18 @@ func (s *Server) demandOfWrite(d *xdr.Decoder) demand {
 	return demand{bytes: alloc.Pages(n) << alloc.PageShift, payload: n, head: d.Offset()}
 }
 
-func demandOfReaddir(d *xdr.Decoder) demand {
+func (s *Server) demandOfReaddir(d *xdr.Decoder) demand {
 	var a nfs3.ReaddirArgs
 	if a.Decode(d) != nil {
 		return demand{}
 	}
-	return demand{bytes: listBytes(int(min(a.Count, dirMax)))}
+	return demand{bytes: listBytes(int(min(a.Count, uint32(s.dirMax))))}
 }
 
-func demandOfReaddirplus(d *xdr.Decoder) demand {
+func (s *Server) demandOfReaddirplus(d *xdr.Decoder) demand {
 	var a nfs3.ReaddirplusArgs
 	if a.Decode(d) != nil {
 		return demand{}
 	}
-	return demand{bytes: 2 * listBytes(int(min(a.MaxCount, dirMax)))}
+	return demand{bytes: 2 * listBytes(int(min(a.MaxCount, uint32(s.dirMax))))}
 }

@@ -16,14 +16,14 @@ func fsinfo(r *request) {
 			r.srv.cfg.Locks.Mounting()
 		}
 		st, statErr := r.exp.FS.StatFS(&r.op, node)
-		res.Info, err = r.exp.info(&st), statErr
+		res.Info, err = r.exp.info(&st, r.srv.dirMax), statErr
 	}
 	res.Status = statusOf(err)
 	r.postOp(node, &res.Attr)
 	res.Encode(&r.enc)
 }
 
-func (x *export) info(st *vfs.StatFS) nfs3.FSInfo {
+func (x *export) info(st *vfs.StatFS, dirMax int) nfs3.FSInfo {
 	mult := min(x.ioMax, alloc.PageSize)
 	props := uint32(nfs3.FSFSymlink | nfs3.FSFHomogeneous | nfs3.FSFCanSetTime)
 	if linksOf(st) > 1 {
@@ -32,7 +32,7 @@ func (x *export) info(st *vfs.StatFS) nfs3.FSInfo {
 	return nfs3.FSInfo{
 		RTMax: x.ioMax, RTPref: x.ioMax, RTMult: mult,
 		WTMax: x.ioMax, WTPref: x.ioMax, WTMult: mult,
-		DTPref:      dirMax,
+		DTPref:      uint32(dirMax),
 		MaxFileSize: maxFileSize,
 		TimeDelta:   vfs.Time{Nsec: 1},
 		Properties:  props,

@@ -184,29 +184,29 @@ func diesIn(t *testing.T, c *change, late bool) {
 	// What is there now is what a server leaves that is killed now.
 	left := filepath.Join(filepath.Dir(dir), "left")
 	check(t, os.CopyFS(left, os.DirFS(state)))
-	before := listing(t, dir)
+	before := namesIn(t, dir)
 	next := serveStore(t, dir, left, 16<<20, "127.0.0.1:0", func(cfg *Config) { cfg.StateDir = left })
 	if late {
 		check(t, c.undo(dir))
-		before = listing(t, dir)
+		before = namesIn(t, dir)
 	}
 	f.addr = next.addr
 	if _, st := f.ask(f.connect(), call); st != nfs3.StatusOK {
 		t.Errorf("the call was answered with %v", st)
 	}
-	if after := listing(t, dir); late && after != before {
+	if after := namesIn(t, dir); late && after != before {
 		t.Errorf("it was carried out twice: there were\n%s, and now there are\n%s", before, after)
 	} else if !late && after == before {
 		t.Error("it was not carried out")
 	}
-	again := listing(t, dir)
-	if _, st := f.ask(f.connect(), call); st != nfs3.StatusOK || listing(t, dir) != again {
+	again := namesIn(t, dir)
+	if _, st := f.ask(f.connect(), call); st != nfs3.StatusOK || namesIn(t, dir) != again {
 		t.Errorf("and again: %v", st)
 	}
 }
 
-// listing returns what names there are, and what they stand for.
-func listing(t *testing.T, dir string) string {
+// namesIn returns what names there are, and what they stand for.
+func namesIn(t *testing.T, dir string) string {
 	var b strings.Builder
 	entries, err := os.ReadDir(dir)
 	check(t, err)

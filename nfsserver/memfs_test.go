@@ -24,9 +24,9 @@ type memFS struct {
 	verf    vfs.Verifier
 	linkMax uint32
 
-	// onRead, onWrite, onGetAttr and onSync are called without a lock if they are set;
-	// an error ends the call.
-	onRead, onWrite, onGetAttr, onSync hook
+	// onRead, onWrite, onGetAttr, onLookup and onSync are called without a lock if they are
+	// set; an error ends the call.
+	onRead, onWrite, onGetAttr, onLookup, onSync hook
 
 	how vfs.Stable // what the last Write was asked for; guarded by mu
 
@@ -133,6 +133,9 @@ func checkName(name string) error {
 }
 
 func (fs *memFS) Lookup(op *vfs.Op, dir vfs.NodeID, name string) (vfs.Entry, error) {
+	if err := fs.onLookup.run(op); err != nil {
+		return vfs.Entry{}, err
+	}
 	defer fs.lock().Unlock()
 	d, err := fs.dir(dir)
 	if err != nil {

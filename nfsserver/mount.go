@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 
+	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
@@ -92,7 +93,7 @@ func umnt(r *request) {
 // umntall answers UMNTALL (RFC 1813 appendix I §5.2.4).
 func umntall(r *request) { r.srv.mounts.removeAll(r.conn.peer.Addr()) }
 
-// dump answers DUMP (RFC 1813 appendix I §5.2.2) with what fits in dirMax bytes.
+// dump answers DUMP (RFC 1813 appendix I §5.2.2) with what fits in dirMin bytes.
 func dump(r *request) {
 	if !r.startList() {
 		return
@@ -108,7 +109,7 @@ func dump(r *request) {
 }
 
 // listExports answers EXPORT (RFC 1813 appendix I §5.2.5) with what fits in
-// dirMax bytes. The networks of one entry are cut where its page ends: they are
+// dirMin bytes. The networks of one entry are cut where its page ends: they are
 // for people to read and decide nothing.
 func listExports(r *request) {
 	if !r.startList() {
@@ -134,7 +135,7 @@ func listExports(r *request) {
 
 // startList takes pages for a list; without them the call fails.
 func (r *request) startList() bool {
-	if r.allocPages(dirMax, &r.pages) != nil {
+	if r.allocPages(gfp.Kernel, dirMin, &r.pages) != nil {
 		r.accept = sunrpc.SystemErr
 		return false
 	}

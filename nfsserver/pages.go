@@ -1,6 +1,8 @@
 package nfsserver
 
 import (
+	"slices"
+
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
@@ -9,14 +11,20 @@ import (
 )
 
 const (
-	// dirMax is the largest directory listing, in bytes (dtpref).
-	dirMax = 64 << 10
+	// dirLimit is the largest directory listing, in bytes (dtpref), dirPart of the arena
+	// is, but no less than dirMin, which is also the largest list of mounts and exports.
+	dirLimit = 256 << 10
+	dirPart  = 128
+	dirMin   = 64 << 10
 	// recordMax is more than any record in a pageBuf: an entry of
 	// READDIRPLUS, or one of DUMP.
 	recordMax = 1536
-	// listFolios holds dirMax bytes of records that never cross a page.
-	listFolios = dirMax/(alloc.PageSize-recordMax) + 1
 )
+
+// dirMax returns the largest directory listing, in bytes.
+func (c *Config) dirMax() int {
+	return min(max(c.Arena.Total()<<alloc.PageShift/dirPart, dirMin), dirLimit)
+}
 
 // listPages returns how many pages hold n bytes of records.
 func listPages(n int) int { return n/(alloc.PageSize-recordMax) + 1 }
@@ -37,12 +45,12 @@ type pageBuf struct {
 	bufs   [][]byte // data of the pages before the one in use
 }
 
-// allocPages takes pages for n bytes, at most dirMax, of records in each of
-// bufs: all pages at once, as nobody waits for memory while holding some.
-func (r *request) allocPages(n int, bufs ...*pageBuf) error {
+// allocPages takes pages for n bytes of records in each of bufs: all pages at once, as nobody waits for memory while holding some.
+func (r *request) allocPages(flags gfp.Flags, n int, bufs ...*pageBuf) error {
 	each := listPages(n)
+	r.folios = slices.Grow(r.folios[:0], each*len(bufs))
 	all := r.folios[:each*len(bufs)]
-	if err := r.srv.cfg.Arena.AllocInto(r.op.Scope, gfp.Kernel, all); err != nil {
+	if err := r.srv.cfg.Arena.AllocInto(r.op.Scope, flags, all); err != nil {
 		return vfs.ErrJukebox
 	}
 	for i, p := range bufs {
@@ -69,21 +77,28 @@ func (p *pageBuf) reserve(n int) bool {
 	if p.next == len(p.folios) || n > alloc.PageSize {
 		return false
 	}
-	p.bufs = append(p.bufs, p.enc.Buf)
+	p.cut()
 	p.turn()
 	return true
 }
 
-// seal returns the data, which stays in the pages.
-func (p *pageBuf) seal() [][]byte {
-	p.bufs = append(p.bufs, p.enc.Buf)
-	p.enc.Buf = nil
-	return p.bufs
+// cut ends a range of the data, and returns how many there are.
+func (p *pageBuf) cut() int {
+	if len(p.enc.Buf) > 0 {
+		p.bufs = append(p.bufs, p.enc.Buf)
+		p.enc.Buf = p.enc.Buf[len(p.enc.Buf):]
+	}
+	return len(p.bufs)
 }
 
 // moveTo gives data and pages to v. Pages that were not used are free.
 func (p *pageBuf) moveTo(v *vfs.Vec) {
-	v.Bufs = append(v.Bufs, p.seal()...)
+	v.Bufs = append(v.Bufs, p.bufs[:p.cut()]...)
+	p.pinTo(v)
+}
+
+// pinTo gives the pages to v, for data that it has.
+func (p *pageBuf) pinTo(v *vfs.Vec) {
 	for _, f := range p.folios[:p.next] {
 		v.Pins = append(v.Pins, f.Num())
 	}

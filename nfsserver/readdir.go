@@ -1,6 +1,7 @@
 package nfsserver
 
 import (
+	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
@@ -31,8 +32,8 @@ func readdir(r *request) {
 
 // readdir leaves the entries in r.data.
 func (r *request) readdir(node vfs.NodeID, args *nfs3.ReaddirArgs, res *nfs3.ReaddirResult) error {
-	size := min(args.Count, dirMax)
-	if err := r.allocPages(int(size), &r.pages); err != nil {
+	size := min(args.Count, uint32(r.srv.dirMax))
+	if err := r.allocPages(gfp.Kernel, int(size), &r.pages); err != nil {
 		return err
 	}
 	r.list.pages = &r.pages

@@ -55,8 +55,11 @@ type request struct {
 	names nameSink
 	list  dirSink
 	pages pageBuf
+	// listing and plus are of READDIRPLUS.
+	listing listing
+	plus    plusList
 	// folios is where allocPages gets its pages.
-	folios [2 * listFolios]*alloc.Folio
+	folios []*alloc.Folio
 
 	// data is what came with WRITE (carries), or what follows enc in the reply
 	// of READ and READDIR.

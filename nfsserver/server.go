@@ -33,6 +33,7 @@ type Server struct {
 	ioMax       int // bytes of the largest READ or WRITE
 	ioPages     int // its pages
 	recordLimit int // bytes
+	dirMax      int // bytes of the largest directory listing
 
 	dups   *drc
 	adm    admission
@@ -43,6 +44,8 @@ type Server struct {
 	receipts spares[*receipt]
 	ranges   spares[[][]byte]
 	workers  sync.WaitGroup
+	// helpers are those that nobody has, calling is where workers hear of a call for help.
+	helpers, calling chan *helper
 
 	started time.Time
 	closing atomic.Bool
@@ -69,6 +72,7 @@ func New(cfg Config) (*Server, error) {
 		ioMax: exports.ioMax, ioPages: alloc.Pages(exports.ioMax),
 		// Room for a WRITE of twice the limit: it is cut short, not refused.
 		recordLimit: headLimit + 2*exports.ioMax,
+		dirMax:      cfg.dirMax(),
 		queue:       make(chan *request, cfg.Slots),
 		bursts:      newBurstBuffers(),
 		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
@@ -90,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 	if s.mover, _ = cfg.Locality.(mover); cfg.Locality == nil {
 		s.watchAddresses()
 	}
+	s.makeHelpers()
 	for range cfg.Workers {
 		s.workers.Go(s.work)
 	}
@@ -130,11 +135,19 @@ func (s *Server) workerResource() waitfor.Resource {
 
 // work carries out calls until there will be none any more.
 func (s *Server) work() {
-	for r := range s.queue {
-		s.count.busy.Add(1)
-		r.task.Done()
-		r.work()
-		s.count.busy.Add(-1)
+	for {
+		select {
+		case r, more := <-s.queue:
+			if !more {
+				return
+			}
+			s.count.busy.Add(1)
+			r.task.Done()
+			r.work()
+			s.count.busy.Add(-1)
+		case h := <-s.calling:
+			h.help()
+		}
 	}
 }
 
@@ -292,6 +305,7 @@ func (s *Server) end(ended chan struct{}) {
 	for _, r := range s.slots {
 		s.cfg.Graph.Remove(r.task)
 	}
+	s.removeHelpers()
 	s.dups.journal.close()
 	if s.addresses != nil {
 		s.addresses.Close()

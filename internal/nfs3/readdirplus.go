@@ -74,6 +74,12 @@ func (w *DirWriter) EntryPlus(p *EntryPlus) bool {
 	return true
 }
 
+// In returns a writer with as much room as w for entries of the same listing, in an encoder
+// of their own.
+func (w *DirWriter) In(e *xdr.Encoder) DirWriter {
+	return DirWriter{e: e, room: w.room, dirRoom: w.dirRoom}
+}
+
 // NextEntryPlus is NextEntry for READDIRPLUS. The type of the entry is known if
 // its attributes are there.
 func NextEntryPlus(d *xdr.Decoder, p *EntryPlus) bool {

@@ -97,6 +97,19 @@ type Stater interface {
 	// StatEntry is Lookup, Handle and Forget; it does not know "..". The handle is
 	// appended to buf.
 	StatEntry(op *Op, dir NodeID, name string, attr *Attr, buf []byte) ([]byte, error)
+	// StatEntries is StatEntry for all names of list, which does not cost as much. An error
+	// says that none of them can be told of.
+	StatEntries(op *Op, dir NodeID, list StatList) error
+}
+
+// StatList is what StatEntries is to tell of.
+type StatList interface {
+	// Next returns a name, "" after the last, and what to append the handle to. They are
+	// borrowed until Tell.
+	Next() (name string, buf []byte)
+	// Tell is called once for each name, with attributes and handle, which are borrowed, or
+	// an error.
+	Tell(attr *Attr, handle []byte, err error)
 }
 
 // Entry is what a look-up or a creation returns: a node, referenced once for
