@@ -274,6 +274,58 @@ func TestLateWrite(t *testing.T) {
 	}
 }
 
+// The last renewal of who has lost the lease comes over the claim of who is about to have it,
+// and a server on the host of the first, which it has seen end, takes it at once.
+func TestLateRenewalOverAClaim(t *testing.T) {
+	path := onDisk(t)
+	d, err := openDisk(path, os.O_RDWR)
+	check(t, err)
+	defer d.close()
+	take(t, path).die()
+	late, err := d.readRecord()
+	check(t, err)
+	late.PID, late.Renewal = 1<<22, late.Renewal+1 // of this host, and dead
+	cfg, slow := config(path), config(path)
+	other := make(chan error, 1)
+	var ours, theirs int // looks at the disk, before and after each I/O
+	cfg.late = func() {
+		r, err := d.readRecord()
+		if err != nil || r.State != Claimed || r.Epoch != 2 {
+			return
+		}
+		if ours++; ours != 3 { // the claim is written, and was seen
+			return
+		}
+		check(t, d.write(0, &late))
+		go func() {
+			l, err := Take(t.Context(), slow)
+			if err == nil {
+				l.die()
+			}
+			other <- err
+		}()
+		time.Sleep(short / settlePart / 6)
+	}
+	slow.late = func() {
+		if theirs++; theirs == 7 { // the claim is to be written
+			time.Sleep(short / settlePart / 3)
+		}
+	}
+	l, err := Take(t.Context(), cfg)
+	check(t, err)
+	var held *HeldError
+	if err := <-other; !errors.As(err, &held) {
+		t.Errorf("somebody else takes it, too: %v", err)
+	}
+	if !l.Valid() {
+		t.Error("the first has lost it")
+	}
+	check(t, l.Release())
+	if r, err := Show(path); err != nil || len(r.Doubts) > 0 {
+		t.Error(err, r.Doubts)
+	}
+}
+
 // Somebody else's record ends a holder at once, as does a record that was cleared.
 func TestTakenAway(t *testing.T) {
 	for what, write := range map[string]func(d *disk, r Record) error{
@@ -382,7 +434,7 @@ func contend(t *testing.T, path string, rnd *rand.Rand) []span {
 	l, err := Take(context.Background(), cfg)
 	var held *HeldError
 	switch {
-	case errors.As(err, &held), errors.Is(err, os.ErrDeadlineExceeded), err != nil && strings.Contains(err.Error(), "too slow"):
+	case errors.As(err, &held), errors.Is(err, errSlow):
 		mu.Lock()
 		d := time.Duration(rnd.Int64N(int64(MinDuration)))
 		mu.Unlock()

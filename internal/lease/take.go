@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 	"unsafe"
 
@@ -87,8 +86,9 @@ type taking struct {
 	*disk
 	cfg Config
 	own Record
-	// began is when the claim was about to be written.
-	began int64
+	// began is when the record was about to be written, looked when it was about to be read
+	// and seen that nobody else has it.
+	began, looked int64
 }
 
 // Take takes the lease, which it waits for if it cannot know that its holder is gone. A
@@ -122,7 +122,7 @@ func (t *taking) take(ctx context.Context) error {
 	if _, err := rand.Read(t.own.Holder[:]); err != nil {
 		return err
 	}
-	for {
+	for slow := 1; ; {
 		old, err := t.takeable(ctx)
 		if err != nil {
 			return err
@@ -135,9 +135,16 @@ func (t *taking) take(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return t.confirm(&old)
+		if err = t.confirm(&old); !errors.Is(err, errSlow) || slow == maxSlow {
+			return err
+		}
+		slow++
+		t.cfg.Logger.Warn("the lease is taken again", "lease", t.path, "error", err)
 	}
 }
+
+// errSlow is returned for a lease that was written too late to rely on.
+var errSlow = errors.New("the disk is too slow: give a longer --lease-duration, on all hosts")
 
 // takeable returns the record that may be replaced; it decides how. The record is read
 // before the events: who has the lease has had an event before its record. What comes after
@@ -293,15 +300,16 @@ func (t *taking) claim(ctx context.Context, old Record) error {
 		if err := pause(ctx, settle); err != nil {
 			return err
 		}
+		t.looked = bootNow()
 		if now, err = t.readRecord(); err != nil {
 			return t.foreign(err)
 		}
 		if !now.same(&t.own) {
 			return &HeldError{t.path, now}
 		}
-		return nil
+		return t.overtaken()
 	}
-	return fmt.Errorf("the disk is too slow: no write within %v in %d tries: give a longer --lease-duration, on all hosts", settle/2, maxSlow)
+	return fmt.Errorf("%w: no write within %v in %d tries", errSlow, settle/2, maxSlow)
 }
 
 // outwait waits until nobody else can have taken the lease before a claim of ours that was
@@ -310,6 +318,11 @@ func (t *taking) outwait(ctx context.Context, old *Record) error {
 	if err := pause(ctx, old.contended()); err != nil {
 		return err
 	}
+	return t.overtaken()
+}
+
+// overtaken returns an error if somebody else has taken the lease since we began to.
+func (t *taking) overtaken() error {
 	events, err := t.readEvents()
 	for _, e := range events {
 		if e.Epoch >= t.own.Epoch && e.Holder != t.own.Holder {
@@ -342,14 +355,14 @@ func (t *taking) confirm(old *Record) error {
 		return err
 	}
 	t.own.Seq++
-	claimed := t.began
 	t.began = bootNow()
 	if err := t.write(0, &t.own); err != nil {
 		return err
 	}
-	// Who watches the claim, or is in outwait, counts on it.
-	if took := bootNow() - claimed; took >= int64(old.contended())*holdPart/holdOf {
-		return fmt.Errorf("the disk took %v to write it: %w; start the server again", time.Duration(took), os.ErrDeadlineExceeded)
+	// Others may have seen the record of before, written once more and too late over our claim.
+	// What they read then, and write now, is no older than that, and they look for our event.
+	if took, limit := time.Duration(bootNow()-t.looked), settleTime(old)/2; took > limit {
+		return fmt.Errorf("%w: it took %v to write it, and may take %v", errSlow, took, limit)
 	}
 	return nil
 }
