@@ -258,10 +258,15 @@ func (s *Server) closeIdle() bool {
 	return true
 }
 
-// start makes c known and its goroutines run.
+// start makes c known and its goroutines run, unless the server ends.
 func (s *Server) start(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closing.Load() {
+		s.cfg.Graph.Remove(c.task)
+		c.abort(nil)
+		return
+	}
 	s.conns[c] = struct{}{}
 	s.serving.Go(c.sender)
 	s.serving.Go(func() {
@@ -293,9 +298,17 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Abort ends all connections at once, and waits for nothing. What is in progress goes on,
-// and nobody hears of it.
-func (s *Server) Abort() { s.abortAll() }
+// Abort ends all connections at once, and accepts no others. What is in progress goes on,
+// and nobody hears of it; nor does Abort wait for it. Close does nothing after that.
+func (s *Server) Abort() {
+	s.closing.Store(true)
+	s.mu.Lock()
+	for l := range s.listeners {
+		l.Close()
+	}
+	s.mu.Unlock()
+	s.abortAll()
+}
 
 // end waits for the connections, then for the workers, and closes ended.
 func (s *Server) end(ended chan struct{}) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,6 +240,10 @@ func TestLeaseOnADiskThatStalls(t *testing.T) {
 		t.Errorf("connections end after %v", took)
 	}
 	kept := a.kept()
+	if nc, err := net.Dial("tcp", a.addr); err == nil && !kept {
+		nc.Close()
+		t.Error("nobody will ever answer, and it can be connected to")
+	}
 	check(t, thaw())
 	if !kept {
 		if code := a.exitCode(); code != exitLeaseLost {

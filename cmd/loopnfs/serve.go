@@ -263,6 +263,9 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 			manager.stopping()
 			cfg.Logger.Info("stopping")
 		case err = <-server.Failed():
+			if errors.Is(err, nfsserver.ErrClosed) { // not by us: the lease is lost
+				select {} // who has closed it ends the process
+			}
 		}
 		return errors.Join(err, stopServer())
 	}
