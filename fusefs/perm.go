@@ -65,7 +65,7 @@ func (s *Store) finder(op *vfs.Op, in *inode, dir int) (identity, error) {
 // maySearch reports whether the caller of op may look for names in the directory in, open as
 // dir; known is false if the kernel is to be asked.
 func (s *Store) maySearch(op *vfs.Op, in *inode, dir int) (known bool, err error) {
-	if !in.am.TryLock() {
+	if !s.posixRights || !in.am.TryLock() {
 		return false, nil
 	}
 	defer in.am.Unlock()
@@ -104,7 +104,16 @@ func (in *inode) hasACL(fd int) bool {
 func (in *inode) settled() bool {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
-	return in.st.Ctim.Nano() < now.Nano()
+	return isBefore(&in.st.Ctim, now.Nano())
+}
+
+// isBefore reports whether a file has a time that no change at a later one, in ns, can leave
+// it with. Who has none but whole seconds may have only every other.
+func isBefore(stamp *unix.Timespec, then int64) bool {
+	if stamp.Nsec == 0 {
+		return stamp.Sec+1 < then/1e9
+	}
+	return stamp.Nano() < then
 }
 
 // Access implements vfs.FS.

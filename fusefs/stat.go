@@ -161,7 +161,7 @@ func (d *dirStat) statNamed(a *vfs.Attr) (h handle, ok bool) {
 	}
 	id.restore()
 	st := &b.st
-	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || st.Ctim.Nano() >= d.before || s.nodes.findRaw(&b.raw) != nil {
+	if err != nil || b.mountID != s.rootMount || st.Dev != s.dev || b.raw.ino() != st.Ino || !isBefore(&st.Ctim, d.before) || s.nodes.findRaw(&b.raw) != nil {
 		return h, false
 	}
 	if h, err = s.seal(&b.raw); err != nil {

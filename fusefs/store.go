@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,13 +42,15 @@ type Store struct {
 	fsType    string
 	fsLog     fslog.Log
 	readOnly  bool
-	macs      macs
-	ids       *idTable // nil: the backing file system has file handles
-	groups    []uint32 // of the process, to be restored
-	maxIO     uint32
-	maxBlocks int // pages of one directory listing
-	nflush    int
-	room      KernelRoom // nil: no bound
+	// posixRights says that mode bits and POSIX ACLs are all there is to rights.
+	posixRights bool
+	macs        macs
+	ids         *idTable // nil: the backing file system has file handles
+	groups      []uint32 // of the process, to be restored
+	maxIO       uint32
+	maxBlocks   int // pages of one directory listing
+	nflush      int
+	room        KernelRoom // nil: no bound
 
 	nodes   table
 	fds     fdCache
@@ -146,6 +149,8 @@ func (s *Store) probe(cfg *StoreConfig) error {
 		return err
 	}
 	s.dev, s.fsType = st.Dev, fsTypeName(int64(sf.Type))
+	s.posixRights = slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC,
+		unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC}, int64(sf.Type))
 	s.readOnly = sf.Flags&unix.ST_RDONLY != 0
 	var raw rawHandle
 	noHandles, err := s.kernelHandles(&raw) // first: to take an identity back gives capabilities

@@ -15,6 +15,7 @@ import (
 // does, and the processor waits for memory meanwhile.
 type helper struct {
 	request // no slot: what it takes to look at entries, in pages of its own
+	id      uint64
 	of      *listing
 	state   atomic.Int32
 	done    chan struct{}
@@ -32,8 +33,8 @@ const (
 func (s *Server) makeHelpers() {
 	n := min(runtime.NumCPU(), s.cfg.Workers) - 1
 	s.helpers, s.calling = make(chan *helper, n), make(chan *helper)
-	for range n {
-		h := &helper{done: make(chan struct{}, 1)}
+	for i := range n {
+		h := &helper{id: s.cfg.PoolID<<32 | uint64(i), done: make(chan struct{}, 1)}
 		h.srv, h.task = s, s.cfg.Graph.NewTask("server")
 		h.pages.arena = s.cfg.Arena
 		s.helpers <- h
@@ -60,8 +61,8 @@ func (r *request) callHelper() *helper {
 		return nil
 	}
 	h.conn, h.call, h.exp, h.op, h.of = r.conn, r.call, r.exp, r.op, &r.listing
-	h.op.Scope = r.op.Scope.With(h.task)
-	if h.allocPages(gfp.NoWait, r.listing.room, &h.pages) == nil {
+	h.op.Scope = gfp.For(h.task) // it is no reason to use the reserve
+	if h.allocPages(gfp.NoWait, r.listing.room-r.names.room, &h.pages) == nil {
 		h.list.w = r.list.w.In(&h.pages.enc)
 		select {
 		case r.srv.calling <- h:
@@ -80,7 +81,7 @@ func (r *request) await(h *helper) *helper {
 		return nil
 	}
 	if h.state.Load() != ended {
-		r.task.Wait("", "who helps with a listing", 0, waitfor.Resource{})
+		r.task.Wait("", "who helps with a listing", 0, h.resource())
 		<-h.done
 		r.task.Done()
 		h.state.Store(ended)
@@ -105,8 +106,17 @@ func (h *helper) help() {
 		h.srv.putHelper(h)
 		return
 	}
-	defer func() { h.done <- struct{}{} }()
+	h.task.Hold(h.resource())
+	defer func() {
+		h.task.End()
+		h.done <- struct{}{}
+	}()
 	defer h.recover()
 	defer h.forget()
 	h.identifyAll(h.of)
+}
+
+// resource is what who is helped waits for.
+func (h *helper) resource() waitfor.Resource {
+	return waitfor.Resource{Kind: waitfor.Helper, ID: h.id}
 }

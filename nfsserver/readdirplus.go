@@ -3,9 +3,11 @@ package nfsserver
 import (
 	"slices"
 	"sync/atomic"
+	"syscall"
 
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/sunrpc"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/xdr"
 )
@@ -196,6 +198,9 @@ func (p *plusList) lookUp() {
 // endPlus puts what r and h, if there was one, have found into r.data, in order.
 func (r *request) endPlus(eof bool, h *helper) error {
 	n := r.listing.collect(&r.data)
+	if h != nil && h.accept != sunrpc.Success && len(r.data.Bufs) == 0 {
+		return syscall.EREMOTEIO // NFS3ERR_SERVERFAULT: it has panicked
+	}
 	eof = eof && n == len(r.listing.pieces)
 	if len(r.data.Bufs) == 0 && !eof || !r.pages.reserve(listEnd) {
 		r.data.Release()

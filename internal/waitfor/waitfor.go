@@ -36,6 +36,8 @@ const (
 	// Folio is a page of a file being read from the server; ID is the inode
 	// number.
 	Folio
+	// Helper is a worker that helps another one to have its work done.
+	Helper
 )
 
 // Resource is something a task can wait for, and hold. The zero value is none.
