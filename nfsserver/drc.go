@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -19,6 +20,10 @@ const (
 	// keptReplies is how many replies the duplicate request cache keeps, keptWrites
 	// how many of WRITE besides: they would leave no room for the others.
 	keptReplies, keptWrites = 2048, 1024
+	// keptLast of the replies that would make room for others are kept longer, as they are
+	// among the lastCalls that a connection had: its client may be on its way back, and ask
+	// again, while others make thousands of calls in a second.
+	keptLast, lastCalls = 2048, 64
 	// maxKept is the size in bytes of the largest reply that is kept: CREATE.
 	maxKept = 320
 )
@@ -92,6 +97,7 @@ type dupEntry struct {
 	seq                uint64
 	// waiting are calls like it, linked by request.next, that get the same reply.
 	waiting *request
+	call    uint64 // of those that from has had replies for, when it was kept
 	n       int
 	reply   [maxKept]byte // from the XID on
 }
@@ -112,6 +118,7 @@ type client struct {
 	nc        *net.TCPConn // nil once it is closed
 	delivered bool         // the client closed it, and has all its replies
 	recorded  bool         // some of them are in the journal
+	calls     uint64       // how many replies were kept
 }
 
 // sending says that a reply of n bytes is about to be sent.
@@ -162,13 +169,15 @@ type drc struct {
 	seq     uint64 // replies kept so far; the oldest is at seq % keptReplies
 	records records
 	wrote   [keptWrites]*dupEntry
+	last    [keptLast]*dupEntry
+	lasts   uint64 // likewise
 	writes  uint64 // likewise; of them nothing goes into the journal
 }
 
 // newDRC returns a cache with the replies of the server before this one.
 func newDRC(slots int, journal *replyJournal, past past) (*drc, error) {
-	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites))}
-	all := touched[dupEntry](keptReplies + keptWrites + slots)
+	d := &drc{journal: journal, buckets: touched[*dupEntry](2 * (keptReplies + keptWrites + keptLast))}
+	all := touched[dupEntry](keptReplies + keptWrites + keptLast + slots)
 	for i := range all {
 		d.release(&all[i])
 	}
@@ -209,7 +218,7 @@ func (d *drc) place() **dupEntry {
 
 // restoreEnd takes over that a client has all its replies.
 func (d *drc) restoreEnd(r *journaled) {
-	for _, e := range d.kept {
+	for _, e := range slices.Concat(d.kept[:], d.last[:]) {
 		if e != nil && e.key.addr == r.key.addr && e.from.port == r.port {
 			e.from.delivered = true
 		}
@@ -373,6 +382,23 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 
 // keep keeps e at a place, and drops what was there, the oldest. mu is held.
 func (d *drc) keep(e *dupEntry, at **dupEntry) {
+	e.from.calls++
+	e.call = e.from.calls
+	old := *at
+	*at, e.at = e, at
+	switch {
+	case old == nil:
+	case old.key.proc != nfs3.ProcWrite && old.from.calls-old.call < lastCalls && !old.from.delivered:
+		d.keepLonger(old)
+	default:
+		d.remove(old)
+	}
+}
+
+// keepLonger keeps e as one of the last calls of its client. mu is held.
+func (d *drc) keepLonger(e *dupEntry) {
+	d.lasts++
+	at := &d.last[d.lasts%keptLast]
 	if *at != nil {
 		d.remove(*at)
 	}

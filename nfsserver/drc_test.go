@@ -515,6 +515,45 @@ func TestDuplicatesAreForgotten(t *testing.T) {
 	}
 }
 
+// The last calls of a client that is away are not forgotten for what others do meanwhile, but
+// for those of as many others.
+func TestLastCallsAreKept(t *testing.T) {
+	f := serve(t, func(c *Config) { c.StateDir = t.TempDir() })
+	root := dial(t, f.addr).root()
+	away, busy := f.connect(), f.connect()
+	var recs [][]byte
+	for i := range uint32(2 * lastCalls) {
+		name := fmt.Sprint("a", i)
+		f.fs.put(t, rootNode, name, nil)
+		recs = append(recs, sameCall(1+i, nfs3.ProcRemove, removeArgs(root, name), nil))
+		f.ask(away, recs[i])
+	}
+	reset(away)
+	xid := uint32(10000)
+	calls := func(n int, nc net.Conn) {
+		for range n {
+			xid++
+			f.ask(nc, sameCall(xid, nfs3.ProcRemove, removeArgs(root, "b"), nil))
+		}
+	}
+	calls(3*keptReplies, busy)
+	again := f.connect()
+	for i, rec := range recs {
+		if _, st := f.ask(again, rec); (st == nfs3.StatusOK) != (i >= lastCalls) {
+			t.Errorf("call %d of %d: %v", i, len(recs), st)
+		}
+	}
+	for range keptLast/lastCalls + 1 {
+		other := f.connect()
+		calls(lastCalls, other)
+		reset(other)
+	}
+	calls(keptReplies, busy)
+	if _, st := f.ask(f.connect(), recs[lastCalls]); st != nfs3.StatusNoEnt {
+		t.Errorf("it is kept for good: %v", st)
+	}
+}
+
 // Many clients that send everything twice: each call is carried out once.
 func TestDuplicateStress(t *testing.T) {
 	f := serve(t, nil)

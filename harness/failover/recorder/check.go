@@ -59,6 +59,7 @@ func Check(dir string, calls []Call) (*Verdict, error) {
 	}
 	names := slices.DeleteFunc(slices.Clone(calls), func(c Call) bool { return c.Op == Lock || c.Op == Unlock })
 	v.checkFiles(there, names)
+	v.checkRefusals(names)
 	v.checkOwners(calls)
 	return v, nil
 }
@@ -158,6 +159,29 @@ func (v *Verdict) checkLife(id string, l *life, at []string, calls []Call) {
 		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is not there", l.last, id))
 	case len(at) == 1 && !l.places[at[0]]:
 		v.Lost = append(v.Lost, fmt.Sprintf("%s, but the file %s is there as %s", l.last, id, at[0]))
+	}
+}
+
+// checkRefusals looks for a name that is said to exist already, though nobody else ever makes
+// it: the call that made it was carried out again.
+func (v *Verdict) checkRefusals(calls []Call) {
+	makers := map[string]map[string]bool{} // IDs for each name
+	for i := range calls {
+		name := calls[i].Name
+		if calls[i].Op == Rename {
+			name = calls[i].To
+		} else if calls[i].Op != Create {
+			continue
+		}
+		if makers[name] == nil {
+			makers[name] = map[string]bool{}
+		}
+		makers[name][calls[i].ID] = true
+	}
+	for i := range calls {
+		if c := &calls[i]; c.Op == Create && c.Taken && len(makers[c.Name]) == 1 {
+			v.Twice = append(v.Twice, fmt.Sprintf("create %s of %s, which took %.1f s, was answered with \"it exists\", and nobody else makes that", c.Name, c.Client, float64(c.Answered-c.At)/1e9))
+		}
 	}
 }
 

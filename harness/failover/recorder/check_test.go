@@ -86,6 +86,10 @@ func TestCheck(t *testing.T) {
 			s.add("b", Lock, "l", "", "b", true)
 			s.add("a", Lock, "l", "", "a", true)
 		}, nil, "applied twice: l was given to a, and to b while it had it"},
+		{"made twice", func(s *story) {
+			s.add("a", Create, "x", "", "1", false)
+			s.calls[0].Answered, s.calls[0].Taken = s.now+5, true
+		}, nil, `applied twice: create x of a, which took 0.0 s, was answered with "it exists", and nobody else makes that`},
 		{"an error", func(s *story) { s.add("a", Create, "x", "", "1", true).Err = "input/output error" }, nil, "an error: a: create x: input/output error"},
 		{"nobody's file", func(s *story) { s.add("a", Create, "x", "", "1", true) }, map[string]string{"x": "1", "z": "9"}, `lost: z holds "9", which nobody has written there`},
 	} {
