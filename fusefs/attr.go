@@ -102,20 +102,23 @@ func (in *inode) settle(fd int) {
 // kernel stamps files with: files must not look older than those written before
 // them. am is held.
 func (in *inode) touch() {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
-	in.mtime = timeOf(ts)
+	in.mtime = timeOf(stampNow())
 	in.ctime = later(in.ctime, in.mtime)
 }
 
 // bump makes a change of something else than the data show. The backing file
 // shows it, too, but cannot be told from our own write-out while that runs.
 func (in *inode) bump() {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
+	now := timeOf(stampNow())
 	in.am.Lock()
-	in.ctime = later(in.ctime, timeOf(ts))
+	in.ctime = later(in.ctime, now)
 	in.am.Unlock()
+}
+
+// stampNow returns the time that the kernel would stamp a file with now.
+func stampNow() (ts unix.Timespec) {
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
+	return ts
 }
 
 // fill writes the attributes that callers see. am is held.

@@ -102,8 +102,7 @@ func (in *inode) hasACL(fd int) bool {
 
 // settled reports whether any change from now on will show in the time of change.
 func (in *inode) settled() bool {
-	var now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
+	now := stampNow()
 	return isBefore(&in.st.Ctim, now.Nano())
 }
 

@@ -333,3 +333,18 @@ func TestThreadsGetTheirIdentityBack(t *testing.T) {
 		}
 	}
 }
+
+// Of a time in whole seconds nobody knows what came after it within that second, or the next.
+func TestIsBefore(t *testing.T) {
+	for _, c := range []struct {
+		sec, nsec, then int64
+		want            bool
+	}{
+		{10, 5, 10e9 + 6, true}, {10, 5, 10e9 + 5, false}, {10, 5, 9e9, false},
+		{10, 0, 10e9 + 1, false}, {10, 0, 11e9 + 999, false}, {10, 0, 12e9, true},
+	} {
+		if got := isBefore(&unix.Timespec{Sec: c.sec, Nsec: c.nsec}, c.then); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

@@ -97,9 +97,8 @@ func (s *Store) beginStat(op *vfs.Op, dir vfs.NodeID) (d dirStat, err error) {
 			return d, err
 		}
 	}
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts)
-	d.before, d.b = ts.Nano(), s.scratch.get()
+	now := stampNow()
+	d.before, d.b = now.Nano(), s.scratch.get()
 	return d, nil
 }
 

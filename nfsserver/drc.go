@@ -5,7 +5,6 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -97,7 +96,7 @@ type dupEntry struct {
 	seq                uint64
 	// waiting are calls like it, linked by request.next, that get the same reply.
 	waiting *request
-	call    uint64 // of those that from has had replies for, when it was kept
+	call    uint64 // calls of from, up to this one
 	n       int
 	reply   [maxKept]byte // from the XID on
 }
@@ -118,7 +117,7 @@ type client struct {
 	nc        *net.TCPConn // nil once it is closed
 	delivered bool         // the client closed it, and has all its replies
 	recorded  bool         // some of them are in the journal
-	calls     uint64       // how many replies were kept
+	calls     uint64       // how many replies were kept, but for those of WRITE
 }
 
 // sending says that a reply of n bytes is about to be sent.
@@ -218,7 +217,7 @@ func (d *drc) place() **dupEntry {
 
 // restoreEnd takes over that a client has all its replies.
 func (d *drc) restoreEnd(r *journaled) {
-	for _, e := range slices.Concat(d.kept[:], d.last[:]) {
+	for _, e := range d.kept {
 		if e != nil && e.key.addr == r.key.addr && e.from.port == r.port {
 			e.from.delivered = true
 		}
@@ -252,7 +251,7 @@ const (
 // a connection that the client gave up.
 func (e *dupEntry) cameFrom(c *client) {
 	if e.from == nil || c.id > e.from.id {
-		e.from = c
+		e.from, e.call = c, c.calls
 	}
 }
 
@@ -382,8 +381,10 @@ func (d *drc) record(e *dupEntry, reply []byte) **dupEntry {
 
 // keep keeps e at a place, and drops what was there, the oldest. mu is held.
 func (d *drc) keep(e *dupEntry, at **dupEntry) {
-	e.from.calls++
-	e.call = e.from.calls
+	if e.key.proc != nfs3.ProcWrite {
+		e.from.calls++
+		e.call = e.from.calls
+	}
 	old := *at
 	*at, e.at = e, at
 	switch {

@@ -229,18 +229,27 @@ func TestStall(t *testing.T) {
 	check(t, next.Release())
 }
 
+// lostBy returns the renewal that a holder, who has lost the lease and is dead, had on its way
+// to the disk. It is of this host.
+func lostBy(t *testing.T, cfg Config) (d *disk, late Record) {
+	l, err := Take(t.Context(), cfg)
+	check(t, err)
+	l.die()
+	d, err = openDisk(cfg.Path, os.O_RDWR)
+	check(t, err)
+	t.Cleanup(d.close)
+	late, err = d.readRecord()
+	check(t, err)
+	late.PID, late.Renewal = 1<<22, late.Renewal+1
+	return d, late
+}
+
 // A renewal of who has lost the lease may come when somebody else has it, or had it, and so may
 // a claim that was too slow. That says nothing of who may have it now, and how often it was
 // taken.
 func TestLateWrite(t *testing.T) {
 	path := onDisk(t)
-	d, err := openDisk(path, os.O_RDWR)
-	check(t, err)
-	defer d.close()
-	take(t, path).die()
-	late, err := d.readRecord()
-	check(t, err)
-	late.PID, late.Renewal = 1<<22, late.Renewal+1 // of this host, and dead
+	d, late := lostBy(t, config(path))
 	take(t, path).die()
 	check(t, d.write(0, &late))
 	l := take(t, path)
@@ -259,7 +268,7 @@ func TestLateWrite(t *testing.T) {
 			time.Sleep(short / 4)
 			renewed <- l.renewOnce()
 		}()
-		_, err = Take(t.Context(), config(path))
+		_, err := Take(t.Context(), config(path))
 		var held *HeldError
 		if !errors.As(err, &held) {
 			t.Errorf("taken from a live holder, before it writes over what is %v: %v", r.State, err)
@@ -278,14 +287,11 @@ func TestLateWrite(t *testing.T) {
 // and a server on the host of the first, which it has seen end, takes it at once.
 func TestLateRenewalOverAClaim(t *testing.T) {
 	path := onDisk(t)
-	d, err := openDisk(path, os.O_RDWR)
-	check(t, err)
-	defer d.close()
-	take(t, path).die()
-	late, err := d.readRecord()
-	check(t, err)
-	late.PID, late.Renewal = 1<<22, late.Renewal+1 // of this host, and dead
-	cfg, slow := config(path), config(path)
+	cfg := config(path)
+	cfg.Duration = 3 * short // the writes of both are to be in time on a busy machine, too
+	d, late := lostBy(t, cfg)
+	settle := cfg.Duration / settlePart
+	slow := cfg
 	other := make(chan error, 1)
 	var ours, theirs int // looks at the disk, before and after each I/O
 	cfg.late = func() {
@@ -304,11 +310,11 @@ func TestLateRenewalOverAClaim(t *testing.T) {
 			}
 			other <- err
 		}()
-		time.Sleep(short / settlePart / 6)
+		time.Sleep(settle / 6)
 	}
 	slow.late = func() {
 		if theirs++; theirs == 7 { // the claim is to be written
-			time.Sleep(short / settlePart / 3)
+			time.Sleep(settle / 3)
 		}
 	}
 	l, err := Take(t.Context(), cfg)
