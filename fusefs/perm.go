@@ -87,7 +87,7 @@ func (in *inode) hasACL(fd int) bool {
 	}
 	settled := in.settled() // before it is asked
 	found := aclNone
-	switch _, err := unix.Fgetxattr(fd, "system.posix_acl_access", nil); err {
+	switch hasXattr(fd, aclXattr) {
 	case nil:
 		found = aclSome
 	case unix.ENODATA, unix.EOPNOTSUPP, unix.EBADF:

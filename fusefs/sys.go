@@ -160,6 +160,15 @@ func setTimes(fd int, ts *[2]unix.Timespec) error {
 	return errnoOf(e)
 }
 
+// aclXattr is where the kernel shows a POSIX ACL, if there is one.
+var aclXattr = unsafe.StringData("system.posix_acl_access\x00")
+
+// hasXattr returns nil if the open file fd has the extended attribute, ENODATA if not.
+func hasXattr(fd int, name *byte) error {
+	_, _, e := unix.Syscall6(unix.SYS_FGETXATTR, uintptr(fd), uintptr(unsafe.Pointer(name)), 0, 0, 0, 0)
+	return errnoOf(e)
+}
+
 // faccess asks the kernel whether the identity of this thread has the rights
 // mode (R_OK and so on) to the open file fd.
 func faccess(fd int, mode uint32) error {
