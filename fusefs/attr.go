@@ -15,8 +15,12 @@ import (
 
 // look brings what is known of in up to date through fd, for op. am is held.
 func (s *Store) look(op *vfs.Op, in *inode, fd int) error {
-	if err := fstat(fd, &in.st); err != nil {
-		return err
+	if op.Batch == 0 || op.Batch > in.batch {
+		if err := fstat(fd, &in.st); err != nil {
+			return err
+		}
+		in.batch = op.Batch
+		in.adopt()
 	}
 	if in.nameless() && in.opens.Load() == 0 {
 		if op.MustWait() {
@@ -25,7 +29,6 @@ func (s *Store) look(op *vfs.Op, in *inode, fd int) error {
 		s.fds.drop(in)
 		return vfs.ErrStale
 	}
-	in.adopt()
 	return nil
 }
 
@@ -112,6 +115,7 @@ func (in *inode) bump() {
 	now := timeOf(stampNow())
 	in.am.Lock()
 	in.ctime = later(in.ctime, now)
+	in.batch = 0
 	in.am.Unlock()
 }
 

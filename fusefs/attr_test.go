@@ -84,6 +84,39 @@ func TestChangesOfOthersAreNoticed(t *testing.T) {
 	})
 }
 
+// Calls that arrived together may be told the same of a file, those that came later not,
+// and what we did ourselves shows at once.
+func TestOneLookForABatch(t *testing.T) {
+	onBoth(t, options{}, func(f *fixture) {
+		node := f.create(vfs.RootID, "f", 0o644)
+		path := filepath.Join(f.dir, "f")
+		op := *f.op
+		mode := func(batch uint64) uint32 {
+			var a vfs.Attr
+			op.Batch = batch
+			f.ok(f.GetAttr(&op, node, &a))
+			return a.Mode
+		}
+		want := func(what string, batch uint64, mode1 uint32) {
+			f.t.Helper()
+			if m := mode(batch); m != mode1 {
+				f.t.Errorf("%s: mode %o, want %o", what, m, mode1)
+			}
+		}
+		mode(5)
+		f.ok(os.Chmod(path, 0o600))
+		want("together", 5, 0o644)
+		want("earlier", 4, 0o644)
+		want("later", 6, 0o600)
+		_, err := f.SetAttr(f.op, node, &vfs.SetAttr{SetMode: true, Mode: 0o640})
+		f.ok(err)
+		want("own change", 6, 0o640)
+		mode(7)
+		f.ok(os.Chmod(path, 0o604))
+		want("unnumbered", 0, 0o604)
+	})
+}
+
 func TestMetadataChangesOfOthersKeepDirtyData(t *testing.T) {
 	f := newFixture(t, options{noStart: true})
 	node := f.create(vfs.RootID, "f", 0o644)

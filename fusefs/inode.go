@@ -41,6 +41,7 @@ type inode struct {
 
 	am           sync.Mutex
 	st           unix.Stat_t // the backing file, when we looked last
+	batch        uint64      // the number of the calls that this was for (vfs.Op)
 	snap         stamp       // the backing file, after we touched it last
 	mtime, ctime vfs.Time    // what callers see
 	ownIO        int         // our own operations that change the backing file now

@@ -49,6 +49,8 @@ type conn struct {
 	// Owned by the reader.
 	own       []byte // its read buffer, while it has a larger one
 	recordLen int    // bytes of the last record, or its first fragment
+	batch     uint64 // of the calls that arrived with the last
+	reads     uint64 // Stream.Reads when it began
 
 	// Owned by the reader: the call that it receives.
 	task   *waitfor.Task
@@ -376,4 +378,12 @@ func (c *conn) handOver(r *request, args, n int) {
 	if !r.serveNow() {
 		r.enqueue()
 	}
+}
+
+// batchNow returns the number of the calls that arrived together with the last.
+func (c *conn) batchNow() uint64 {
+	if n := c.stream.Reads(); n != c.reads {
+		c.reads, c.batch = n, c.srv.batch.Add(1)
+	}
+	return c.batch
 }

@@ -554,3 +554,77 @@ func TestBuffersOfLocalClients(t *testing.T) {
 		}
 	}
 }
+
+// A reply that the network lost for a while comes within about a second after that.
+func TestSilentNetwork(t *testing.T) {
+	f := serve(t, nil)
+	c := dial(t, f.addr)
+	root := c.root()
+	raw, err := c.nc.(*net.TCPConn).SyscallConn()
+	check(t, err)
+	deafen := func(option func(fd int) error) {
+		var optErr error
+		check(t, raw.Control(func(fd uintptr) { optErr = option(int(fd)) }))
+		check(t, optErr)
+	}
+	deafen(func(fd int) error {
+		if _, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS); err != nil {
+			t.Skip("this kernel's TCP waits as long as it likes (TCP_RTO_MAX_MS)")
+		}
+		nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
+	})
+	reply := c.startGetattr(root)
+	time.Sleep(3500 * time.Millisecond) // would be sent again after 0.2, 0.6, 1.4, 3.0 and 6.2 s
+	deafen(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
+	start := time.Now()
+	c.must(reply)
+	if d := time.Since(start); d > 1500*time.Millisecond {
+		t.Errorf("the reply took %v more", d)
+	}
+}
+
+// batchFS tells what numbers the calls have.
+type batchFS struct {
+	*memFS
+	seen chan uint64
+}
+
+func (*batchFS) HeedsNoWait() {}
+
+func (b *batchFS) GetAttr(op *vfs.Op, node vfs.NodeID, a *vfs.Attr) error {
+	b.seen <- op.Batch
+	return b.memFS.GetAttr(op, node, a)
+}
+
+// What arrives together has one number, what is sent later a larger one, on any connection.
+func TestBatches(t *testing.T) {
+	b := &batchFS{seen: make(chan uint64, 8)}
+	f := serve(t, func(c *Config) {
+		b.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = b
+	})
+	root := dial(t, f.addr).root()
+	last := uint64(0)
+	for range 3 {
+		nc := dialFrom(t, "127.0.0.1", f.addr)
+		for xid := uint32(1); xid < 9; xid += 4 {
+			var calls []byte
+			for i := range uint32(4) {
+				calls = append(calls, nfsCall(xid+i, nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: root}, nil)...)
+			}
+			_, err := nc.Write(calls)
+			check(t, err)
+			number := <-b.seen
+			for range 3 {
+				if n := <-b.seen; n != number {
+					t.Errorf("calls of one segment have the numbers %d and %d", number, n)
+				}
+			}
+			if number <= last {
+				t.Errorf("number %d after %d", number, last)
+			}
+			last = number
+		}
+	}
+}

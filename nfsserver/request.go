@@ -181,6 +181,9 @@ func (r *request) serve(noWait bool) {
 	defer r.recover()
 	defer r.forget()
 	r.op = vfs.Op{Scope: r.scope(), Local: r.conn.isLocal(), Cancel: r.conn.done, NoWait: noWait}
+	if noWait {
+		r.op.Batch = r.conn.batchNow() // a worker may come much later
+	}
 	if r.dup != nil && r.srv.dups.journal != nil {
 		r.op.Witness = r
 		r.changed.n = 0

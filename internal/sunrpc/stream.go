@@ -68,6 +68,7 @@ type Stream struct {
 	raw syscall.RawConn
 
 	in     vecIO
+	reads  uint64
 	buf    []byte // read ahead; the caller of NewStream gave it
 	r, w   int    // buf[r:w] is received and not consumed
 	rerr   error
@@ -160,6 +161,10 @@ func (s *Stream) mark(off int) (int, error) {
 
 // Buffered returns how many bytes were received and not consumed.
 func (s *Stream) Buffered() int { return s.w - s.r }
+
+// Reads returns how many times something was received: records between which it does not
+// change arrived together.
+func (s *Stream) Reads() uint64 { return s.reads }
 
 // Full reports whether the last read from the socket filled all of the buffer that was
 // free: there is probably more.
@@ -386,6 +391,7 @@ func (s *Stream) compact(n int) {
 // at least one byte or an error.
 func (s *Stream) receive() (int, error) {
 	n, err := s.in.finish(s.raw.Read(s.in.try))
+	s.reads++
 	if err == nil && n == 0 {
 		err = io.ErrUnexpectedEOF
 	}

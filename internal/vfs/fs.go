@@ -51,6 +51,10 @@ type Op struct {
 	// (IOCB_NOWAIT), only for a NoWaiter. An FS that would have to sets Waits, and
 	// returns any error: nothing was done, and the caller lets somebody else call again.
 	NoWait, Waits bool
+	// Batch, if not 0, numbers calls that had all arrived before the first of them is made,
+	// and are made right after another: what an FS learnt of a file for one of them, or for
+	// one with a larger number, is not too old for the others.
+	Batch uint64
 }
 
 // A Witness notes what a call is about to do to names. A server that dies in the middle of
