@@ -78,26 +78,24 @@ func (c *Client) cachedAccess(op *vfs.Op, ino *inode) (rights uint32, ok bool) {
 	return 0, false
 }
 
-// mayUse checks that the caller has one of the rights. The owner may always
+// mayUse checks that the caller has one of the rights. The owner may always read and
 // write: it was asked when the file was opened, and a server allows it too.
 func (c *Client) mayUse(op *vfs.Op, ino *inode, oneOf uint32) error {
 	ino.mu.Lock()
 	rights, ok := c.cachedAccess(op, ino)
+	owns := op.Cred.UID == ino.attr.UID
 	ino.mu.Unlock()
+	if owns {
+		return nil
+	}
 	if !ok {
 		var err error
 		if rights, err = c.fetchAccess(op, ino); err != nil {
 			return err
 		}
 	}
-	if rights&oneOf != 0 || op.Cred.UID == ino.owner() {
-		return nil
+	if rights&oneOf == 0 {
+		return syscall.EACCES
 	}
-	return syscall.EACCES
-}
-
-func (ino *inode) owner() uint32 {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	return ino.attr.UID
+	return nil
 }

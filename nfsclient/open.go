@@ -36,12 +36,16 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 }
 
 // checkOpen asks the server for rights and attributes, in one call if it answers
-// ACCESS with both.
+// ACCESS with both. Who has just created the file knows them.
 func (c *Client) checkOpen(op *vfs.Op, ino *inode, write bool) error {
 	ino.mu.Lock()
-	ino.fetched = 0
 	mine := ino.fresh && ino.freshUID == op.Cred.UID
 	ino.fresh = false
+	if mine && c.isFresh(ino) {
+		ino.mu.Unlock()
+		return nil
+	}
+	ino.fetched = 0
 	ino.mu.Unlock()
 	rights, err := c.fetchAccess(op, ino)
 	if err != nil {

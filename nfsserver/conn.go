@@ -93,12 +93,18 @@ func (c *conn) setOptions() error {
 	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
 	ctlErr := c.control(func(fd int) {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
+		// Before Linux 6.15 replies come late after a while without the address.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, resendMax)
 		if c.isLocal() {
 			boundBuffers(fd)
 		}
 	})
 	return errors.Join(ctlErr, err)
 }
+
+// resendMax is how long TCP waits at most, in ms, before it sends again what was not
+// acknowledged. Left to itself it waits twice as long each time.
+const resendMax = 1000
 
 // localBuffer is how many bytes of calls, and of replies, the kernel keeps for a client
 // on this host at most; it takes twice that for its own records. Left to itself, TCP lets
