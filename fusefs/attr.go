@@ -15,13 +15,10 @@ import (
 
 // look brings what is known of in up to date through fd, for op. am is held.
 func (s *Store) look(op *vfs.Op, in *inode, fd int) error {
-	if op.Batch == 0 || op.Batch > in.batch {
-		if err := fstat(fd, &in.st); err != nil {
-			return err
-		}
-		in.batch = op.Batch
-		in.adopt()
+	if err := fstat(fd, &in.st); err != nil {
+		return err
 	}
+	in.batch = op.Batch
 	if in.nameless() && in.opens.Load() == 0 {
 		if op.MustWait() {
 			return errWouldWait // the last close of a file may take long
@@ -29,7 +26,17 @@ func (s *Store) look(op *vfs.Op, in *inode, fd int) error {
 		s.fds.drop(in)
 		return vfs.ErrStale
 	}
+	in.adopt()
 	return nil
+}
+
+// lookOnce is look, unless that was done for a call of op's batch. It is for what only
+// tells: what is allowed, or done, goes by what is there now. am is held.
+func (s *Store) lookOnce(op *vfs.Op, in *inode, fd int) error {
+	if op.Batch != 0 && op.Batch <= in.batch && !in.nameless() {
+		return nil
+	}
+	return s.look(op, in, fd)
 }
 
 // nameless reports whether the file had no name left when we looked last. am is
@@ -154,7 +161,7 @@ func (s *Store) attrNow(op *vfs.Op, in *inode, fd int, a *vfs.Attr) error {
 		return errWouldWait
 	}
 	defer in.am.Unlock()
-	if err := s.look(op, in, fd); err != nil {
+	if err := s.lookOnce(op, in, fd); err != nil {
 		return err
 	}
 	s.fill(in, a)

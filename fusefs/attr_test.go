@@ -84,37 +84,75 @@ func TestChangesOfOthersAreNoticed(t *testing.T) {
 	})
 }
 
-// Calls that arrived together may be told the same of a file, those that came later not,
-// and what we did ourselves shows at once.
+// Calls that arrived together may be told the same of a file, those that came later not.
+// What we did ourselves shows at once.
 func TestOneLookForABatch(t *testing.T) {
 	onBoth(t, options{}, func(f *fixture) {
 		node := f.create(vfs.RootID, "f", 0o644)
 		path := filepath.Join(f.dir, "f")
-		op := *f.op
-		mode := func(batch uint64) uint32 {
-			var a vfs.Attr
+		tell := func(batch uint64) (a vfs.Attr) {
+			op := *f.op
 			op.Batch = batch
 			f.ok(f.GetAttr(&op, node, &a))
-			return a.Mode
+			return a
 		}
-		want := func(what string, batch uint64, mode1 uint32) {
+		want := func(what string, batch uint64, mode uint32) {
 			f.t.Helper()
-			if m := mode(batch); m != mode1 {
-				f.t.Errorf("%s: mode %o, want %o", what, m, mode1)
+			if m := tell(batch).Mode; m != mode {
+				f.t.Errorf("%s: mode %o, want %o", what, m, mode)
 			}
 		}
-		mode(5)
+		tell(5)
 		f.ok(os.Chmod(path, 0o600))
 		want("together", 5, 0o644)
 		want("earlier", 4, 0o644)
 		want("later", 6, 0o600)
-		_, err := f.SetAttr(f.op, node, &vfs.SetAttr{SetMode: true, Mode: 0o640})
-		f.ok(err)
-		want("own change", 6, 0o640)
-		mode(7)
 		f.ok(os.Chmod(path, 0o604))
 		want("unnumbered", 0, 0o604)
+		_, _, err := f.Link(f.op, node, vfs.RootID, "g")
+		f.ok(err)
+		tell(7)
+		_, err = f.Remove(f.op, vfs.RootID, "g")
+		f.ok(err)
+		if n := tell(7).Nlink; n != 1 {
+			f.t.Errorf("%d links after one of two was removed", n)
+		}
 	})
+}
+
+// What is allowed, and what a WRITE leaves of a page, goes by what is there, whatever was
+// looked at for a call that arrived together with this one: it can be long ago.
+func TestBatchIsNotAllowed(t *testing.T) {
+	f := newFixture(t, options{})
+	f.ok(os.Chmod(f.dir, 0o755))
+	dir, _, err := f.Mkdir(f.op, vfs.RootID, "d", &vfs.SetAttr{SetMode: true, Mode: 0o755})
+	f.ok(err)
+	node := f.create(dir.Node, "f", 0o644)
+	f.write(node, 0, []byte("public"), vfs.FileSync)
+	f.read(node, 0, 100)
+	root, user := *f.op, vfs.Op{Scope: f.op.Scope, Cred: vfs.Cred{UID: 1000, GID: 1000}, Batch: 5}
+	root.Batch = 5
+	look := func() {
+		var a vfs.Attr
+		f.ok(f.GetAttr(&root, dir.Node, &a))
+		f.ok(f.GetAttr(&root, node, &a))
+	}
+	look()
+	f.ok(os.Chmod(filepath.Join(f.dir, "d/f"), 0o600))
+	var v vfs.Vec
+	_, err = f.Read(&user, node, 0, 100, &v, nil)
+	f.wants(err, unix.EACCES)
+	look()
+	f.ok(os.Chmod(filepath.Join(f.dir, "d"), 0o700))
+	_, err = f.Lookup(&user, dir.Node, "f")
+	f.wants(err, unix.EACCES)
+	look()
+	f.ok(os.WriteFile(filepath.Join(f.dir, "d/f"), []byte("theirs, and more"), 0))
+	var res vfs.WriteResult
+	f.ok(f.Write(&root, node, 0, &vfs.Vec{Bufs: [][]byte{[]byte("OURS")}}, vfs.FileSync, &res))
+	if got := f.backing("d/f"); string(got) != "OURSrs, and more" {
+		t.Errorf("what is left: %q", got)
+	}
 }
 
 func TestMetadataChangesOfOthersKeepDirtyData(t *testing.T) {

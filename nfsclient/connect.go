@@ -25,7 +25,8 @@ const (
 	connectTimeout = 5 * time.Second
 	connectAgain   = 500 * time.Millisecond
 	quickTries     = 10
-	// userTimeout is how long sent data may stay unacknowledged.
+	// userTimeout is how long sent data may stay unacknowledged. A peer that had no room for
+	// more and then fell silent is given up after 16 tries, resendMax apart.
 	userTimeout = 60 * time.Second
 	// resendMax is how long TCP waits at most before it sends again what was not
 	// acknowledged (Linux 6.15). Left to itself it waits twice as long each time, and is

@@ -93,8 +93,7 @@ func (c *conn) setOptions() error {
 	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
 	ctlErr := c.control(func(fd int) {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
-		// Before Linux 6.15 replies come late after a while without the address.
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, resendMax)
+		resendWithin(fd, resendMax)
 		if c.isLocal() {
 			boundBuffers(fd)
 		}
@@ -103,8 +102,14 @@ func (c *conn) setOptions() error {
 }
 
 // resendMax is how long TCP waits at most, in ms, before it sends again what was not
-// acknowledged. Left to itself it waits twice as long each time.
-const resendMax = 1000
+// acknowledged. Left to itself it waits twice as long each time, up to resendDefault.
+const resendMax, resendDefault = 1000, 120_000
+
+// resendWithin sets that limit. Before Linux 6.15 replies come late after a while without
+// the network.
+func resendWithin(fd, ms int) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, ms)
+}
 
 // localBuffer is how many bytes of calls, and of replies, the kernel keeps for a client
 // on this host at most; it takes twice that for its own records. Left to itself, TCP lets
@@ -139,6 +144,8 @@ func (c *conn) run() {
 func (c *conn) abort(err error) {
 	c.abortOnce.Do(func() {
 		close(c.done)
+		// With a limit the kernel soon gives up replies that a slow peer has no room for.
+		_ = c.control(func(fd int) { resendWithin(fd, resendDefault) })
 		c.nc.Close()
 		c.report(err)
 	})
@@ -389,7 +396,7 @@ func (c *conn) handOver(r *request, args, n int) {
 // batchNow returns the number of the calls that arrived together with the last.
 func (c *conn) batchNow() uint64 {
 	if n := c.stream.Reads(); n != c.reads {
-		c.reads, c.batch = n, c.srv.batch.Add(1)
+		c.reads, c.batch = n, vfs.NewBatch()
 	}
 	return c.batch
 }

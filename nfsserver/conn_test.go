@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -555,7 +556,7 @@ func TestBuffersOfLocalClients(t *testing.T) {
 	}
 }
 
-// A reply that the network lost for a while comes within about a second after that.
+// A reply that the network lost for a while comes about a second after that.
 func TestSilentNetwork(t *testing.T) {
 	f := serve(t, nil)
 	c := dial(t, f.addr)
@@ -579,7 +580,7 @@ func TestSilentNetwork(t *testing.T) {
 	deafen(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
 	start := time.Now()
 	c.must(reply)
-	if d := time.Since(start); d > 1500*time.Millisecond {
+	if d := time.Since(start); d > 2500*time.Millisecond {
 		t.Errorf("the reply took %v more", d)
 	}
 }
@@ -626,5 +627,25 @@ func TestBatches(t *testing.T) {
 			}
 			last = number
 		}
+	}
+}
+
+// A client that says no more, and reads its reply after a while, gets it.
+func TestReplyAfterTheLastCall(t *testing.T) {
+	f := serve(t, nil)
+	f.fs.put(t, rootNode, "file", pattern(256<<10))
+	h := dial(t, f.addr).file("file")
+	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 8192) })
+	}}
+	nc, err := small.Dial("tcp", f.addr)
+	check(t, err)
+	defer nc.Close()
+	_, err = nc.Write(nfsCall(1, nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: 256 << 10}, nil))
+	check(t, err)
+	check(t, nc.(*net.TCPConn).CloseWrite())
+	time.Sleep(4 * time.Second)
+	if reply, err := readRecord(nc); err != nil || len(reply) < 256<<10 {
+		t.Errorf("%d bytes, %v", len(reply), err)
 	}
 }

@@ -39,7 +39,6 @@ type Server struct {
 	adm    admission
 	slots  []*request
 	queue  chan *request
-	batch  atomic.Uint64 // the last vfs.Op.Batch
 	bursts burstBuffers
 	// receipts and ranges are lent to connections that receive, or send.
 	receipts spares[*receipt]

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"sync/atomic"
 	"syscall"
 
 	"loopnfs/alloc/gfp"
@@ -51,11 +52,17 @@ type Op struct {
 	// (IOCB_NOWAIT), only for a NoWaiter. An FS that would have to sets Waits, and
 	// returns any error: nothing was done, and the caller lets somebody else call again.
 	NoWait, Waits bool
-	// Batch, if not 0, numbers calls that had all arrived before the first of them is made,
-	// and are made right after another: what an FS learnt of a file for one of them, or for
-	// one with a larger number, is not too old for the others.
+	// Batch, if not 0, numbers calls that had all arrived before the first of them is made:
+	// attributes that an FS has looked at for one of them, or for one with a larger number,
+	// are not too old for the others. What a caller may do has to be looked at again.
 	Batch uint64
 }
+
+// batches is the last Op.Batch. An FS may have several callers, and compares.
+var batches atomic.Uint64
+
+// NewBatch returns an Op.Batch for what has arrived now.
+func NewBatch() uint64 { return batches.Add(1) }
 
 // A Witness notes what a call is about to do to names. A server that dies in the middle of
 // it can so tell later whether it was done. An FS that does not know Witness leaves it out.
