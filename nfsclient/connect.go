@@ -32,6 +32,9 @@ const (
 	// acknowledged (Linux 6.15). Left to itself it waits twice as long each time, and is
 	// silent for long after a server is back.
 	resendMax = time.Second
+	// keepAlive is how long the connection may be silent before the peer is asked whether it
+	// still knows of it. A call that it has received, and forgot, is not sent again before.
+	keepAlive = 3 * time.Second
 	// recvBuffer is small: what of the data of a READ arrives with its header
 	// is copied.
 	recvBuffer = 4096
@@ -66,6 +69,10 @@ func dial(addr netip.AddrPort, port uint16, limit time.Duration, buf []byte, hoo
 	c := &conn{Conn: nc, stream: st}
 	if a, ok := nc.LocalAddr().(*net.TCPAddr); ok {
 		c.port = uint16(a.Port)
+	}
+	if tc, ok := nc.(*net.TCPConn); ok {
+		// After userTimeout the peer is given up; the count is not heeded.
+		_ = tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: int(userTimeout / keepAlive)})
 	}
 	return c, nil
 }
@@ -115,10 +122,6 @@ func setOptions(fd int) {
 	for _, o := range []struct{ level, opt, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 20},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds())},
 		{unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(resendMax.Milliseconds())},
 	} {

@@ -672,3 +672,47 @@ func TestCreatingAsksNothing(t *testing.T) {
 	}
 	b.c.Close(e.Node, false)
 }
+
+// A server that forgot the connection without a word is found out soon.
+func TestForgottenConnection(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	hit := make(chan struct{})
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc == nfs3.ProcCreate && f.count[c.proc] == 1 {
+				close(hit)
+				return drop
+			}
+			return serve
+		}
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.create("f")
+	}()
+	<-hit
+	time.Sleep(100 * time.Millisecond) // the call is acknowledged
+	f.mu.Lock()
+	for c := range f.conns {
+		vanish(t, c.(*net.TCPConn))
+	}
+	f.mu.Unlock()
+	start := time.Now()
+	<-done
+	if d := time.Since(start); d > 3*keepAlive {
+		t.Errorf("it took %v", d)
+	}
+}
+
+// vanish closes c and tells the peer nothing.
+func vanish(t *testing.T, c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	must(t, err)
+	var optErr error
+	must(t, raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1) }))
+	if optErr != nil {
+		t.Skip("a connection cannot be ended silently (TCP_REPAIR): ", optErr)
+	}
+	c.Close()
+}
