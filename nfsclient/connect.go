@@ -25,13 +25,8 @@ const (
 	connectTimeout = 5 * time.Second
 	connectAgain   = 500 * time.Millisecond
 	quickTries     = 10
-	// userTimeout is how long sent data may stay unacknowledged. A peer that had no room for
-	// more and then fell silent is given up after 16 tries, resendMax apart.
+	// userTimeout is how long sent data may stay unacknowledged.
 	userTimeout = 60 * time.Second
-	// resendMax is how long TCP waits at most before it sends again what was not
-	// acknowledged (Linux 6.15). Left to itself it waits twice as long each time, and is
-	// silent for long after a server is back.
-	resendMax = time.Second
 	// keepAlive is how long the connection may be silent before the peer is asked whether it
 	// still knows of it. A call that it has received, and forgot, is not sent again before.
 	keepAlive = 3 * time.Second
@@ -123,7 +118,6 @@ func setOptions(fd int) {
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds())},
-		{unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(resendMax.Milliseconds())},
 	} {
 		unix.SetsockoptInt(fd, o.level, o.opt, o.value) // each is only an improvement
 	}

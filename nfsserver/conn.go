@@ -93,22 +93,11 @@ func (c *conn) setOptions() error {
 	ms := int(c.srv.cfg.SendTimeout / time.Millisecond)
 	ctlErr := c.control(func(fd int) {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms)
-		resendWithin(fd, resendMax)
 		if c.isLocal() {
 			boundBuffers(fd)
 		}
 	})
 	return errors.Join(ctlErr, err)
-}
-
-// resendMax is how long TCP waits at most, in ms, before it sends again what was not
-// acknowledged. Left to itself it waits twice as long each time, up to resendDefault.
-const resendMax, resendDefault = 1000, 120_000
-
-// resendWithin sets that limit. Before Linux 6.15 replies come late after a while without
-// the network.
-func resendWithin(fd, ms int) {
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, ms)
 }
 
 // localBuffer is how many bytes of calls, and of replies, the kernel keeps for a client
@@ -144,8 +133,6 @@ func (c *conn) run() {
 func (c *conn) abort(err error) {
 	c.abortOnce.Do(func() {
 		close(c.done)
-		// With a limit the kernel soon gives up replies that a slow peer has no room for.
-		_ = c.control(func(fd int) { resendWithin(fd, resendDefault) })
 		c.nc.Close()
 		c.report(err)
 	})

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -556,35 +555,6 @@ func TestBuffersOfLocalClients(t *testing.T) {
 	}
 }
 
-// A reply that the network lost for a while comes about a second after that.
-func TestSilentNetwork(t *testing.T) {
-	f := serve(t, nil)
-	c := dial(t, f.addr)
-	root := c.root()
-	raw, err := c.nc.(*net.TCPConn).SyscallConn()
-	check(t, err)
-	deafen := func(option func(fd int) error) {
-		var optErr error
-		check(t, raw.Control(func(fd uintptr) { optErr = option(int(fd)) }))
-		check(t, optErr)
-	}
-	deafen(func(fd int) error {
-		if _, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS); err != nil {
-			t.Skip("this kernel's TCP waits as long as it likes (TCP_RTO_MAX_MS)")
-		}
-		nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
-		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
-	})
-	reply := c.startGetattr(root)
-	time.Sleep(3500 * time.Millisecond) // would be sent again after 0.2, 0.6, 1.4, 3.0 and 6.2 s
-	deafen(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) })
-	start := time.Now()
-	c.must(reply)
-	if d := time.Since(start); d > 2500*time.Millisecond {
-		t.Errorf("the reply took %v more", d)
-	}
-}
-
 // batchFS tells what numbers the calls have.
 type batchFS struct {
 	*memFS
@@ -627,25 +597,5 @@ func TestBatches(t *testing.T) {
 			}
 			last = number
 		}
-	}
-}
-
-// A client that says no more, and reads its reply after a while, gets it.
-func TestReplyAfterTheLastCall(t *testing.T) {
-	f := serve(t, nil)
-	f.fs.put(t, rootNode, "file", pattern(256<<10))
-	h := dial(t, f.addr).file("file")
-	small := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 8192) })
-	}}
-	nc, err := small.Dial("tcp", f.addr)
-	check(t, err)
-	defer nc.Close()
-	_, err = nc.Write(nfsCall(1, nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: 256 << 10}, nil))
-	check(t, err)
-	check(t, nc.(*net.TCPConn).CloseWrite())
-	time.Sleep(4 * time.Second)
-	if reply, err := readRecord(nc); err != nil || len(reply) < 256<<10 {
-		t.Errorf("%d bytes, %v", len(reply), err)
 	}
 }
