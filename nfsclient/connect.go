@@ -66,7 +66,7 @@ func dial(addr netip.AddrPort, port uint16, limit time.Duration, buf []byte, hoo
 		c.port = uint16(a.Port)
 	}
 	if tc, ok := nc.(*net.TCPConn); ok {
-		// After userTimeout the peer is given up; the count is not heeded.
+		// FileConn has set others. The peer is given up after userTimeout, whatever the count.
 		_ = tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAlive, Count: int(userTimeout / keepAlive)})
 	}
 	return c, nil
