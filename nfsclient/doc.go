@@ -47,10 +47,11 @@
 // # Consistency
 //
 // Close-to-open: opening a file, unless the caller has just created it, asks for its
-// attributes and drops clean pages if it was changed elsewhere; the last close writes back, commits, and takes the
-// attributes after that for those of the cached pages. Weak cache consistency
-// data tells own changes from those of others. Attributes are kept for a second.
-// As long as there is data that was not sent, the size and the mtime are local.
+// attributes and drops clean pages if it was changed elsewhere; the last close
+// writes back, commits, and takes the attributes after that for those of the cached
+// pages. Weak cache consistency data tells own changes from those of others.
+// Attributes are kept for a second. As long as there is data that was not sent, the
+// size and the mtime are local.
 //
 // A file that is removed here while it is open here is renamed to .nfs… first
 // and removed at the last close, because an NFSv3 server knows no open files.
