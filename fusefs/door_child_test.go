@@ -67,7 +67,7 @@ var childActs = map[string]func(args []string) error{
 	"signals": childSignals, "hold": childHold, "mmap": childMmap, "sync": childSync,
 	"bigfile": childBigFile, "large": childLarge, "errno": childErrno, "large-write": childLargeWrite,
 	"drops": childDrops, "hang": childHang, "tree": childTree, "walk": childWalk, "use": childUse, "hold-all": childHoldAll,
-	"write-at-random": childWriteAtRandom,
+	"write-at-random": childWriteAtRandom, "ask": childAsk,
 }
 
 func check(errs ...error) error { return errors.Join(errs...) }

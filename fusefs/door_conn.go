@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -12,10 +13,12 @@ import (
 )
 
 const (
-	// doorListeners is how many goroutines wait for requests at once. Each more costs:
-	// the kernel wakes the one that has waited longest, which the scheduler of Go has
-	// taken for one that waits for long.
+	// doorListeners is how many goroutines wait for requests at once, while some of
+	// these leave them. Each more costs: the kernel wakes the one that has waited longest,
+	// which the scheduler of Go has taken for one that waits for long.
 	doorListeners = 2
+	// calmAfter is the number of requests, none of which left, after which one listens.
+	calmAfter = 64
 	// maxParked bounds the goroutines that are kept for a rush of requests that is over.
 	maxParked = 16
 	// maxIdleBufs bounds the buffers that are.
@@ -46,6 +49,7 @@ type doorConn struct {
 	bufSize, maxBufs int
 	minor            uint32        // of the kernel's version
 	over             chan struct{} // closed when the kernel has given up
+	calm             atomic.Uint64 // requests since one left the listeners
 
 	mu        sync.Mutex
 	wake      sync.Cond // for those who are parked
@@ -142,13 +146,17 @@ func (c *doorConn) run(s *doorSlot) {
 // listen makes s one of those who listen, with a buffer; it parks s while there are
 // enough. It returns false if s is not needed any more.
 func (c *doorConn) listen(s *doorSlot) bool {
-	if s.wire.listens {
+	if s.wire.listens && c.calm.Add(1) != calmAfter {
 		return true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if s.wire.listens {
+		s.wire.listens = false
+		c.listening--
+	}
 	for !c.ended {
-		if c.listening < doorListeners && c.take(s) {
+		if c.listening < c.wanted() && c.take(s) {
 			c.listening++
 			s.wire.listens = true
 			return true
@@ -162,6 +170,14 @@ func (c *doorConn) listen(s *doorSlot) bool {
 		c.parked--
 	}
 	return false
+}
+
+// wanted is how many should listen.
+func (c *doorConn) wanted() int {
+	if c.calm.Load() >= calmAfter {
+		return 1
+	}
+	return doorListeners
 }
 
 // take gives s a buffer to read into, unless there are none. mu is held.
@@ -202,6 +218,7 @@ func (s *doorSlot) leave() {
 	defer c.mu.Unlock()
 	s.wire.listens = false
 	c.listening--
+	c.calm.Store(0)
 	c.inWork[s.wire.unique] = s
 	if !s.wire.large {
 		c.drop(s)

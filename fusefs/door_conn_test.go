@@ -2,12 +2,27 @@ package fusefs
 
 import (
 	"os"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"loopnfs/internal/vfs"
 )
+
+// childAsk has the kernel ask for the attributes of a file, as often as it is told.
+func childAsk(args []string) error {
+	n, err := strconv.Atoi(args[1])
+	for range n {
+		var st unix.Statx_t
+		if e := unix.Statx(unix.AT_FDCWD, args[0], unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st); e != nil {
+			return e
+		}
+	}
+	return err
+}
 
 // childLargeWrite writes more than is copied out of the buffer that it was read into.
 func childLargeWrite(args []string) error {
@@ -83,4 +98,32 @@ func TestDoorNextRequestMayWait(t *testing.T) {
 	if s.op.NoWait {
 		t.Error("the next request may not wait")
 	}
+}
+
+// While nobody leaves the listeners there is one, and a request that waits delays no
+// other then, either.
+func TestDoorOneListensWhileItIsCalm(t *testing.T) {
+	reached := make(chan struct{}, 1)
+	m := mountTest(t, func(f *faultFS, _ *DoorConfig) { f.before = stuck(reached) })
+	listening := func() int {
+		c := m.door.conn
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.listening
+	}
+	c := startHold(t, m.path("f"))
+	if n := listening(); n != doorListeners {
+		t.Errorf("%d listen after requests that left, want %d", n, doorListeners)
+	}
+	inChild(t, "ask", m.path(""), strconv.Itoa(4*calmAfter))
+	if n := listening(); n != 1 {
+		t.Errorf("%d listen while it is calm, want 1", n)
+	}
+	c.release()
+	within(t, "the WRITE", reached)
+	asked := make(chan error, 1)
+	go func() { asked <- childCommand("ask", m.path(""), "1").Run() }()
+	within(t, "another request", asked)
+	_ = c.kill()
+	_ = c.wait(t)
 }
