@@ -206,7 +206,7 @@ func TestSyncGathers(t *testing.T) {
 	node := f.create(vfs.RootID, "f", 0o644)
 	in, err := f.inode(node)
 	f.ok(err)
-	g, task := &in.syncs, f.op.Scope.Task()
+	g, task := in.syncs.group(), f.op.Scope.Task()
 	g.begin(task, in)
 	synced := make(chan error, 1)
 	op := f.mem.newOp("sync")

@@ -20,7 +20,12 @@ const (
 	DefaultMaxFiles  = 65536
 	maxFlushers      = 64
 	maxCalls         = 4096
-	minInodes        = 16
+	MinInodes        = 16
+	// MaxReferenced is how many inodes a store has at most if all are referenced: by open
+	// files behind a door, or by the kernel's dentries where it cannot be made to drop
+	// them. It is also at most referencedShare times what it keeps.
+	MaxReferenced   = 1 << 20
+	referencedShare = 128
 
 	// A listing has at most one of listingShare pages of the arena, and at
 	// most maxListing; a change reads up to maxRelist again at once.
@@ -68,8 +73,8 @@ type StoreConfig struct {
 	// side is made ahead. More are possible; for them it is made when they
 	// come.
 	Calls int
-	// MaxInodes is how many inodes stay in memory when nobody refers to them;
-	// 0 for the default.
+	// MaxInodes is how many inodes stay in memory when nobody refers to them, each with
+	// a descriptor: MinInodes or more, or 0 for the default.
 	MaxInodes int
 	// Holds, if not nil, reports whether the store may change the disk: another host may
 	// have it otherwise. It is asked right before each change, which fails with EIO then.
@@ -85,7 +90,7 @@ type StoreConfig struct {
 	// to be reclaimed from others first; else whole pages that a WRITE brings are kept.
 	CopyWrites bool
 	// MaxFiles is how many descriptors stay open when nobody uses them, at
-	// most half of RLIMIT_NOFILE; 0 for the default.
+	// most half of RLIMIT_NOFILE; 0 for the default, or what MaxInodes wants.
 	MaxFiles int
 }
 
@@ -100,7 +105,7 @@ func (c *StoreConfig) setDefaults() {
 		c.MaxInodes = DefaultMaxInodes
 	}
 	if c.MaxFiles == 0 {
-		c.MaxFiles = DefaultMaxFiles
+		c.MaxFiles = max(DefaultMaxFiles, 2*c.MaxInodes)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -125,8 +130,8 @@ func (c *StoreConfig) Validate() error {
 		return fmt.Errorf("%d flushers: want 1 to %d", c.Flushers, maxFlushers)
 	case c.Calls < 0 || c.Calls > maxCalls:
 		return fmt.Errorf("%d calls at once: want 0 to %d", c.Calls, maxCalls)
-	case c.MaxInodes != 0 && c.MaxInodes < minInodes:
-		return fmt.Errorf("%d inodes in memory are too few: want at least %d", c.MaxInodes, minInodes)
+	case c.MaxInodes != 0 && c.MaxInodes < MinInodes:
+		return fmt.Errorf("%d inodes in memory are too few: want at least %d", c.MaxInodes, MinInodes)
 	case c.MaxFiles < 0:
 		return fmt.Errorf("%d open files: want 1 or more", c.MaxFiles)
 	}

@@ -20,13 +20,20 @@ const (
 	DefaultMaxInflightBytes = 32 << 20
 	DefaultAttrTimeout      = time.Second
 	DefaultEntryTimeout     = time.Second
-	DefaultMaxNodes         = 3 * DefaultMaxInodes / 2
 
 	minWrite      = 4096
 	minNodes      = 16
 	readAhead     = 1 << 20
 	maxBackground = 12 // asynchronous requests of the kernel: read-ahead
 )
+
+// DefaultMaxNodes is how many nodes the kernel remembers, unless the configuration says
+// otherwise.
+var DefaultMaxNodes = NodesFor(DefaultMaxInodes)
+
+// NodesFor is how many nodes the kernel may remember of a file system that keeps so many
+// inodes.
+func NodesFor(inodes int) int { return 3 * inodes / 2 }
 
 // DoorConfig says what to mount where.
 type DoorConfig struct {

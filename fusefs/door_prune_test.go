@@ -303,7 +303,7 @@ func TestDoorFullStore(t *testing.T) {
 		f.FS.(*Store).nodes.limit = 1
 		c.noPruneMsg = true
 	})
-	inChild(t, "tree", m.dir, fmt.Sprint(hardLimit-3)) // and the root, and two directories
+	inChild(t, "tree", m.dir, fmt.Sprint(referencedShare-3)) // and the root, and two directories
 	inChild(t, "errno", "mkdir", m.path("more"), fmt.Sprint(int(unix.ENOMEM)))
 }
 

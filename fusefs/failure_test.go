@@ -160,9 +160,10 @@ func TestLossDuringStableWrite(t *testing.T) {
 	before := in.syncs.failures()
 	f.write(node, 0, []byte("text"), vfs.Unstable)
 	f.ok(f.Sync(f.op, node)) // by somebody else
-	in.syncs.mu.Lock()
-	in.syncs.failed, in.syncs.err = in.syncs.started, unix.EIO
-	in.syncs.mu.Unlock()
+	g := in.syncs.group()
+	g.mu.Lock()
+	g.failed, g.err = g.started, unix.EIO
+	g.mu.Unlock()
 	f.wants(f.syncSince(f.op.Scope, in, true, before), unix.EIO)
 	f.ok(f.Sync(f.op, node)) // what was written before it begins has a verifier
 }
@@ -342,12 +343,12 @@ func TestSyncsAreShared(t *testing.T) {
 	}
 	wg.Wait()
 	in, _ := f.inode(node)
-	if n := in.syncs.done; n >= callers*each {
+	if n := in.syncs.group().done; n >= callers*each {
 		t.Errorf("%d syncs for %d callers: none was shared", n, callers*each)
 	}
-	before := in.syncs.data
+	before := in.syncs.group().data
 	f.ok(f.Sync(f.op, node))
-	if in.changes.Load() != before || in.syncs.data != before {
+	if in.changes.Load() != before || in.syncs.group().data != before {
 		t.Error("a sync with nothing to do did something")
 	}
 }

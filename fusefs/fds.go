@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"errors"
+	"math"
 	"strconv"
 	"sync"
 
@@ -20,23 +21,25 @@ const (
 	numFDs
 )
 
+var noFDs = [numFDs]int32{-1, -1, -1}
+
 // fdSet is what an inode has open; -1 is nothing.
 type fdSet struct {
-	fd         [numFDs]int
-	pins       int
+	fd         [numFDs]int32
+	pins       int32
 	drop       bool // close everything when the last pin goes
 	listed     bool
 	prev, next *inode
 }
 
-func (f *fdSet) init() { f.fd = [numFDs]int{-1, -1, -1} }
+func (f *fdSet) init() { f.fd = noFDs }
 
 // get returns an open descriptor that serves for k, or -1.
 func (f *fdSet) get(k fdKind) int {
 	if k == fdRead && f.fd[fdRead] < 0 {
-		return f.fd[fdWrite]
+		k = fdWrite
 	}
-	return f.fd[k]
+	return int(f.fd[k])
 }
 
 // fdCache bounds the number of descriptors that inodes have open. Pinned ones
@@ -90,7 +93,7 @@ func (c *fdCache) install(in *inode, k fdKind, fd int) int {
 		old.add(fd)
 		return had
 	}
-	in.fds.fd[k] = fd
+	in.fds.fd[k] = int32(fd)
 	c.open++
 	for c.open > c.limit && c.tail != nil && old.room() {
 		c.take(c.tail, &old)
@@ -109,7 +112,7 @@ func (c *fdCache) release(in *inode) {
 	case in.fds.pins > 0:
 	case in.fds.drop:
 		c.take(in, &old)
-	case in.fds.fd != [numFDs]int{-1, -1, -1}:
+	case in.fds.fd != noFDs:
 		c.list(in)
 	}
 }
@@ -135,7 +138,7 @@ func (c *fdCache) take(in *inode, old *closing) {
 	in.fds.drop = false
 	for k, fd := range in.fds.fd {
 		if fd >= 0 {
-			old.add(fd)
+			old.add(int(fd))
 			in.fds.fd[k] = -1
 			c.open--
 		}
@@ -266,12 +269,12 @@ func (s *Store) openNamed(in *inode, k fdKind) (fd int, err error) {
 func (c *fdCache) peek(in *inode) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return max(in.fds.fd[fdRead], in.fds.fd[fdWrite])
+	return int(max(in.fds.fd[fdRead], in.fds.fd[fdWrite]))
 }
 
-// raiseFiles raises the soft limit of open files and returns how many the cache
-// may have: half of what the process may, at most.
-func raiseFiles(most int) int {
+// FilesMay raises the soft limit of open files (RLIMIT_NOFILE) as far as it goes, and
+// returns how many all stores of the process should have open that nobody uses: half of it.
+func FilesMay() int {
 	var r unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
 		return 256
@@ -280,5 +283,5 @@ func raiseFiles(most int) int {
 		r.Cur = r.Max
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &r)
 	}
-	return max(16, int(min(r.Cur/2, uint64(most))))
+	return int(min(r.Cur/2, math.MaxInt32))
 }

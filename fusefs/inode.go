@@ -27,7 +27,7 @@ type inode struct {
 	opens atomic.Int32  // Open without Close
 	dead  atomic.Bool   // the file is gone
 
-	syncs     syncGroup
+	syncs     syncs
 	changes   atomic.Uint64 // counts changes of the backing file
 	writeFail writeFailure
 
@@ -111,7 +111,6 @@ func (s *Store) newInode(fd int, key *handle) (*inode, error) {
 	in.size.Store(in.snap.size)
 	in.changes.Store(1) // what happened before is not known to be on disk
 	in.fds.init()
-	in.syncs.init()
 	in.lock.init(in.ino, in.typ == vfs.TypeDirectory)
 	switch in.typ {
 	case vfs.TypeDirectory:

@@ -11,23 +11,27 @@ import (
 // is shown in the wait-for graph; a free lock costs nothing but the note that it
 // is held.
 type inodeLock struct {
-	mu   sync.RWMutex
-	res  waitfor.Resource
-	what string // "the lock of inode"
+	mu  sync.RWMutex
+	res waitfor.Resource
+	dir bool
 }
 
 func (l *inodeLock) init(ino uint64, dir bool) {
 	l.res = waitfor.Resource{Kind: waitfor.InodeLock, ID: ino}
-	l.what = "the lock of inode"
-	if dir {
-		l.what = "the lock of directory inode"
+	l.dir = dir
+}
+
+func (l *inodeLock) what() string {
+	if l.dir {
+		return "the lock of directory inode"
 	}
+	return "the lock of inode"
 }
 
 // Lock takes the lock exclusively; who waits is task, or what it is doing now.
 func (l *inodeLock) Lock(task *waitfor.Task, who string) {
 	if !l.mu.TryLock() {
-		task.Wait(who, l.what, l.res.ID, l.res)
+		task.Wait(who, l.what(), l.res.ID, l.res)
 		l.mu.Lock()
 		task.Done()
 	}
@@ -51,7 +55,7 @@ func (l *inodeLock) Unlock(task *waitfor.Task) {
 // RLock takes the lock shared. No task takes it twice.
 func (l *inodeLock) RLock(task *waitfor.Task) {
 	if !l.mu.TryRLock() {
-		task.Wait("", l.what, l.res.ID, l.res)
+		task.Wait("", l.what(), l.res.ID, l.res)
 		l.mu.RLock()
 		task.Done()
 	}

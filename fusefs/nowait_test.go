@@ -94,14 +94,14 @@ func TestNowDropsNoFile(t *testing.T) {
 // A look-up that may not wait makes inodes while there is some room, and drops none: that
 // closes files. One that may wait makes room again.
 func TestLookupNowDropsNothing(t *testing.T) {
-	f := newFixture(t, options{inodes: minInodes, noStart: true})
-	for i := range 4 * minInodes {
+	f := newFixture(t, options{inodes: MinInodes, noStart: true})
+	for i := range 4 * MinInodes {
 		f.ok(os.WriteFile(filepath.Join(f.dir, fmt.Sprint("f", i)), nil, 0o644))
 	}
 	f.Lookup(f.op, vfs.RootID, "f0") // opens the directory
 	first := f.nodes.last
 	waits := 0
-	for i := range 4 * minInodes {
+	for i := range 4 * MinInodes {
 		op := now(f.op)
 		e, err := f.Lookup(op, vfs.RootID, fmt.Sprint("f", i))
 		if op.Waits {
@@ -112,15 +112,15 @@ func TestLookupNowDropsNothing(t *testing.T) {
 		f.nodes.forget(e.Node, 1) // without room for others
 	}
 	if waits == 0 || f.nodes.last == first {
-		t.Errorf("%d of %d look-ups would wait: want some, and not all", waits, 4*minInodes)
+		t.Errorf("%d of %d look-ups would wait: want some, and not all", waits, 4*MinInodes)
 	}
-	if n := len(f.nodes.all()); n > 2*minInodes || n <= minInodes {
-		t.Errorf("%d inodes in memory, the limit is %d and as much again", n, minInodes)
+	if n := len(f.nodes.all()); n > 2*MinInodes || n <= MinInodes {
+		t.Errorf("%d inodes in memory, the limit is %d and as much again", n, MinInodes)
 	}
-	e, err := f.Lookup(f.op, vfs.RootID, fmt.Sprint("f", 4*minInodes-1))
+	e, err := f.Lookup(f.op, vfs.RootID, fmt.Sprint("f", 4*MinInodes-1))
 	f.ok(err)
 	f.Forget(e.Node, 1)
-	if n := len(f.nodes.all()); n > minInodes+1 {
-		t.Errorf("%d inodes in memory after a look-up that may wait, the limit is %d", n, minInodes)
+	if n := len(f.nodes.all()); n > MinInodes+1 {
+		t.Errorf("%d inodes in memory after a look-up that may wait, the limit is %d", n, MinInodes)
 	}
 }

@@ -25,7 +25,7 @@ import (
 func stableWriters(f *fixture, node vfs.NodeID, n, size, total int) (syncs uint64) {
 	in, err := f.inode(node)
 	f.ok(err)
-	before := in.syncs.count()
+	before := in.syncs.group().count()
 	data := pattern(size, 3)
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -43,7 +43,7 @@ func stableWriters(f *fixture, node vfs.NodeID, n, size, total int) (syncs uint6
 		})
 	}
 	wg.Wait()
-	return in.syncs.count() - before
+	return in.syncs.group().count() - before
 }
 
 func (g *syncGroup) count() uint64 {
@@ -74,7 +74,7 @@ func TestStableWritersShareASync(t *testing.T) {
 	in, err := f.inode(node)
 	f.ok(err)
 	const writers = 16
-	g := &in.syncs
+	g := in.syncs.group()
 	g.mu.Lock()
 	g.running = true // a sync that takes its time
 	g.started++

@@ -137,7 +137,7 @@ func (s *Store) sizeTo(cfg *StoreConfig) {
 	s.noDirect.Store(cfg.Buffered)
 	s.copyWrites = cfg.CopyWrites
 	s.nodes.init(cfg.MaxInodes)
-	s.fds.limit = raiseFiles(cfg.MaxFiles)
+	s.fds.limit = max(16, min(FilesMay(), cfg.MaxFiles))
 	s.verifier.Store(firstVerifier(cfg.Epoch))
 }
 

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,28 @@ type syncGroup struct {
 	data, meta uint64 // the change of the inode that the last good sync covered
 }
 
-func (g *syncGroup) init() { g.cond.L, g.all.L = &g.mu, &g.mu }
+// syncs is the syncGroup of an inode, which is made when somebody wants it: most files
+// are only looked at.
+type syncs struct{ made atomic.Pointer[syncGroup] }
+
+func (s *syncs) group() *syncGroup {
+	if g := s.made.Load(); g != nil {
+		return g
+	}
+	g := &syncGroup{}
+	g.cond.L, g.all.L = &g.mu, &g.mu
+	if s.made.CompareAndSwap(nil, g) {
+		return g
+	}
+	return s.made.Load()
+}
+
+func (s *syncs) failures() uint64 {
+	if g := s.made.Load(); g != nil {
+		return g.failures()
+	}
+	return 0
+}
 
 // begin says that somebody writes what it will want synced: arrive is to follow.
 func (g *syncGroup) begin(task *waitfor.Task, in *inode) {
@@ -160,7 +182,7 @@ func (s *Store) syncInode(sc gfp.Scope, in *inode, full bool) error {
 // syncSince is syncInode for a caller who wrote when in.syncs.failures was before, or
 // later: it reports each failure since.
 func (s *Store) syncSince(sc gfp.Scope, in *inode, full bool, before uint64) error {
-	g := &in.syncs
+	g := in.syncs.group()
 	g.begin(sc.Task(), in)
 	err := s.writeDirty(sc, in)
 	g.mu.Lock()

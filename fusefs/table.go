@@ -8,11 +8,6 @@ import (
 	"loopnfs/internal/vfs"
 )
 
-// hardLimit is how many times the limit of inodes may be exceeded when all of
-// them are referenced: by open files behind a FUSE door, or by the kernel's
-// dentries where it cannot be made to drop them.
-const hardLimit = 128
-
 // rawKey is what the kernel knows a file by, as a map key.
 type rawKey struct {
 	typ uint8
@@ -112,7 +107,7 @@ func (t *table) insert(in *inode) (*inode, error) {
 		t.take(old)
 		return old, nil
 	}
-	if len(t.byID) >= t.limit*hardLimit {
+	if len(t.byID) >= min(t.limit*referencedShare, MaxReferenced) {
 		return nil, unix.ENOMEM // nobody should wait for what may never come
 	}
 	t.last++ // never used again: RootID comes first

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -26,6 +27,10 @@ import (
 // groupFiles is how many files there are: they take twice as much in the kernel as all
 // that the server has.
 const groupFiles = 100_000
+
+// groupMemory is --memory of the server, and groupPeak what it has resident at most, in
+// MiB.
+const groupMemory, groupPeak = 16, groupMemory + 32
 
 // groupSpare is what the limit leaves above what the server takes when it starts, bytes.
 const groupSpare = 32 << 20
@@ -63,6 +68,12 @@ func TestServeInTightGroup(t *testing.T) {
 				t.Errorf("%v\n%s", err, s.said)
 			case worst > 2*time.Second:
 				t.Errorf("a bystander waited %v", worst)
+			}
+			// The program of tests is larger than that of users.
+			if peak := s.peak(); !x.dies && os.Getenv("LOOPNFS") != "" && (peak == 0 || peak > groupPeak) {
+				t.Errorf("the server had %d MiB resident, want at most %d", peak, groupPeak)
+			} else {
+				t.Logf("the server had %d MiB resident", peak)
 			}
 		})
 	}
@@ -119,12 +130,13 @@ func groupFile(i int) string { return "file-" + strconv.Itoa(i) }
 type groupServer struct {
 	addr string
 	said *said
+	pid  int
 }
 
 // serveInGroup starts a server in a group with a limit that fits what it takes then.
 func serveInGroup(t *testing.T, export string, flags ...string) *groupServer {
 	t.Helper()
-	path, err := exec.LookPath("loopnfs")
+	path, err := exec.LookPath(cmp.Or(os.Getenv("LOOPNFS"), "loopnfs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +144,7 @@ func serveInGroup(t *testing.T, export string, flags ...string) *groupServer {
 	g.write("limit", 1<<30) // it is watched if there is one at the start
 	s := &groupServer{said: &said{}}
 	argv := append([]string{"-c", `echo $$ > "$0" && exec "$@"`, filepath.Join(g.dir, "cgroup.procs"), path, "serve",
-		"--export", export + ":/e", "--state", t.TempDir(), "--squash", "none", "--memory", "16MiB", "--listen", "127.0.0.1:0"}, flags...)
+		"--export", export + ":/e", "--state", t.TempDir(), "--squash", "none", "--memory", fmt.Sprintf("%dMiB", groupMemory), "--listen", "127.0.0.1:0"}, flags...)
 	cmd := exec.Command("sh", argv...)
 	cmd.Stderr, cmd.SysProcAttr = s.said, &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	out, err := cmd.StdoutPipe()
@@ -151,9 +163,23 @@ func serveInGroup(t *testing.T, export string, flags ...string) *groupServer {
 	if err != nil {
 		t.Fatalf("the server did not start: %s", s.said)
 	}
-	s.addr = strings.Fields(line)[1]
+	s.addr, s.pid = strings.Fields(line)[1], cmd.Process.Pid
 	g.write("limit", g.read("usage")+groupSpare)
 	return s
+}
+
+// peak is what the server and its keeper had resident at most, in MiB; 0 if they are gone.
+func (s *groupServer) peak() (mib int) {
+	for _, pid := range []int{s.pid, childOf(s.pid)} {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for line := range strings.Lines(string(status)) {
+			kib := 0
+			if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kib); err == nil {
+				mib += kib >> 10
+			}
+		}
+	}
+	return mib
 }
 
 // testGroup is a control group with a limit.

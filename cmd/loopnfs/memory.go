@@ -14,6 +14,12 @@ import (
 
 const (
 	defaultMemory = 64 << 20
+	// One of inodeShare bytes of --memory is for inodes: those that stay are a cache.
+	inodeShare = 8
+	// inodeBytes is what an inode takes, with its part in tables; maxInodes bounds what
+	// all of them pin in the kernel, 1.5 KiB each.
+	inodeBytes = 1 << 10
+	maxInodes  = 1 << 17
 	// goHeap is what the Go runtime may use besides the arena and inodes: requests in
 	// flight, connections.
 	goHeap = 24 << 20
@@ -24,6 +30,12 @@ const (
 	// perPage is what the records of one page of the arena take.
 	perPage = 96
 )
+
+// shareOut divides the memory of a server between the arena, in bytes, and inodes.
+func shareOut(memory int64) (arena int64, inodes int) {
+	share := memory / inodeShare
+	return max(memory-share, min(memory, alloc.MinBytes)), int(min(share/inodeBytes, maxInodes))
+}
 
 // newMemory makes an arena and starts its managers; the rest of the process is
 // kept small. The arena is touched and locked by alloc, in a process that is

@@ -121,6 +121,8 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async, Locks: o.locks,
 		Buffered: !o.without.has(directIO), Dropper: dropper,
 	}
+	_, inodes := shareOut(int64(o.memory))
+	cfg.Inodes = min(inodes, fusefs.FilesMay())
 	if cfg.Exports, err = o.allExports(); err != nil {
 		return cfg, err
 	}
@@ -141,7 +143,8 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 
 // memoryConfig says what the arena is like.
 func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
-	cfg := stack.DefaultMemory(int64(o.memory))
+	arena, _ := shareOut(int64(o.memory))
+	cfg := stack.DefaultMemory(arena)
 	cfg.File = keep.Data()
 	if !o.without.has(localThrottle) {
 		cfg.Throttle = writeback.GlobalThrottle{}
@@ -149,13 +152,12 @@ func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
 	return cfg
 }
 
-// inodeBytes is what the inodes of so many exports may take.
-func (o *serveOptions) inodeBytes(exports int) int {
-	n := exports * fusefs.DefaultMaxInodes
+// inodesMay is how many bytes inodes may take.
+func (o *serveOptions) inodesMay(inodes int) int {
 	if o.fuse != "" {
-		n += fusefs.DefaultMaxNodes - fusefs.DefaultMaxInodes // they refer to the same inodes
+		inodes = fusefs.NodesFor(inodes) // the kernel refers to these
 	}
-	return n * storeInode
+	return inodes * storeInode
 }
 
 func runServe(ctx context.Context, opts *serveOptions) (err error) {
@@ -167,7 +169,8 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	var guard *hostguard.Guard
 	var keep *hostguard.Keep
 	if opts.without.has(hostGuard) {
-		guard, keep = hostguard.EnterKeeping(opts.state, int64(opts.memory))
+		arena, _ := shareOut(int64(opts.memory))
+		guard, keep = hostguard.EnterKeeping(opts.state, arena)
 	}
 	defer keep.Remove() // what is left is taken over by the next start
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -180,7 +183,7 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	manager := startNotifier(log)
 	spareProcessors()
 	guard.Protect(opts.guardConfig(len(cfg.Exports), keep))
-	mem, err := newMemory(opts.memoryConfig(keep), guard, opts.inodeBytes(len(cfg.Exports)))
+	mem, err := newMemory(opts.memoryConfig(keep), guard, opts.inodesMay(cfg.Inodes))
 	if err != nil {
 		return err
 	}

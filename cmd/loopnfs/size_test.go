@@ -1,6 +1,28 @@
 package main
 
-import "testing"
+import (
+	"testing"
+
+	"loopnfs/alloc"
+)
+
+func TestShareOut(t *testing.T) {
+	for _, x := range []struct {
+		memory, arena int64
+		inodes        int
+	}{
+		{1 << 20, 1 << 20, 128}, // too little, which the arena says
+		{alloc.MinBytes, alloc.MinBytes, 512},
+		{16 << 20, 14 << 20, 2048},
+		{defaultMemory, 56 << 20, 8192},
+		{1 << 40, 7 << 37, maxInodes},
+	} {
+		if arena, inodes := shareOut(x.memory); arena != x.arena || inodes != x.inodes {
+			t.Errorf("of %s the arena gets %s, and there are %d inodes; want %s and %d",
+				formatSize(x.memory), formatSize(arena), inodes, formatSize(x.arena), x.inodes)
+		}
+	}
+}
 
 func TestParseSize(t *testing.T) {
 	for in, want := range map[string]int64{

@@ -83,12 +83,24 @@ func lockCode(m mapping, cold []string, known *[]mapping) error {
 	if err := m.lock(unix.SYS_MUNLOCK); err != nil {
 		return err
 	}
+	at := m.start
 	for _, h := range hot {
 		if err := h.lock(unix.SYS_MLOCK); err != nil {
 			return err
 		}
+		mapping{at, h.start}.giveBack()
+		at = h.end
 	}
+	mapping{at, m.end}.giveBack()
 	return nil
+}
+
+// giveBack lets go of what was read in of m. It is read again if it is used again, and that
+// it could not be let go of costs nothing but memory.
+func (m mapping) giveBack() {
+	if m.start < m.end {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
+	}
 }
 
 // knownCode returns what is known of the code of m, if all of it lies there.

@@ -58,6 +58,9 @@ type ServerConfig struct {
 	Workers int
 	// Slots is how many requests can be known at once; 0 for the default.
 	Slots int
+	// Inodes is how many inodes stay in memory, of all exports, which share them evenly
+	// when they are first served; 0 for fusefs.DefaultMaxInodes of each.
+	Inodes int
 	// AsyncMetadata: see nfsserver.Config.
 	AsyncMetadata bool
 	// Locks has NLM and NSM served, too, with the list of clients in StateDir.
@@ -210,7 +213,7 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 	}
 	s.Door, err = fusefs.MountFS(fusefs.DoorConfig{
 		FS: exports[0].FS, Mountpoint: cfg.Fuse, FsName: cfg.Exports[0].Dir,
-		MaxInflightBytes: doorInflight, Dropper: cfg.Dropper, Graph: mem.Graph, Logger: cfg.Logger,
+		MaxNodes: fusefs.NodesFor(s.inodesOfEach(len(cfg.Exports))), MaxInflightBytes: doorInflight, Dropper: cfg.Dropper, Graph: mem.Graph, Logger: cfg.Logger,
 	})
 	return s, err
 }
@@ -239,7 +242,7 @@ func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
 	var exports []nfsserver.Export
 	for i := range list {
 		x := &list[i]
-		store, err := s.storeOf(x)
+		store, err := s.storeOf(x, s.inodesOfEach(len(list)))
 		if err != nil {
 			return nil, err
 		}
@@ -251,8 +254,17 @@ func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
 	return exports, nil
 }
 
-// storeOf returns the store of an export. s.mu is held.
-func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
+// inodesOfEach is how many inodes one of so many exports keeps in memory.
+func (s *Server) inodesOfEach(exports int) int {
+	if s.cfg.Inodes == 0 {
+		return fusefs.DefaultMaxInodes
+	}
+	return max(s.cfg.Inodes/exports, fusefs.MinInodes)
+}
+
+// storeOf returns the store of an export, which keeps so many inodes if it is new. s.mu
+// is held.
+func (s *Server) storeOf(x *ExportConfig, inodes int) (*fusefs.Store, error) {
 	for _, st := range s.stores {
 		if st.dir == x.Dir && st.name == x.Name {
 			return st.Store, nil
@@ -264,7 +276,7 @@ func (s *Server) storeOf(x *ExportConfig) (*fusefs.Store, error) {
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
 		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, CopyWrites: s.cfg.CopyWrites, Room: s.cfg.Room, Holds: s.cfg.Holds,
-		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers),
+		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers), MaxInodes: inodes,
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})
 	if err != nil {
