@@ -181,8 +181,9 @@ func (b *bench) with(r *row) *bench {
 	if r.conns != 0 {
 		one.conns = r.conns
 	}
+	one.flags = append(slices.Clip(b.flags), r.flags...)
 	if r.memory != 0 {
-		one.flags = append(slices.Clip(b.flags), "--memory", strconv.FormatInt(r.memory, 10))
+		one.flags = append(one.flags, "--memory", strconv.FormatInt(r.memory, 10))
 	}
 	return &one
 }

@@ -35,6 +35,8 @@ type row struct {
 	size   int64
 	conns  int
 	memory int64
+	// flags are what loopnfs gets besides.
+	flags []string
 	// measure puts the load on a server that runs.
 	measure func(b *bench, t *target) (*result, error)
 }
@@ -102,6 +104,8 @@ var serverRows = []row{
 	{name: "LOOKUP by a user, 32 outstanding", unit: "1/s", prepare: bigFile, measure: lookup(32, user)},
 	{name: "CREATE 10k files, 32 outstanding", unit: "1/s", measure: createMany},
 	{name: "REMOVE 10k files, 32 outstanding", unit: "1/s", prepare: filesToRemove, measure: removeMany},
+	{name: "CREATE 10k files, --async-metadata", unit: "1/s", flags: []string{"--async-metadata"}, measure: createMany},
+	{name: "REMOVE 10k files, --async-metadata", unit: "1/s", flags: []string{"--async-metadata"}, prepare: filesToRemove, measure: removeMany},
 	{name: "READDIRPLUS of 100k entries, cold", unit: "s", prepare: manyFiles, cold: true, measure: listAll},
 	{name: "READDIRPLUS of 100k entries, warm", unit: "s", prepare: manyFiles, warm: true, measure: listAll},
 	{name: "GETATTR of 1k files, 32 outstanding", unit: "1/s", prepare: manyFiles, measure: getattrOf(1000)},
