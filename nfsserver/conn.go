@@ -26,6 +26,8 @@ var (
 	errDrain = errors.New("nfsserver: server closes")
 	// errNotCall ends a connection that sends something else than calls.
 	errNotCall = fmt.Errorf("%w: not a call", sunrpc.ErrBadRecord)
+	// errReplaced ends a reader that was late: there is another.
+	errReplaced = errors.New("nfsserver: the connection has another reader")
 )
 
 // conn is one connection. Its reader receives calls and queues them; replies are
@@ -51,6 +53,10 @@ type conn struct {
 	recordLen int    // bytes of the last record, or its first fragment
 	batch     uint64 // of the calls that arrived with the last
 	reads     uint64 // Stream.Reads when it began
+	pause     int    // calls that it must not be lent to
+	lends     uint64 // those that it was lent to
+
+	lent atomic.Uint64 // the one that it is lent to, or 0: see lending
 
 	// Owned by the reader: the call that it receives.
 	task   *waitfor.Task
@@ -115,10 +121,16 @@ func boundBuffers(fd int) {
 	}
 }
 
-// run serves the connection until it ends. After an orderly end the requests in
-// progress get their replies.
-func (c *conn) run() {
+// run serves the connection until it ends, or the reader is replaced: then it returns
+// false. After an orderly end the requests in progress get their replies.
+func (c *conn) run() bool {
+	c.flush() // what the reader before has left
 	err := c.receiveAll()
+	if err == errReplaced {
+		return false
+	}
+	c.rest()
+	c.returnBuffer()
 	if err != io.EOF && err != errDrain {
 		c.abort(err)
 	}
@@ -126,6 +138,7 @@ func (c *conn) run() {
 	c.srv.dups.ends(c.client)
 	c.abort(nil)
 	close(c.out.wake)
+	return true
 }
 
 // abort ends the connection at once: nobody waits for replies any more. err is
@@ -156,8 +169,6 @@ func (c *conn) report(err error) {
 
 // receiveAll receives calls until the connection or the server ends.
 func (c *conn) receiveAll() error {
-	defer c.returnBuffer()
-	defer c.rest()
 	for {
 		if !c.stream.Ready() {
 			c.rest()
@@ -248,8 +259,7 @@ func (c *conn) receive() error {
 		return errDrain
 	}
 	r.headerErr, r.dataErr = headerErr, dataErr
-	c.handOver(r, args, n)
-	return nil
+	return c.handOver(r, args, n)
 }
 
 // beginTask says that the reader works for the call it has received: it holds
@@ -358,8 +368,8 @@ func (c *conn) drop() {
 }
 
 // handOver gives the call, with arguments from offset args to n of its head, to
-// the workers.
-func (c *conn) handOver(r *request, args, n int) {
+// the workers, unless it is carried out at once.
+func (c *conn) handOver(r *request, args, n int) error {
 	r.conn, r.call = c, c.call
 	r.args, c.in.args = c.in.args, r.args
 	r.data, c.in.data = c.in.data, r.data
@@ -375,9 +385,10 @@ func (c *conn) handOver(r *request, args, n int) {
 		r.task.Hold(c.srv.adm.dataResource())
 	}
 	c.task.End()
-	if !r.serveNow() {
-		r.enqueue()
+	if r.serveNow() {
+		return nil
 	}
+	return r.serveLent()
 }
 
 // batchNow returns the number of the calls that arrived together with the last.

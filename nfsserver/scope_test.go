@@ -107,9 +107,9 @@ func TestWaitGraph(t *testing.T) {
 	// Back-pressure is on record, too.
 	var more []chan []byte
 	for range 10 {
-		more = append(more, c.startGetattr(h))
+		more = append(more, c.start(nfs3.Program, nfs3.ProcCommit, &nfs3.CommitArgs{Handle: h}, nil))
 	}
-	eventually(t, "the reader waits", waiting("server: GETATTR waits for a request slot"))
+	eventually(t, "the reader waits", waiting("server: COMMIT waits for a request slot"))
 	close(proceed)
 	for _, ch := range append(more, write, commit) {
 		c.must(ch)

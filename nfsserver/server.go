@@ -40,6 +40,8 @@ type Server struct {
 	slots  []*request
 	queue  chan *request
 	bursts burstBuffers
+	// lending has readers carry out calls that seldom wait.
+	lending lending
 	// receipts and ranges are lent to connections that receive, or send.
 	receipts spares[*receipt]
 	ranges   spares[[][]byte]
@@ -78,6 +80,7 @@ func New(cfg Config) (*Server, error) {
 		listeners:   map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	s.exports.Store(exports)
+	s.lending.init()
 	s.receipts = newSpares(cfg.Workers, s.newReceipt)
 	s.ranges = newSpares(cfg.Workers, s.newRanges)
 	s.adm = admission{
@@ -269,8 +272,15 @@ func (s *Server) start(c *conn) {
 	}
 	s.conns[c] = struct{}{}
 	s.serving.Go(c.sender)
+	s.read(c)
+}
+
+// read starts a reader of c.
+func (s *Server) read(c *conn) {
 	s.serving.Go(func() {
-		c.run()
+		if !c.run() {
+			return
+		}
 		s.cfg.Graph.Remove(c.task)
 		s.mu.Lock()
 		delete(s.conns, c)

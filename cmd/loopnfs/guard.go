@@ -6,6 +6,7 @@ import (
 	"loopnfs/fusefs"
 	"loopnfs/internal/doctor"
 	"loopnfs/internal/hostguard"
+	"loopnfs/nfsserver"
 )
 
 const (
@@ -40,7 +41,7 @@ func guardConfig(calls int) hostguard.Config {
 
 // guardConfig returns the protection of the server.
 func (o *serveOptions) guardConfig(exports int, keep *hostguard.Keep) hostguard.Config {
-	calls := o.threads + exports*fusefs.DefaultFlushers
+	calls := o.threads + nfsserver.MaxLent + exports*fusefs.DefaultFlushers
 	if o.fuse != "" {
 		calls += fuseThreads
 	}

@@ -1,0 +1,119 @@
+package nfsserver
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
+)
+
+// lookFS has GETATTR wait: mostly for nothing, and at a gate for one file.
+type lookFS struct {
+	*memFS
+	at   *gate
+	size uint64 // of the file
+	srv  atomic.Pointer[Server]
+	lent atomic.Int32 // calls that a reader carried out
+}
+
+func (*lookFS) HeedsNoWait() {}
+
+func (l *lookFS) GetAttr(op *vfs.Op, node vfs.NodeID, attr *vfs.Attr) error {
+	if op.MustWait() {
+		return vfs.ErrJukebox
+	}
+	if srv := l.srv.Load(); srv != nil && srv.lending.conns[0].Load() != nil {
+		l.lent.Add(1)
+	}
+	err := l.memFS.GetAttr(op, node, attr)
+	if err == nil && attr.Size == l.size {
+		_ = l.at.wait(op)
+	}
+	return err
+}
+
+// What a reader carries out itself delays others of its connection for a moment only: they
+// get another reader, again and again, and as many as may be late.
+func TestLateReaderIsReplaced(t *testing.T) {
+	l := &lookFS{size: 7, at: newGate(t)}
+	f := serve(t, func(c *Config) {
+		l.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = l
+	})
+	f.fs.put(t, rootNode, "slow", pattern(7))
+	f.fs.put(t, rootNode, "file", pattern(9))
+	c := dial(t, f.addr)
+	slow, file := c.file("slow"), c.file("file")
+	var late []chan []byte
+	readers := func() int { return int(f.srv.lending.late.Load()) }
+	// One that was slow by chance is not lent for a while: then a worker is.
+	for extra := 2; extra > 0 && len(late) < 24; {
+		late = append(late, c.startGetattr(slow))
+		start := time.Now()
+		for range 2 * lendPause {
+			if st := c.getattr(file).Status; st != nfs3.StatusOK {
+				t.Fatal(st)
+			}
+		}
+		if took := time.Since(start); took > 5*time.Second {
+			t.Errorf("%d calls after a slow one took %v", 2*lendPause, took)
+		}
+		if readers() == MaxLent {
+			extra--
+		}
+	}
+	if n := readers(); n != MaxLent {
+		t.Errorf("%d readers are late after %d slow calls, want %d", n, len(late), MaxLent)
+	}
+	l.at.release()
+	for _, ch := range late {
+		c.must(ch)
+	}
+	eventually(t, "nobody is late", func() bool { return f.srv.lending.late.Load() == 0 })
+	eventually(t, "the ticks end", func() bool { return !f.srv.lending.runs.Load() })
+	if st := c.getattr(file).Status; st != nfs3.StatusOK {
+		t.Error(st)
+	}
+}
+
+// A connection that ends while its reader is late is given up when that one is done.
+func TestLateReaderOutlivesItsConnection(t *testing.T) {
+	l := &lookFS{size: 7, at: newGate(t)}
+	f := serve(t, func(c *Config) {
+		l.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = l
+	})
+	f.fs.put(t, rootNode, "slow", pattern(7))
+	c := dial(t, f.addr)
+	slow := c.file("slow")
+	c.startGetattr(slow)
+	eventually(t, "the reader is late", func() bool { return f.srv.lending.late.Load() == 1 })
+	c.close()
+	l.at.release()
+	eventually(t, "the connection is gone", func() bool { return f.srv.Stats().Conns == 0 })
+}
+
+// The reader carries out what waits for nothing after all, and replies together.
+func TestReaderIsLent(t *testing.T) {
+	l := &lookFS{size: 7, at: newGate(t)}
+	f := serve(t, func(c *Config) {
+		l.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = l
+	})
+	f.fs.put(t, rootNode, "file", pattern(9))
+	c := dial(t, f.addr)
+	h := c.file("file")
+	l.srv.Store(f.srv)
+	var all []chan []byte
+	for range 1000 {
+		all = append(all, c.startGetattr(h))
+	}
+	for _, ch := range all {
+		c.must(ch)
+	}
+	if n := l.lent.Load(); n < 200 {
+		t.Errorf("readers carried out %d calls of %d", n, len(all))
+	}
+}
