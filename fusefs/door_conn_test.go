@@ -111,14 +111,21 @@ func TestDoorOneListensWhileItIsCalm(t *testing.T) {
 		defer c.mu.Unlock()
 		return c.listening
 	}
+	// Who has its reply is not yet back among those who listen.
+	listen := func(n int, when string, ask int) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); listening() != n; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d listen %s, want %d", listening(), when, n)
+			}
+			if ask > 0 {
+				inChild(t, "ask", m.path(""), strconv.Itoa(ask))
+			}
+		}
+	}
 	c := startHold(t, m.path("f"))
-	if n := listening(); n != doorListeners {
-		t.Errorf("%d listen after requests that left, want %d", n, doorListeners)
-	}
-	inChild(t, "ask", m.path(""), strconv.Itoa(4*calmAfter))
-	if n := listening(); n != 1 {
-		t.Errorf("%d listen while it is calm, want 1", n)
-	}
+	listen(doorListeners, "after requests that left", 0)
+	listen(1, "while it is calm", 4*calmAfter)
 	c.release()
 	within(t, "the WRITE", reached)
 	asked := make(chan error, 1)

@@ -235,15 +235,24 @@ func (in *inode) drop() {
 // limit (table.hasSlack).
 const maxEvict = 64
 
-// evict forgets unreferenced, clean inodes while there are too many. No lock is
-// held.
-func (s *Store) evict() {
+// evict forgets unreferenced, clean inodes while there are too many, and reports whether
+// there may be more of them. No lock is held.
+func (s *Store) evict() (more bool) {
 	for range maxEvict {
 		in := s.nodes.victim(s.busy)
 		if in == nil {
-			return
+			return false
 		}
 		s.discard(in)
+	}
+	return true
+}
+
+// SetMaxInodes changes how many inodes stay in memory when nobody refers to them, at least
+// MinInodes. Those that are too many and not in use go before it returns.
+func (s *Store) SetMaxInodes(n int) {
+	s.nodes.setLimit(max(n, MinInodes))
+	for s.evict() {
 	}
 }
 

@@ -124,3 +124,25 @@ func TestLookupNowDropsNothing(t *testing.T) {
 		t.Errorf("%d inodes in memory after a look-up that may wait, the limit is %d", n, MinInodes)
 	}
 }
+
+// With a smaller limit inodes go at once, but for those that somebody refers to.
+func TestSetMaxInodes(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	const files, held = 4 * maxEvict, 10
+	for i := range files {
+		name := fmt.Sprint("f", i)
+		f.ok(os.WriteFile(filepath.Join(f.dir, name), nil, 0o644))
+		e, err := f.Lookup(f.op, vfs.RootID, name)
+		f.ok(err)
+		if i >= held {
+			f.Forget(e.Node, 1)
+		}
+	}
+	if n := len(f.nodes.all()); n != files+1 {
+		t.Errorf("%d inodes in memory, want %d and the root", n, files)
+	}
+	f.SetMaxInodes(1)
+	if n := len(f.nodes.all()); n != MinInodes {
+		t.Errorf("%d inodes in memory with a smaller limit, want %d", n, MinInodes)
+	}
+}

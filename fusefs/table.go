@@ -45,6 +45,12 @@ func (t *table) init(limit int) {
 	t.byID, t.byRaw = map[vfs.NodeID]*inode{}, map[rawKey]*inode{}
 }
 
+func (t *table) setLimit(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit = n
+}
+
 // hasRoom reports whether another inode can come without one that goes.
 func (t *table) hasRoom() bool {
 	t.mu.RLock()

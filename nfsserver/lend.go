@@ -9,9 +9,12 @@ import (
 )
 
 const (
-	// MaxLent is how many readers carry out a call that may wait, at most: each may take
-	// a thread more than the workers have.
-	MaxLent = 4
+	// maxLent is how many readers carry out a call that may wait, at most, and how many of
+	// those that are late keep others from being lent.
+	maxLent = 4
+	// MaxLate is how many may be late at most: each may take a thread more than the workers
+	// have.
+	MaxLate = 2*maxLent - 1
 	// lendTick is how often they are looked after: one that has been at the same call at
 	// two ticks is late.
 	lendTick = time.Millisecond
@@ -28,16 +31,17 @@ const (
 //
 // A reader that lends itself to a call gives the right to read away if it is late: the
 // connection has another reader then, and what was its reader ends with that call, like a
-// worker. So nobody waits for somebody else's call for longer than two ticks.
+// worker. So nobody waits for somebody else's call for longer than two ticks, or what the
+// runtime needs to see that they are over while threads are in system calls, 10 ms.
 type lending struct {
 	// conns are those whose readers are lent. conn.lent says whether they still are.
-	conns [MaxLent]atomic.Pointer[conn]
+	conns [maxLent]atomic.Pointer[conn]
 	late  atomic.Int32 // readers that lost the right to read, and are at their call yet
 	runs  atomic.Bool  // tick comes
 	timer *time.Timer
 
 	// Owned by tick.
-	seen  [MaxLent]lent
+	seen  [maxLent]lent
 	quiet int
 }
 
@@ -69,7 +73,7 @@ func (l *lending) begin(c *conn) (at int, call uint64, ok bool) {
 		c.pause--
 		return 0, 0, false
 	}
-	if l.late.Load() >= MaxLent {
+	if l.late.Load() >= maxLent {
 		return 0, 0, false
 	}
 	for at := range l.conns {

@@ -60,12 +60,12 @@ func TestLateReaderIsReplaced(t *testing.T) {
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("%d calls after a slow one took %v", 2*lendPause, took)
 		}
-		if readers() == MaxLent {
+		if readers() == maxLent {
 			extra--
 		}
 	}
-	if n := readers(); n != MaxLent {
-		t.Errorf("%d readers are late after %d slow calls, want %d", n, len(late), MaxLent)
+	if n := readers(); n != maxLent {
+		t.Errorf("%d readers are late after %d slow calls, want %d", n, len(late), maxLent)
 	}
 	l.at.release()
 	for _, ch := range late {

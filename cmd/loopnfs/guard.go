@@ -41,7 +41,7 @@ func guardConfig(calls int) hostguard.Config {
 
 // guardConfig returns the protection of the server.
 func (o *serveOptions) guardConfig(exports int, keep *hostguard.Keep) hostguard.Config {
-	calls := o.threads + nfsserver.MaxLent + exports*fusefs.DefaultFlushers
+	calls := o.threads + nfsserver.MaxLate + exports*fusefs.DefaultFlushers
 	if o.fuse != "" {
 		calls += fuseThreads
 	}

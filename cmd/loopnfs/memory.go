@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 
 	"loopnfs/alloc"
+	"loopnfs/fusefs"
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/stack"
 )
@@ -16,9 +17,10 @@ const (
 	defaultMemory = 64 << 20
 	// One of inodeShare bytes of --memory is for inodes: those that stay are a cache.
 	inodeShare = 8
-	// inodeBytes is what an inode takes, with its part in tables; maxInodes bounds what
-	// all of them pin in the kernel, 1.5 KiB each.
-	inodeBytes = 1 << 10
+	// inodeBytes is what an inode takes, with its part in tables and in what the garbage
+	// collector leaves lying about; maxInodes bounds what all of them pin in the kernel,
+	// another 1.5 KiB each.
+	inodeBytes = 1536
 	maxInodes  = 1 << 17
 	// goHeap is what the Go runtime may use besides the arena and inodes: requests in
 	// flight, connections.
@@ -31,10 +33,16 @@ const (
 	perPage = 96
 )
 
-// shareOut divides the memory of a server between the arena, in bytes, and inodes.
-func shareOut(memory int64) (arena int64, inodes int) {
-	share := memory / inodeShare
-	return max(memory-share, min(memory, alloc.MinBytes)), int(min(share/inodeBytes, maxInodes))
+// shareOut divides the memory of a server between the arena, in whole pages, and inodes,
+// of which files may have a descriptor. With a door the kernel refers to more.
+func shareOut(memory int64, door bool, files int) (arena int64, inodes int) {
+	each := int64(inodeBytes)
+	if door {
+		each = int64(fusefs.NodesFor(inodeBytes))
+	}
+	n := min(memory/inodeShare/each, maxInodes, int64(files))
+	arena = max(memory-n*each, min(memory, alloc.MinBytes))
+	return arena >> alloc.PageShift << alloc.PageShift, int(n)
 }
 
 // newMemory makes an arena and starts its managers; the rest of the process is

@@ -90,7 +90,7 @@ file again, which is like this, all but dir being optional:
 	f := cmd.Flags()
 	f.StringArrayVar(&opts.exports, "export", nil, "directory to serve, and the `DIR[:/NAME]` it is mounted by; may be repeated")
 	f.StringVar(&opts.listen, "listen", "127.0.0.1:2049", "`address` to listen on; port 0 takes any")
-	f.Var(&opts.memory, "memory", "memory for caches and requests; all of it is taken at the start")
+	f.Var(&opts.memory, "memory", "memory for caches and requests: most of it for pages, which is taken at the start")
 	f.StringVar(&opts.fuse, "fuse", "", "also mount the export here, without NFS, at `mountpoint`")
 	f.StringVar(&opts.file, "config", "", "`file` with exports and who may use them; read again at SIGHUP")
 	opts.rules.flags(f)
@@ -121,8 +121,7 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 		StateDir: o.state, Listen: o.listen, Fuse: o.fuse, Workers: o.threads, AsyncMetadata: o.async, Locks: o.locks,
 		Buffered: !o.without.has(directIO), Dropper: dropper,
 	}
-	_, inodes := shareOut(int64(o.memory))
-	cfg.Inodes = min(inodes, fusefs.FilesMay())
+	_, cfg.Inodes = o.shareOut()
 	if cfg.Exports, err = o.allExports(); err != nil {
 		return cfg, err
 	}
@@ -141,9 +140,14 @@ func (o *serveOptions) config() (cfg stack.ServerConfig, err error) {
 	return cfg, nil
 }
 
+// shareOut divides the memory between the arena, in bytes, and inodes.
+func (o *serveOptions) shareOut() (arena int64, inodes int) {
+	return shareOut(int64(o.memory), o.fuse != "", fusefs.FilesMay())
+}
+
 // memoryConfig says what the arena is like.
 func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
-	arena, _ := shareOut(int64(o.memory))
+	arena, _ := o.shareOut()
 	cfg := stack.DefaultMemory(arena)
 	cfg.File = keep.Data()
 	if !o.without.has(localThrottle) {
@@ -169,7 +173,7 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	var guard *hostguard.Guard
 	var keep *hostguard.Keep
 	if opts.without.has(hostGuard) {
-		arena, _ := shareOut(int64(opts.memory))
+		arena, _ := opts.shareOut()
 		guard, keep = hostguard.EnterKeeping(opts.state, arena)
 	}
 	defer keep.Remove() // what is left is taken over by the next start

@@ -8,8 +8,8 @@ import (
 	"loopnfs/internal/memgroup"
 )
 
-// tightGroup is what a group should have free when a server has taken what it needs, in
-// bytes: less is reclaimed all the time.
+// tightGroup is what a group should have free when a server has all its inodes, in bytes:
+// less is reclaimed all the time.
 const tightGroup = 32 << 20
 
 // room keeps the server below the memory limit of its control group; nil if that has
@@ -34,10 +34,11 @@ func (o *serveOptions) room(log *slog.Logger) *memgroup.Room {
 		return nil
 	}
 	log.Info("the control group limits memory, and is reclaimed before it is full", "group", group.Dir, "limit_mib", group.Limit>>20, "free_mib", free>>20)
-	if free < tightGroup {
+	_, inodes := o.shareOut()
+	if need := tightGroup + int64(inodes)*inodeBytes; free < need {
 		log.Warn("the control group has little memory left", "limit_mib", group.Limit>>20, "free_mib", free>>20,
 			"costs", "clients that look at many files wait often until the kernel has forgotten others",
-			"remedy", fmt.Sprintf("set a limit that is %d MiB higher, or a smaller --memory", (tightGroup-free)>>20+1))
+			"remedy", fmt.Sprintf("set a limit that is %d MiB higher, or a smaller --memory", (need-free)>>20+1))
 	}
 	return r
 }

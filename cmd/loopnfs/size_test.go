@@ -8,18 +8,22 @@ import (
 
 func TestShareOut(t *testing.T) {
 	for _, x := range []struct {
-		memory, arena int64
-		inodes        int
+		memory int64
+		door   bool
+		files  int
+		arena  int64
+		inodes int
 	}{
-		{1 << 20, 1 << 20, 128}, // too little, which the arena says
-		{alloc.MinBytes, alloc.MinBytes, 512},
-		{16 << 20, 14 << 20, 2048},
-		{defaultMemory, 56 << 20, 8192},
-		{1 << 40, 7 << 37, maxInodes},
+		{1 << 20, false, 1 << 20, 1 << 20, 85}, // too little, which the arena says
+		{alloc.MinBytes, false, 1 << 20, alloc.MinBytes, 341},
+		{48 << 20, false, 1 << 20, 42 << 20, 4096},
+		{72 << 20, true, 1 << 20, 63 << 20, 4096},
+		{48 << 20, false, 1024, 48<<20 - 1024*inodeBytes, 1024}, // not more than can be used
+		{1 << 40, false, 1 << 20, 1<<40 - maxInodes*inodeBytes, maxInodes},
 	} {
-		if arena, inodes := shareOut(x.memory); arena != x.arena || inodes != x.inodes {
-			t.Errorf("of %s the arena gets %s, and there are %d inodes; want %s and %d",
-				formatSize(x.memory), formatSize(arena), inodes, formatSize(x.arena), x.inodes)
+		if arena, inodes := shareOut(x.memory, x.door, x.files); arena != x.arena || inodes != x.inodes {
+			t.Errorf("of %s the arena gets %d, and there are %d inodes; want %d and %d",
+				formatSize(x.memory), arena, inodes, x.arena, x.inodes)
 		}
 	}
 }

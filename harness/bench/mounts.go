@@ -82,5 +82,5 @@ func unmount(dir string) {
 
 // has reports whether a server can do a row at all: libnfs has no file system, it copies.
 func (r *row) has(s *server) bool {
-	return s.name != "libnfs" || slices.Contains(libnfsRows, r.name)
+	return (r.flags == nil || s.ours) && (s.name != "libnfs" || slices.Contains(libnfsRows, r.name))
 }

@@ -58,8 +58,8 @@ type ServerConfig struct {
 	Workers int
 	// Slots is how many requests can be known at once; 0 for the default.
 	Slots int
-	// Inodes is how many inodes stay in memory, of all exports, which share them evenly
-	// when they are first served; 0 for fusefs.DefaultMaxInodes of each.
+	// Inodes is how many inodes stay in memory, of all exports that there were, which
+	// share them evenly; 0 for fusefs.DefaultMaxInodes of each.
 	Inodes int
 	// AsyncMetadata: see nfsserver.Config.
 	AsyncMetadata bool
@@ -250,6 +250,9 @@ func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
 			Name: x.Name, FS: store, Squash: x.Squash, AnonUID: x.AnonUID, AnonGID: x.AnonGID,
 			Allow: x.Allow, ReadOnly: x.ReadOnly, Secure: x.Secure,
 		})
+	}
+	for _, st := range s.stores { // those of exports that are gone have some, too
+		st.SetMaxInodes(s.inodesOfEach(len(s.stores)))
 	}
 	return exports, nil
 }
