@@ -54,6 +54,7 @@ type conn struct {
 	batch     uint64 // of the calls that arrived with the last
 	reads     uint64 // Stream.Reads when it began
 	pause     int    // calls that it must not be lent to
+	lentFor   int64  // ns that it was lent, since it rested
 	lends     uint64 // those that it was lent to
 
 	lent atomic.Uint64 // the one that it is lent to, or 0: see lending
@@ -194,6 +195,7 @@ func (c *conn) receiveAll() error {
 // rest gives up what the reader needs for calls only. The replies are on their way.
 func (c *conn) rest() {
 	c.flush()
+	c.lentFor = 0
 	if c.in != nil {
 		c.srv.receipts.put(c.in)
 		c.in = nil

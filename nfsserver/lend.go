@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"loopnfs/internal/nfs3"
-	"loopnfs/internal/sunrpc"
+	"loopnfs/internal/vfs"
 )
 
 const (
@@ -18,12 +18,16 @@ const (
 	// lendTick is how often they are looked after: one that has been at the same call at
 	// two ticks is late.
 	lendTick = time.Millisecond
-	// lendSlow is what a call takes, in ns, if it had to wait for something; the next
-	// lendPause of that connection are for workers.
-	lendSlow, lendPause = 100_000, 256
+	// lendPause is how many calls of a connection are for workers after one that was slow.
+	lendPause = 256
 	// lendQuiet is how many ticks nobody has to be lent for the ticks to end.
 	lendQuiet = 100
 )
+
+// A call that takes longer than slowCall, in ns, had to wait for something; so had some of
+// those that a reader carried out since it has waited for its peer, if they took longer than
+// slowCalls together. Variables for tests.
+var slowCall, slowCalls int64 = 100_000, 400_000
 
 // lending lets readers carry out calls that may have to wait, but mostly do not: what a
 // file handle of a file that is not in memory leads to is in the kernel's caches. A worker
@@ -56,10 +60,14 @@ func (l *lending) init() {
 	l.timer.Stop()
 }
 
-// mayLend reports whether a call waits so seldom, and for so little, that its reader may
-// carry it out.
-func mayLend(c *sunrpc.Call) bool {
-	switch c.Proc {
+// mayLend reports whether a call that serveNow has put off waits so seldom, and for so
+// little, that its reader may carry it out. None may while the host is short of memory, as
+// far as the server is told: another reader takes some.
+func (r *request) mayLend() bool {
+	if !r.triedNow || r.srv.cfg.Stability(vfs.Unstable, r.conn.isLocal()) != vfs.Unstable {
+		return false
+	}
+	switch r.call.Proc {
 	case nfs3.ProcGetAttr, nfs3.ProcLookup, nfs3.ProcAccess:
 		return true
 	}
@@ -79,6 +87,10 @@ func (l *lending) begin(c *conn) (at int, call uint64, ok bool) {
 	for at := range l.conns {
 		if l.conns[at].Load() == nil && l.conns[at].CompareAndSwap(nil, c) {
 			c.lends++
+			if l.late.Load() >= maxLent { // some of them were lent when it looked before
+				l.conns[at].Store(nil)
+				return 0, 0, false
+			}
 			call = c.lends // it is somebody else's as soon as the reader may be late
 			c.lent.Store(call)
 			l.start()
@@ -96,8 +108,10 @@ func (l *lending) end(c *conn, at int, call uint64, took int64) bool {
 		return false
 	}
 	l.conns[at].Store(nil)
-	if took > lendSlow {
+	c.lentFor += took
+	if took > slowCall || c.lentFor > slowCalls {
 		c.pause = lendPause
+		c.flush()
 	}
 	return true
 }
@@ -153,7 +167,7 @@ func (l *lending) replace(at int, late lent) {
 // It returns errReplaced if that is not the reader any more.
 func (r *request) serveLent() error {
 	c, l := r.conn, &r.srv.lending
-	if r.headerErr != nil || !seldomWaits(&r.call) || !mayLend(&r.call) {
+	if !r.mayLend() {
 		r.enqueue()
 		return nil
 	}

@@ -43,9 +43,11 @@ type request struct {
 	op      vfs.Op
 	changed changed
 	exp     *export // nil until a handle was seen
-	refs    [maxRefs]vfs.NodeID
-	nrefs   int
-	handle  [nfs3.MaxHandle]byte
+	// triedNow is set if the file system was asked without waiting, and would have to.
+	triedNow bool
+	refs     [maxRefs]vfs.NodeID
+	nrefs    int
+	handle   [nfs3.MaxHandle]byte
 
 	// What is passed to the FS by pointer lives here, or it would be
 	// allocated for each call.
@@ -158,6 +160,7 @@ func (r *request) serveNow() bool {
 	if !r.carries {
 		r.data.Release()
 	}
+	r.triedNow = r.exp != nil && r.exp.heedsNoWait
 	r.dec, r.exp, r.accept = args, nil, sunrpc.Success
 	return false
 }
@@ -303,7 +306,7 @@ func (r *request) end() {
 	r.uncharge()
 	r.task.End()
 	r.conn, r.exp, r.next, r.begun, r.off, r.op = nil, nil, nil, false, 0, vfs.Op{}
-	r.headerErr, r.dataErr, r.accept = nil, nil, sunrpc.Success
+	r.headerErr, r.dataErr, r.accept, r.triedNow = nil, nil, sunrpc.Success, false
 	r.srv.adm.putSlot(c, r)
 	c.inflight.Done()
 }

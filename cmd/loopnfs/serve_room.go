@@ -6,6 +6,7 @@ import (
 
 	"loopnfs/internal/hostguard"
 	"loopnfs/internal/memgroup"
+	"loopnfs/nfsserver"
 )
 
 // tightGroup is what a group should have free when a server has all its inodes, in bytes:
@@ -28,7 +29,7 @@ func (o *serveOptions) room(log *slog.Logger) *memgroup.Room {
 		return nil
 	}
 	free, _ := group.Free(memgroup.Unlimited)
-	r, err := memgroup.Start(group, o.threads+fuseThreads, hostguard.LeaveFlushers)
+	r, err := memgroup.Start(group, o.threads+nfsserver.MaxLate+fuseThreads, hostguard.LeaveFlushers)
 	if err != nil {
 		warnGroup(log, group, free, err)
 		return nil

@@ -279,7 +279,7 @@ func (s *Server) storeOf(x *ExportConfig, inodes int) (*fusefs.Store, error) {
 	}
 	store, err := fusefs.NewStore(fusefs.StoreConfig{
 		Dir: x.Dir, StateDir: state, Epoch: s.epoch, Flushers: s.cfg.Flushers, Buffered: s.cfg.Buffered, CopyWrites: s.cfg.CopyWrites, Room: s.cfg.Room, Holds: s.cfg.Holds,
-		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers), MaxInodes: inodes,
+		Calls: cmp.Or(s.cfg.Workers, nfsserver.DefaultWorkers) + nfsserver.MaxLate, MaxInodes: inodes,
 		Cache: s.mem.Cache, Domain: s.mem.Domain, Graph: s.mem.Graph, Logger: s.cfg.Logger,
 	})
 	if err != nil {
