@@ -44,6 +44,8 @@ type lending struct {
 	runs  atomic.Bool  // tick comes
 	timer *time.Timer
 
+	replaced atomic.Uint64 // readers so far
+
 	// Owned by tick.
 	seen  [maxLent]lent
 	quiet int
@@ -158,6 +160,7 @@ func (l *lending) replace(at int, late lent) {
 		return
 	}
 	l.late.Add(1)
+	l.replaced.Add(1)
 	l.conns[at].Store(nil)
 	late.conn.pause = lendPause
 	late.conn.srv.read(late.conn)

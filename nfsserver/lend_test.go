@@ -76,6 +76,9 @@ func TestLateReaderIsReplaced(t *testing.T) {
 	if n := readers(); n != maxLent {
 		t.Errorf("%d readers are late after %d slow calls, want %d", n, len(late), maxLent)
 	}
+	if st := f.srv.Stats(); st.Late != maxLent || st.Replaced != maxLent {
+		t.Errorf("%d readers are said to be late, and %d replaced", st.Late, st.Replaced)
+	}
 	l.at.release()
 	for _, ch := range late {
 		c.must(ch)

@@ -27,6 +27,11 @@ type Stats struct {
 	// sent before.
 	Duplicates uint64
 
+	// Replaced are readers that carried out a call that took too long, of which Late are at
+	// it still: while there are several, all such calls are for workers.
+	Replaced uint64
+	Late     int
+
 	Busy         int   // workers that carry out a call now
 	InFlight     int   // requests from receipt to reply
 	PayloadBytes int64 // of the arena: data of READs, WRITEs and listings in flight
@@ -61,6 +66,7 @@ func (s *Server) Stats() Stats {
 		BadRecords: s.count.badRecords.Load(), Timeouts: s.count.timeouts.Load(),
 		Panics: s.count.panics.Load(), MountCalls: s.count.mountCalls.Load(), LockCalls: s.count.lockCalls.Load(),
 		StableReplies: s.count.stable.Load(), Duplicates: s.count.duplicates.Load(),
+		Replaced: s.lending.replaced.Load(), Late: int(max(s.lending.late.Load(), 0)),
 		Busy: int(s.count.busy.Load()), InFlight: int(used.slots), PayloadBytes: used.bytes,
 	}
 	for i := range st.Calls {
