@@ -3,6 +3,7 @@ package alloc
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -107,7 +108,7 @@ type Arena struct {
 	nfree  atomic.Int64
 
 	mu   sync.Mutex
-	free uint32 // head of the list of free folios, chained by LRU.Next
+	free freeMap
 }
 
 // New maps and touches the memory of an arena, and locks it if asked and
@@ -129,10 +130,10 @@ func New(cfg Config) (*Arena, error) {
 	if cfg.Lock {
 		a.locked = unix.Mlock(mem) == nil
 	}
-	for i := n; i >= 1; i-- {
-		f := &a.folios[i]
-		f.num, f.LRU.Next = uint32(i), a.free
-		a.free = f.num
+	a.free = newFreeMap(n + 1)
+	for i := 1; i <= n; i++ {
+		a.folios[i].num = uint32(i)
+		a.free.put(uint32(i))
 	}
 	a.nfree.Store(int64(n))
 	return a, nil
@@ -184,28 +185,54 @@ func (a *Arena) Folio(num uint32) *Folio { return &a.folios[num] }
 
 // Put gives back a reference; with the last one the folio is free.
 func (a *Arena) Put(f *Folio) {
-	if f.refs.Add(-1) > 0 {
-		return
-	}
-	a.mu.Lock()
-	f.LRU.Next = a.free
-	a.free = f.num
-	a.mu.Unlock()
-	a.nfree.Add(1)
-	a.wq.Wake()
+	p := putter{a: a}
+	p.put(f)
+	p.end()
 }
 
-// PutAll gives back a reference of each folio.
+// PutAll gives back a reference of each folio that is not nil.
 func (a *Arena) PutAll(fs []*Folio) {
+	p := putter{a: a}
 	for _, f := range fs {
-		a.Put(f)
+		if f != nil {
+			p.put(f)
+		}
 	}
+	p.end()
 }
 
 // Unpin gives back a reference of each folio by number (vfs.Pinner).
 func (a *Arena) Unpin(nums []uint32) {
+	p := putter{a: a}
 	for _, n := range nums {
-		a.Put(&a.folios[n])
+		p.put(&a.folios[n])
+	}
+	p.end()
+}
+
+// putter gives back references. From the first folio on that is free then, it has the lock
+// of the arena, until end.
+type putter struct {
+	a *Arena
+	n int64 // folios that are free by now
+}
+
+func (p *putter) put(f *Folio) {
+	if f.refs.Add(-1) > 0 {
+		return
+	}
+	if p.n == 0 {
+		p.a.mu.Lock()
+	}
+	p.a.free.put(f.num)
+	p.n++
+}
+
+func (p *putter) end() {
+	if p.n > 0 {
+		p.a.mu.Unlock()
+		p.a.nfree.Add(p.n)
+		p.a.wq.Wake()
 	}
 }
 
@@ -220,7 +247,7 @@ func (a *Arena) Close() {
 	a.wq.Wake()
 }
 
-// take removes len(dst) folios from the free list if more than mark pages stay
+// take removes len(dst) folios from the free ones if more than mark pages stay
 // free, and returns whether it did.
 func (a *Arena) take(dst []*Folio, mark int) bool {
 	n := int64(len(dst))
@@ -229,17 +256,18 @@ func (a *Arena) take(dst []*Folio, mark int) bool {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Put raises nfree after it has chained the folio, so the list is never
-	// shorter than nfree says.
+	// putter raises nfree at its end, so there are never fewer than nfree says.
 	if a.nfree.Load()-n < int64(mark) {
 		return false
 	}
 	a.nfree.Add(-n)
-	for i := range dst {
-		f := &a.folios[a.free]
-		a.free = f.LRU.Next
-		f.reset()
-		dst[i] = f
+	for len(dst) > 0 {
+		w, got := a.free.take(len(dst))
+		for ; got != 0; got &= got - 1 {
+			f := &a.folios[w*64+bits.TrailingZeros64(got)]
+			f.reset()
+			dst[0], dst = f, dst[1:]
+		}
 	}
 	return true
 }

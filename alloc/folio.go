@@ -51,6 +51,8 @@ type Folio struct {
 	State uint8
 	Index uint64 // offset in the file, in pages
 	Seq   uint64 // when the folio entered its present state
+
+	_ [8]byte // one cache line each
 }
 
 // Num returns the number of the folio in its arena, from 1.

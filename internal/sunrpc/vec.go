@@ -135,8 +135,15 @@ func (v *vecIO) one(b []byte) int {
 	return len(b)
 }
 
-// add takes b, which is not empty.
+// add takes b, which is not empty. What lies behind the last range becomes part of it.
 func (v *vecIO) add(b []byte) {
+	if v.niov > 0 {
+		last := &v.iov[v.niov-1]
+		if uintptr(unsafe.Pointer(last.Base))+uintptr(last.Len) == uintptr(unsafe.Pointer(&b[0])) {
+			last.SetLen(int(last.Len) + len(b))
+			return
+		}
+	}
 	if v.niov == few && len(v.iov) == few {
 		v.iov = batches.Get().(*[iovBatch]syscall.Iovec)[:]
 		copy(v.iov, v.few[:])
