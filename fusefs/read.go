@@ -147,9 +147,7 @@ func (s *Store) fillGaps(in *inode, fd int, sp span, b *scratch, size uint64) (e
 			end++
 		}
 		e := s.fillRun(fd, sp.first+uint64(i), b, b.fs[i:end], size)
-		for _, f := range b.fs[i:end] {
-			in.m.Unlock(f, e == nil)
-		}
+		in.m.Unlock(e == nil, b.fs[i:end]...)
 		if err == nil {
 			err = e
 		}
@@ -198,7 +196,7 @@ func (s *Store) awaitOthers(op *vfs.Op, in *inode, fd int, sp span, b *scratch, 
 				continue
 			}
 			err := s.fillPage(fd, sp.first+uint64(i), f, size)
-			in.m.Unlock(f, err == nil)
+			in.m.Unlock(err == nil, f)
 			if err != nil {
 				return err
 			}

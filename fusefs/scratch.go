@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -17,7 +18,7 @@ type scratch struct {
 	fs    []*alloc.Folio // the pages of the call, nil where one is missing
 	given int            // how many of them, from the first on, a WRITE brings
 	mine  []bool         // those that this call fills
-	spare []*alloc.Folio // folios that are not in the cache yet
+	spare []*alloc.Folio // folios that are not in the cache: not yet, or not any more
 	iov   []unix.Iovec
 	runs  []int   // where each run of adjacent pages in fs ends, in write-out
 	got   []int64 // how many bytes of each run are written
@@ -100,6 +101,7 @@ func (b *scratch) alloc(a *alloc.Arena, sc gfp.Scope, flags gfp.Flags, n int) er
 		b.spare = b.spare[:have]
 		return fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
 	}
+	slices.Reverse(b.spare[have:]) // takeSpare begins at the end: neighbours stay neighbours
 	return nil
 }
 
@@ -114,12 +116,8 @@ func (b *scratch) takeSpare() *alloc.Folio {
 // release gives back every folio of the call.
 func (b *scratch) release(a *alloc.Arena) {
 	a.PutAll(b.spare)
-	for i, f := range b.fs {
-		if f != nil {
-			a.Put(f)
-			b.fs[i] = nil
-		}
-	}
+	a.PutAll(b.fs)
+	clear(b.fs)
 	b.fs, b.spare, b.given = b.fs[:0], b.spare[:0], 0
 }
 

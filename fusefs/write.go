@@ -216,7 +216,7 @@ func (s *Store) given(sp span, v *vfs.Vec) int {
 // copies the rest. The lock is held exclusively.
 func (s *Store) copyIn(in *inode, sp span, b *scratch, v *vfs.Vec) {
 	for i := range b.given {
-		b.fs[i] = s.takeOver(in, sp.first+uint64(i), b.fs[i], s.arena.Folio(v.Pins[i]))
+		b.fs[i] = s.takeOver(in, sp.first+uint64(i), b, b.fs[i], s.arena.Folio(v.Pins[i]))
 	}
 	next, left := b.given, []byte(nil)
 	for i := b.given; i < len(b.fs); i++ {
@@ -234,9 +234,9 @@ func (s *Store) copyIn(in *inode, sp span, b *scratch, v *vfs.Vec) {
 }
 
 // takeOver makes f the folio of page index, where old is, unless that is nil. If old has
-// to stay, it gets the content of f. The reference of old becomes one of what it returns,
-// which is the folio of the page now.
-func (s *Store) takeOver(in *inode, index uint64, old, f *alloc.Folio) *alloc.Folio {
+// to stay, it gets the content of f. It returns the folio of the page now, with a reference;
+// that of old, if it is another one, is b's.
+func (s *Store) takeOver(in *inode, index uint64, b *scratch, old, f *alloc.Folio) *alloc.Folio {
 	f.Set(alloc.Uptodate)
 	if old == nil {
 		if old = in.m.Insert(index, f); old == nil {
@@ -245,7 +245,7 @@ func (s *Store) takeOver(in *inode, index uint64, old, f *alloc.Folio) *alloc.Fo
 		}
 	}
 	if in.m.Exchange(old, f) {
-		s.arena.Put(old)
+		b.spare = append(b.spare, old)
 		f.Get()
 		return f
 	}

@@ -128,10 +128,8 @@ func (c *Client) endRead(s *slot, err error) {
 	ino.rerr = err
 	ok := err == nil && io.gen == ino.gen
 	ino.mu.Unlock()
-	for _, f := range io.folios {
-		ino.m.Unlock(f, ok)
-		c.arena.Put(f)
-	}
+	ino.m.Unlock(ok, io.folios...)
+	c.arena.PutAll(io.folios)
 	if io.ahead {
 		c.aheadPages.Add(int64(-len(io.folios)))
 	}

@@ -1,6 +1,7 @@
 package nfsclient
 
 import (
+	"slices"
 	"sync"
 	"syscall"
 
@@ -14,7 +15,7 @@ type scratch struct {
 	next   *scratch
 	folios []*alloc.Folio // of the pages, referenced; nil where there is none
 	fresh  []*alloc.Folio // allocated and not used yet
-	ours   []bool         // Write: folios[i] was inserted, locked, by this call
+	ours   []*alloc.Folio // Write: those of folios that this call locked
 }
 
 // scratchPool keeps scratches; there are as many as calls at once ever were.
@@ -31,7 +32,7 @@ func (p *scratchPool) get() *scratch {
 		p.idle = s.next
 		return s
 	}
-	return &scratch{folios: make([]*alloc.Folio, p.size), fresh: make([]*alloc.Folio, 0, p.size), ours: make([]bool, p.size)}
+	return &scratch{folios: make([]*alloc.Folio, p.size), fresh: make([]*alloc.Folio, 0, p.size), ours: make([]*alloc.Folio, 0, p.size)}
 }
 
 func (p *scratchPool) put(s *scratch) {
@@ -48,12 +49,8 @@ func (c *Client) putFresh(w *scratch) {
 
 // putFolios gives up the references to the first n pages.
 func (c *Client) putFolios(w *scratch, n int) {
-	for i, f := range w.folios[:n] {
-		if f != nil {
-			c.arena.Put(f)
-			w.folios[i] = nil
-		}
-	}
+	c.arena.PutAll(w.folios[:n])
+	clear(w.folios[:n])
 }
 
 // regular returns the inode of a regular file.
@@ -183,6 +180,7 @@ func (c *Client) allocMissing(op *vfs.Op, ino *inode, first uint64, pages int, w
 		if err := c.arena.AllocInto(op.Scope, gfp.Kernel, fresh); err != nil {
 			return err
 		}
+		slices.Reverse(fresh) // they are used from the end: neighbours stay neighbours
 		w.fresh = fresh
 		ino.m.GetRange(first, w.folios[:pages])
 	}

@@ -84,27 +84,12 @@ func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.V
 	if err == nil {
 		c.copyIn(w, pages, off, n, v, at)
 		ino.grow(off+uint64(n), c.now(), identify(&op.Cred))
-		for i, f := range w.folios[:pages] {
-			ino.m.MarkDirty(f)
-			if w.ours[i] {
-				ino.m.Unlock(f, true)
-			}
-		}
+		ino.m.MarkDirty(w.folios[:pages]...)
 		ino.settle()
-	} else {
-		c.unlockOurs(ino, w, pages)
 	}
+	ino.m.Unlock(err == nil, w.ours...)
 	c.putFolios(w, pages)
 	return err
-}
-
-// unlockOurs lets go of pages that were locked and not filled.
-func (c *Client) unlockOurs(ino *inode, w *scratch, pages int) {
-	for i, f := range w.folios[:pages] {
-		if f != nil && w.ours[i] {
-			ino.m.Unlock(f, false)
-		}
-	}
 }
 
 // errMorePages says that fewer pages were allocated than are needed now.
@@ -115,7 +100,8 @@ var errMorePages = errors.New("nfsclient: more pages needed")
 // (write_begin). ino.sem is held.
 func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scratch, pages int) error {
 	first := off >> alloc.PageShift
-	clear(w.ours[:pages])
+	w.ours = w.ours[:0]
+	ino.m.GetRange(first, w.folios[:pages])
 	for i := range pages {
 		if err := c.preparePage(op, ino, first+uint64(i), off, off+uint64(n), w, i); err != nil {
 			return err
@@ -124,28 +110,32 @@ func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scra
 	return nil
 }
 
-// preparePage is preparePages for page index, the i-th; [from, to) will be
-// written.
+// preparePage is preparePages for page index, the i-th, which is w.folios[i] if it was
+// there; [from, to) will be written.
 func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *scratch, i int) error {
-	start := index << alloc.PageShift
-	covered := from <= start && to >= min(start+alloc.PageSize, max(c.sizeOf(ino), start))
-	for {
-		f := ino.m.Get(index)
+	for start := index << alloc.PageShift; ; w.folios[i] = ino.m.Get(index) {
+		f := w.folios[i]
+		if f != nil && f.Has(alloc.Uptodate) && !f.Has(alloc.Locked) {
+			return nil
+		}
+		size := c.sizeOf(ino)
+		covered := from <= start && to >= min(start+alloc.PageSize, max(size, start))
+		ours := false
 		if f == nil {
 			if len(w.fresh) == 0 {
 				return errMorePages
 			}
-			f, w.ours[i] = c.insertLocked(ino, index, w)
-		} else if covered && ino.m.Relock(f) {
-			w.ours[i] = true
+			f, ours = c.insertLocked(ino, index, w)
+			w.folios[i] = f
+		} else {
+			ours = covered && ino.m.Relock(f)
 		}
-		w.folios[i] = f
-		if w.ours[i] {
-			if covered || start >= c.sizeOf(ino) {
-				c.clearOutside(f, from, to)
-				return nil
-			}
-			w.ours[i] = false
+		if ours && (covered || start >= size) {
+			w.ours = append(w.ours, f)
+			c.clearOutside(f, from, to)
+			return nil
+		}
+		if ours {
 			if err := c.fillOne(op, ino, f); err != nil {
 				return err
 			}
@@ -163,7 +153,7 @@ func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *
 func (c *Client) fillOne(op *vfs.Op, ino *inode, f *alloc.Folio) error {
 	s, err := c.t.acquire(op.Scope, op.Cancel)
 	if err != nil {
-		ino.m.Unlock(f, false)
+		ino.m.Unlock(false, f)
 		return err
 	}
 	who := identify(&op.Cred)

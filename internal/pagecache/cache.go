@@ -55,6 +55,8 @@ const (
 	numShards = 256
 	// slotsPerFolio keeps the chains of the hash table short.
 	slotsPerFolio = 2
+	// lineSlots is how many slots of the hash table there are in a cache line.
+	lineSlots = 16
 )
 
 type shard struct {
@@ -67,7 +69,7 @@ type Cache struct {
 	arena  *alloc.Arena
 	lru    LRU
 	shards [numShards]shard
-	heads  []uint32 // first folio of each chain; guarded by shards[slot%numShards]
+	heads  []uint32 // first folio of each chain; guarded by shardOf its slot
 	mask   uint64
 
 	mu       sync.RWMutex
@@ -170,12 +172,10 @@ func (b *Backing) NextDirty() *Mapping {
 	return m
 }
 
+// setDirty says whether m, whose lock is held, has dirty folios.
 func (b *Backing) setDirty(m *Mapping, dirty bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if dirty == m.onDirty {
-		return
-	}
 	m.onDirty = dirty
 	if dirty {
 		b.dirty.append(m)

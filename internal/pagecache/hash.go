@@ -2,21 +2,37 @@ package pagecache
 
 import "loopnfs/alloc"
 
-// slot returns the chain for page index of mapping id.
+// slot returns the chain for page index of mapping id. Neighbours in the file are
+// neighbours here: lineSlots of them share a cache line, and a lock.
 func (c *Cache) slot(id uint32, index uint64) uint64 {
-	h := (index ^ uint64(id)<<40 ^ uint64(id)) * 0x9e3779b97f4a7c15
-	return (h ^ h>>32) & c.mask
+	h := (index/lineSlots ^ uint64(id)<<40 ^ uint64(id)) * 0x9e3779b97f4a7c15
+	// Most files are small: their first pages must not all be first in a line.
+	return ((h^h>>32)*lineSlots | (index^uint64(id))%lineSlots) & c.mask
 }
+
+// shardOf returns the lock of a slot.
+func (c *Cache) shardOf(slot uint64) *shard { return &c.shards[slot/lineSlots%numShards] }
 
 // find returns the folio of page index of mapping id, or nil. The lock of the
 // mapping is held, so the folio stays.
 func (c *Cache) find(id uint32, index uint64) *alloc.Folio {
-	s := c.slot(id, index)
-	sh := &c.shards[s%numShards]
-	sh.Lock()
-	f := c.walk(c.heads[s], id, index)
-	sh.Unlock()
-	return f
+	var f [1]*alloc.Folio
+	c.findRange(id, index, f[:])
+	return f[0]
+}
+
+// findRange is find for as many pages as dst has room for.
+func (c *Cache) findRange(id uint32, index uint64, dst []*alloc.Folio) {
+	for len(dst) > 0 {
+		n := min(len(dst), int(lineSlots-index%lineSlots))
+		sh := c.shardOf(c.slot(id, index))
+		sh.Lock()
+		for i := range n {
+			dst[i] = c.walk(c.heads[c.slot(id, index+uint64(i))], id, index+uint64(i))
+		}
+		sh.Unlock()
+		dst, index = dst[n:], index+uint64(n)
+	}
 }
 
 // walk is find for those from n on in one slot. The lock of its shard is held.
@@ -33,7 +49,7 @@ func (c *Cache) walk(n, id uint32, index uint64) *alloc.Folio {
 
 func (c *Cache) hash(f *alloc.Folio) {
 	s := c.slot(f.Owner(), f.Index)
-	sh := &c.shards[s%numShards]
+	sh := c.shardOf(s)
 	sh.Lock()
 	f.Hash, c.heads[s] = c.heads[s], f.Num()
 	sh.Unlock()
@@ -41,7 +57,7 @@ func (c *Cache) hash(f *alloc.Folio) {
 
 func (c *Cache) unhash(f *alloc.Folio) {
 	s := c.slot(f.Owner(), f.Index)
-	sh := &c.shards[s%numShards]
+	sh := c.shardOf(s)
 	sh.Lock()
 	defer sh.Unlock()
 	at := c.linkTo(s, f)
@@ -51,7 +67,7 @@ func (c *Cache) unhash(f *alloc.Folio) {
 // rehash puts f, which has the same owner and index, where old is.
 func (c *Cache) rehash(old, f *alloc.Folio) {
 	s := c.slot(f.Owner(), f.Index)
-	sh := &c.shards[s%numShards]
+	sh := c.shardOf(s)
 	sh.Lock()
 	defer sh.Unlock()
 	at := c.linkTo(s, old)

@@ -21,14 +21,15 @@ type Mapping struct {
 	Host any
 
 	// Guarded by back.mu.
-	onDirty    bool
 	prev, next *Mapping
 
 	wq waitq.Queue // folios that are unlocked or leave write-back
 
-	mu    sync.Mutex
-	seq   uint64
-	lists [numStates]folioList
+	mu      sync.Mutex
+	seq     uint64
+	lists   [numStates]folioList
+	counts  writeback.Counts // what the device has not been told; zero while mu is free
+	onDirty bool             // in the list of those with dirty folios; changes with back.mu held
 }
 
 // NewMapping returns an empty mapping. Close it when the file is forgotten.
@@ -94,12 +95,17 @@ func (m *Mapping) Get(index uint64) *alloc.Folio {
 func (m *Mapping) get(index uint64) *alloc.Folio {
 	f := m.back.cache.find(m.id, index)
 	if f != nil {
-		f.Get()
-		if !f.Has(alloc.Referenced) {
-			f.Set(alloc.Referenced)
-		}
+		use(f)
 	}
 	return f
+}
+
+// use takes a reference of f for who has asked for it.
+func use(f *alloc.Folio) {
+	f.Get()
+	if !f.Has(alloc.Referenced) {
+		f.Set(alloc.Referenced)
+	}
 }
 
 // GetRange fills dst with the folios of the pages from index, each with a
@@ -108,10 +114,11 @@ func (m *Mapping) get(index uint64) *alloc.Folio {
 func (m *Mapping) GetRange(index uint64, dst []*alloc.Folio) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.back.cache.findRange(m.id, index, dst)
 	n := 0
-	for i := range dst {
-		dst[i] = m.get(index + uint64(i))
-		if dst[i] != nil {
+	for _, f := range dst {
+		if f != nil {
+			use(f)
 			n++
 		}
 	}
@@ -166,7 +173,7 @@ func (m *Mapping) Exchange(old, f *alloc.Folio) bool {
 // The caller holds a reference of each (filemap_dirty_folio).
 func (m *Mapping) MarkDirty(fs ...*alloc.Folio) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	for _, f := range fs {
 		m.markDirty(f)
 	}
@@ -190,7 +197,7 @@ func (m *Mapping) markDirty(f *alloc.Folio) {
 // that ends: what is behind the cache may have lost it.
 func (m *Mapping) DirtyAll() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	a := m.back.cache.arena
 	for num := m.lists[Writeback].head; num != alloc.None; num = a.Folio(num).List.Next {
 		a.Folio(num).Set(redirty)
@@ -214,14 +221,16 @@ func (m *Mapping) State(f *alloc.Folio) State {
 	return State(f.State)
 }
 
-// Unlock ends the filling of a folio that was inserted with alloc.Locked; with
-// uptodate, its content is valid from now on. Those who wait for it are woken.
-func (m *Mapping) Unlock(f *alloc.Folio, uptodate bool) {
+// Unlock ends the filling of folios that were inserted with alloc.Locked; with
+// uptodate, their content is valid from now on. Those who wait for them are woken.
+func (m *Mapping) Unlock(uptodate bool, fs ...*alloc.Folio) {
 	m.mu.Lock()
-	if uptodate {
-		f.Set(alloc.Uptodate)
+	for _, f := range fs {
+		if uptodate {
+			f.Set(alloc.Uptodate)
+		}
+		f.Clear(alloc.Locked)
 	}
-	f.Clear(alloc.Locked)
 	m.mu.Unlock()
 	m.wq.Wake()
 }
@@ -252,38 +261,44 @@ func (m *Mapping) WaitUnlocked(f *alloc.Folio, cancel <-chan struct{}) bool {
 	return f.Has(alloc.Uptodate) && !f.Has(alloc.Locked)
 }
 
-// enter puts f on the list for s. m.mu is held.
+// enter puts f on the list for s. m.mu is held, until unlock.
 func (m *Mapping) enter(f *alloc.Folio, s State) {
 	m.seq++
 	f.State, f.Seq = uint8(s), m.seq
 	m.lists[s].append(m.back.cache.arena, f)
 	if s != Clean {
-		m.back.bdi.Add(counterOf[s], 1)
-	}
-	if s == Dirty && m.lists[s].n == 1 {
-		m.back.setDirty(m, true)
+		m.counts[counterOf[s]]++
 	}
 }
 
-// leave takes f off its list. m.mu is held.
+// leave takes f off its list. m.mu is held, until unlock.
 func (m *Mapping) leave(f *alloc.Folio) {
 	s := State(f.State)
 	m.lists[s].remove(m.back.cache.arena, f)
 	if s != Clean {
-		m.back.bdi.Add(counterOf[s], -1)
-	}
-	if s == Dirty && m.lists[s].n == 0 {
-		m.back.setDirty(m, false)
+		m.counts[counterOf[s]]--
 	}
 }
 
-// move brings f to state s. m.mu is held.
+// unlock tells of what has become of folios, and gives up m.mu.
+func (m *Mapping) unlock() {
+	if m.counts != (writeback.Counts{}) {
+		m.back.bdi.Add(&m.counts)
+		m.counts = writeback.Counts{}
+	}
+	if dirty := m.lists[Dirty].n > 0; dirty != m.onDirty {
+		m.back.setDirty(m, dirty)
+	}
+	m.mu.Unlock()
+}
+
+// move brings f to state s. m.mu is held, until unlock.
 func (m *Mapping) move(f *alloc.Folio, s State) {
 	m.leave(f)
 	m.enter(f, s)
 }
 
-// drop takes f, in whatever state, out of the mapping. m.mu is held.
+// drop takes f, in whatever state, out of the mapping. m.mu is held, until unlock.
 func (m *Mapping) drop(f *alloc.Folio) {
 	c := m.back.cache
 	m.leave(f)
@@ -299,7 +314,7 @@ func (m *Mapping) drop(f *alloc.Folio) {
 // that the file system keeps the folio (shrink_folio_list).
 func (m *Mapping) tryFree(f *alloc.Folio) (v Verdict, ask bool) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	switch {
 	case f.Owner() != m.id, f.Has(alloc.Locked):
 		return Busy, false

@@ -42,9 +42,11 @@ type world struct {
 	ops  *ops
 }
 
-func newWorld(t testing.TB) world {
+func newWorld(t testing.TB) world { return newWorldOf(t, alloc.MinBytes) }
+
+func newWorldOf(t testing.TB, bytes int64) world {
 	t.Helper()
-	a, err := alloc.New(alloc.Config{Bytes: alloc.MinBytes, Policy: alloc.DefaultPolicy()})
+	a, err := alloc.New(alloc.Config{Bytes: bytes, Policy: alloc.DefaultPolicy()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +263,7 @@ func TestFillersAreWaitedFor(t *testing.T) {
 		if done {
 			t.Fatal("did not wait")
 		}
-		m.Unlock(f, true)
+		m.Unlock(true, f)
 		synctest.Wait()
 		if !done || !ok {
 			t.Errorf("done %v, content valid %v", done, ok)
@@ -339,6 +341,36 @@ func BenchmarkGetRange256(b *testing.B) {
 	for b.Loop() {
 		m.GetRange(0, dst)
 		w.arena.PutAll(dst)
+	}
+}
+
+// BenchmarkWriteback256 is what becomes of the pages of 1 MiB that is written, in a cache
+// that no processor's holds.
+func BenchmarkWriteback256(b *testing.B) {
+	const size, files = 32 << 20, 4
+	w := newWorldOf(b, 2*size)
+	var ms []*Mapping
+	for i := range uint64(files) {
+		ms = append(ms, w.back.NewMapping(i+1, nil))
+		for index := range uint64(size / files / alloc.PageSize) {
+			w.add(b, ms[i], index)
+		}
+	}
+	dst := make([]*alloc.Folio, 256)
+	at := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		m := ms[at%files]
+		m.GetRange(uint64(at/files*len(dst))%(size/files/alloc.PageSize), dst)
+		m.MarkDirty(dst...)
+		w.arena.PutAll(dst)
+		if m.BeginWriteback(dst, m.Seq()) != len(dst) {
+			b.Fatal("not all that was written is dirty")
+		}
+		m.EndWriteback(dst, Unstable)
+		m.EndUnstable(m.Seq(), Clean)
+		w.arena.PutAll(dst)
+		at++
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 // neighbours in the file that are dirty too, up to len(dst), and puts them
 // under write-back. It returns how many, in file order, each with a reference
 // for the caller, who ends the write-back with EndWriteback and then puts the
-// folios. With upTo it takes nothing that became dirty after that Seq.
+// folios; the rest of dst has no meaning. With upTo it takes nothing that became dirty
+// after that Seq.
 func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	first := m.lists[Dirty].head
 	if first == alloc.None {
 		return 0
@@ -28,14 +29,16 @@ func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 	}
 	n := 0
 	for n < len(dst) {
-		f := m.back.cache.find(m.id, index+uint64(n))
-		if f == nil || State(f.State) != Dirty {
-			break
+		some := dst[n:min(n+lineSlots, len(dst))]
+		m.back.cache.findRange(m.id, index+uint64(n), some)
+		for _, f := range some {
+			if f == nil || State(f.State) != Dirty {
+				return n
+			}
+			f.Get()
+			m.move(f, Writeback)
+			n++
 		}
-		f.Get()
-		m.move(f, Writeback)
-		dst[n] = f
-		n++
 	}
 	return n
 }
@@ -44,7 +47,7 @@ func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 // caller as from BeginWriteback, and reports whether it did.
 func (m *Mapping) BeginFolio(f *alloc.Folio) bool {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if f.Owner() != m.id || State(f.State) != Dirty {
 		return false
 	}
@@ -81,7 +84,7 @@ func (m *Mapping) EndWriteback(fs []*alloc.Folio, to State) {
 			m.move(f, to)
 		}
 	}
-	m.mu.Unlock()
+	m.unlock()
 	m.wq.Wake()
 	m.back.cache.arena.Reclaimable()
 }
@@ -104,7 +107,7 @@ func (m *Mapping) EndUnstable(upTo uint64, to State) int {
 		m.move(f, to)
 		n++
 	}
-	m.mu.Unlock()
+	m.unlock()
 	m.wq.Wake()
 	m.back.cache.arena.Reclaimable()
 	return n
@@ -167,7 +170,7 @@ func (m *Mapping) remove(match func(*alloc.Folio) bool, end State) {
 // filled.
 func (m *Mapping) removeOnce(match func(*alloc.Folio) bool, end State) (again bool) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	a := m.back.cache.arena
 	for s := Clean; s < end; s++ {
 		for num := m.lists[s].head; num != alloc.None; {

@@ -121,21 +121,24 @@ func (d *Domain) NewBDI(name string) *BDI {
 // Name returns the name given to NewBDI.
 func (b *BDI) Name() string { return b.name }
 
-// Add counts n more pages (fewer if n < 0) under c.
-func (b *BDI) Add(c Counter, n int) {
-	b.nr[c].Add(int64(n))
-	if b.dom.nr.Add(int64(n)) < 0 {
+// Counts is a number of pages for each counter.
+type Counts [numCounters]int
+
+// Add counts so many more pages, or fewer where by is negative.
+func (b *BDI) Add(by *Counts) {
+	sum := 0
+	for c, n := range by {
+		if n != 0 {
+			b.nr[c].Add(int64(n))
+			sum += n
+		}
+	}
+	if sum != 0 && b.dom.nr.Add(int64(sum)) < 0 {
 		panic("writeback: more pages became clean than were dirty")
 	}
-	if n < 0 {
+	if sum < 0 {
 		b.dom.wq.Wake()
 	}
-}
-
-// Move counts n pages under to that were counted under from.
-func (b *BDI) Move(from, to Counter, n int) {
-	b.nr[from].Add(int64(-n))
-	b.nr[to].Add(int64(n))
 }
 
 // Nr returns the number of pages under c.

@@ -74,7 +74,7 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDomain(t)
 		b := d.NewBDI("client")
-		b.Add(Dirty, 200)
+		b.Add(&Counts{Dirty: 200})
 		graph := waitfor.New()
 		task := graph.NewTask("fuse")
 		task.Begin("write")
@@ -90,13 +90,13 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 		if w := graph.Waits(); len(w) != 1 || w[0] != "fuse: write waits for dirty pages to fall below the limit" {
 			t.Errorf("waits: %q", w)
 		}
-		b.Move(Dirty, Writeback, 200)
-		b.Move(Writeback, Unstable, 200)
+		b.Add(&Counts{Dirty: -200, Writeback: 200})
+		b.Add(&Counts{Writeback: -200, Unstable: 200})
 		synctest.Wait()
 		if done {
 			t.Error("pages that are not clean stopped to count")
 		}
-		b.Add(Unstable, -1)
+		b.Add(&Counts{Unstable: -1})
 		synctest.Wait()
 		if !done {
 			t.Error("the writer still waits")
@@ -107,7 +107,7 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 func TestThrottledWriterCanBeCancelled(t *testing.T) {
 	d := newDomain(t)
 	b := d.NewBDI("client")
-	b.Add(Dirty, 500)
+	b.Add(&Counts{Dirty: 500})
 	cancel := make(chan struct{})
 	close(cancel)
 	b.BalanceDirtyPages(gfp.Scope{}, cancel) // hangs if it does not look
@@ -127,7 +127,7 @@ func (c counter) WritePages(sc gfp.Scope, nr int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(nr, c.b.Nr(Dirty))
-	c.b.Add(Dirty, -n)
+	c.b.Add(&Counts{Dirty: -n})
 	return n
 }
 
@@ -137,19 +137,19 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		b := d.NewBDI("store")
 		f := StartFlusher(b, counter{b, new(sync.Mutex)}, waitfor.New(), 2)
 		defer f.Stop()
-		b.Add(Dirty, 5)
+		b.Add(&Counts{Dirty: 5})
 		b.BalanceDirtyPages(gfp.Scope{}, nil)
 		synctest.Wait()
 		if b.Nr(Dirty) != 5 {
 			t.Error("a few fresh pages were written at once")
 		}
-		b.Add(Dirty, 100)
+		b.Add(&Counts{Dirty: 100})
 		b.BalanceDirtyPages(gfp.Scope{}, nil)
 		synctest.Wait()
 		if b.Nr(Dirty) != 0 {
 			t.Error("nothing was written above the background limit")
 		}
-		b.Add(Dirty, 5)
+		b.Add(&Counts{Dirty: 5})
 		time.Sleep(2 * interval)
 		synctest.Wait()
 		if b.Nr(Dirty) != 0 || b.Written() != 110 {
