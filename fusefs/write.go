@@ -39,6 +39,9 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
 		return err
 	}
+	if how == vfs.Unstable {
+		s.bdi.Streamed(n >> alloc.PageShift)
+	}
 	if op.NoWait {
 		return nil
 	}

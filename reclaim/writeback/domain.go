@@ -105,12 +105,13 @@ func (d *Domain) Close() {
 
 // BDI accounts for one backing device (struct bdi_writeback).
 type BDI struct {
-	dom     *Domain
-	name    string
-	nr      [numCounters]atomic.Int64
-	kick    chan struct{} // wakes a flusher
-	written atomic.Uint64
-	stuck   atomic.Bool
+	dom      *Domain
+	name     string
+	nr       [numCounters]atomic.Int64
+	streamed atomic.Int64  // pages of large writes so far
+	kick     chan struct{} // wakes a flusher
+	written  atomic.Uint64
+	stuck    atomic.Bool
 }
 
 // NewBDI adds a device to the domain.
@@ -195,6 +196,29 @@ func (b *BDI) Exceeded(sc gfp.Scope) bool {
 		b.WakeFlusher()
 	}
 	return !d.closed.Load() && !b.stuck.Load() && d.cfg.Throttle.Exceeded(l, sc)
+}
+
+const (
+	// largeWrite is from how many pages on a write is taken for a part of a stream.
+	largeWrite = 16
+	// minStream is how many pages of a stream come together at least before the flusher
+	// is woken for them.
+	minStream = 256
+)
+
+// Streamed tells of a write of so many pages. Above the background limit the flusher works
+// anyway; for large writes it begins after an eighth of that. Nothing would be gained if they
+// waited, as such pages are seldom written twice, and much lost: who syncs them or commits
+// them would find a device that had nothing to do so far. It never blocks.
+func (b *BDI) Streamed(pages int) {
+	if pages < largeWrite {
+		return
+	}
+	_, background := b.dom.Thresholds()
+	part := int64(max(background/8, minStream))
+	if now := b.streamed.Add(int64(pages)); now/part != (now-int64(pages))/part {
+		b.WakeFlusher()
+	}
 }
 
 // WakeFlusher asks the flusher of the device to write something. It never

@@ -149,10 +149,25 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		if b.Nr(Dirty) != 0 {
 			t.Error("nothing was written above the background limit")
 		}
+		for range 2 * minStream {
+			b.Add(&Counts{Dirty: 1})
+			b.Streamed(1)
+		}
+		synctest.Wait()
+		if b.Nr(Dirty) != 2*minStream {
+			t.Error("small writes were taken for a stream")
+		}
+		for range minStream / largeWrite {
+			b.Streamed(largeWrite)
+		}
+		synctest.Wait()
+		if b.Nr(Dirty) != 0 {
+			t.Error("large writes were left to wait")
+		}
 		b.Add(&Counts{Dirty: 5})
 		time.Sleep(2 * interval)
 		synctest.Wait()
-		if b.Nr(Dirty) != 0 || b.Written() != 110 {
+		if b.Nr(Dirty) != 0 || b.Written() != 110+2*minStream {
 			t.Errorf("%d old pages were left, %d written", b.Nr(Dirty), b.Written())
 		}
 	})
