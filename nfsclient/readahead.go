@@ -1,6 +1,8 @@
 package nfsclient
 
 import (
+	"slices"
+
 	"loopnfs/alloc"
 	"loopnfs/alloc/gfp"
 	"loopnfs/internal/vfs"
@@ -93,6 +95,7 @@ func (c *Client) addAhead(sc gfp.Scope, ino *inode, from uint64, n int, w *scrat
 		w.fresh = w.fresh[:0]
 		return false
 	}
+	slices.Reverse(w.fresh) // as in allocMissing
 	for i := range n {
 		f, ours := c.insertLocked(ino, from+uint64(i), w)
 		if ours {

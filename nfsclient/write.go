@@ -37,7 +37,9 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 			break // what was taken counts
 		}
 		done += n
-		c.bdi.Streamed(n >> alloc.PageShift)
+		if how == vfs.Unstable {
+			c.bdi.Streamed(n >> alloc.PageShift)
+		}
 		c.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
 	}
 	res.Count = uint32(done)

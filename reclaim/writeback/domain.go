@@ -108,15 +108,16 @@ type BDI struct {
 	dom      *Domain
 	name     string
 	nr       [numCounters]atomic.Int64
-	streamed atomic.Int64  // pages of large writes so far
+	streamed atomic.Int64  // pages of large writes since stream was poked
 	kick     chan struct{} // wakes a flusher
+	stream   chan struct{} // wakes a flusher, to write only
 	written  atomic.Uint64
 	stuck    atomic.Bool
 }
 
 // NewBDI adds a device to the domain.
 func (d *Domain) NewBDI(name string) *BDI {
-	return &BDI{dom: d, name: name, kick: make(chan struct{}, 1)}
+	return &BDI{dom: d, name: name, kick: make(chan struct{}, 1), stream: make(chan struct{}, 1)}
 }
 
 // Name returns the name given to NewBDI.
@@ -125,7 +126,8 @@ func (b *BDI) Name() string { return b.name }
 // Counts is a number of pages for each counter.
 type Counts [numCounters]int
 
-// Add counts so many more pages, or fewer where by is negative.
+// Add counts so many more pages, or fewer where by is negative. Those who are throttled look
+// again when there are fewer, or when some were written: what is then left may be a COMMIT.
 func (b *BDI) Add(by *Counts) {
 	sum := 0
 	for c, n := range by {
@@ -137,7 +139,7 @@ func (b *BDI) Add(by *Counts) {
 	if sum != 0 && b.dom.nr.Add(int64(sum)) < 0 {
 		panic("writeback: more pages became clean than were dirty")
 	}
-	if sum < 0 {
+	if sum < 0 || by[Writeback] < 0 {
 		b.dom.wq.Wake()
 	}
 }
@@ -207,25 +209,29 @@ const (
 )
 
 // Streamed tells of a write of so many pages. Above the background limit the flusher works
-// anyway; for large writes it begins after an eighth of that. Nothing would be gained if they
-// waited, as such pages are seldom written twice, and much lost: who syncs them or commits
-// them would find a device that had nothing to do so far. It never blocks.
+// anyway; for large writes it begins after an eighth of that, and asks for no COMMIT. Nothing
+// would be gained if they waited, as such pages are seldom written twice, and much lost: who
+// syncs them or commits them would find a device that had nothing to do so far. It never
+// blocks.
 func (b *BDI) Streamed(pages int) {
 	if pages < largeWrite {
 		return
 	}
 	_, background := b.dom.Thresholds()
-	part := int64(max(background/8, minStream))
-	if now := b.streamed.Add(int64(pages)); now/part != (now-int64(pages))/part {
-		b.WakeFlusher()
+	if b.streamed.Add(int64(pages)) >= int64(max(background/8, minStream)) {
+		b.streamed.Store(0)
+		poke(b.stream)
 	}
 }
 
 // WakeFlusher asks the flusher of the device to write something. It never
 // blocks.
-func (b *BDI) WakeFlusher() {
+func (b *BDI) WakeFlusher() { poke(b.kick) }
+
+// poke leaves a word in c, unless there is one.
+func poke(c chan struct{}) {
 	select {
-	case b.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

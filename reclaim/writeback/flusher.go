@@ -69,10 +69,13 @@ func (f *Flusher) run(sc gfp.Scope) {
 		select {
 		case <-f.stop:
 			return
+		case <-f.bdi.stream:
+			f.drain(sc, f.bdi.stream)
+			continue
 		case <-f.bdi.kick:
 		case <-tick.C:
 		}
-		f.drain(sc)
+		f.drain(sc, f.bdi.kick)
 		f.commit()
 	}
 }
@@ -86,8 +89,9 @@ func (f *Flusher) commit() {
 	}
 }
 
-// drain writes until there is nothing left that can be started.
-func (f *Flusher) drain(sc gfp.Scope) {
+// drain writes until there is nothing left that can be started. Another worker, woken by
+// share, may take a part.
+func (f *Flusher) drain(sc gfp.Scope, share chan struct{}) {
 	task := sc.Task()
 	for f.bdi.Nr(Dirty) > 0 && !f.stopped() {
 		task.Begin("write-back")
@@ -97,7 +101,7 @@ func (f *Flusher) drain(sc gfp.Scope) {
 			return
 		}
 		f.bdi.written.Add(uint64(n))
-		f.bdi.WakeFlusher() // let another worker share what is left
+		poke(share)
 	}
 }
 

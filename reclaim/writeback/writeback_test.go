@@ -2,6 +2,7 @@ package writeback
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,6 +105,40 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 	})
 }
 
+// Who waits looks again when something was written, though as many pages count as before: the
+// limit may be another one by now, or a COMMIT be all that is left to do.
+func TestThrottledWriterLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dirtyable atomic.Int64
+		dirtyable.Store(1000)
+		d, err := NewDomain(Config{
+			Pages: 2000, Dirtyable: func() int { return int(dirtyable.Load()) },
+			DirtyRatio: 20, BackgroundRatio: 10, Throttle: GlobalThrottle{},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		b := d.NewBDI("client")
+		b.Add(&Counts{Writeback: 200})
+		done := false
+		go func() {
+			b.BalanceDirtyPages(gfp.Scope{}, nil)
+			done = true
+		}()
+		synctest.Wait()
+		if done {
+			t.Fatal("the writer was not throttled")
+		}
+		dirtyable.Store(2000)
+		b.Add(&Counts{Writeback: -200, Unstable: 200})
+		synctest.Wait()
+		if !done {
+			t.Error("the writer still waits")
+		}
+	})
+}
+
 func TestThrottledWriterCanBeCancelled(t *testing.T) {
 	d := newDomain(t)
 	b := d.NewBDI("client")
@@ -157,7 +192,11 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		if b.Nr(Dirty) != 2*minStream {
 			t.Error("small writes were taken for a stream")
 		}
-		for range minStream / largeWrite {
+		for i := range minStream / largeWrite {
+			synctest.Wait()
+			if b.Nr(Dirty) == 0 {
+				t.Errorf("written after %d large writes", i)
+			}
 			b.Streamed(largeWrite)
 		}
 		synctest.Wait()
@@ -169,6 +208,34 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		synctest.Wait()
 		if b.Nr(Dirty) != 0 || b.Written() != 110+2*minStream {
 			t.Errorf("%d old pages were left, %d written", b.Nr(Dirty), b.Written())
+		}
+	})
+}
+
+// committing has pages that stay unstable until it is asked to commit them.
+type committing struct {
+	counter
+	asked *atomic.Int32
+}
+
+func (c committing) CommitPages() { c.asked.Add(1) }
+
+func TestNoCommitForAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newDomain(t).NewBDI("client")
+		w := committing{counter{b, new(sync.Mutex)}, new(atomic.Int32)}
+		f := StartFlusher(b, w, waitfor.New(), 2)
+		defer f.Stop()
+		b.Add(&Counts{Dirty: minStream, Unstable: 10})
+		b.Streamed(minStream)
+		synctest.Wait()
+		if n := w.asked.Load(); b.Nr(Dirty) != 0 || n != 0 {
+			t.Errorf("%d pages are dirty, and %d COMMITs were asked for, want 0 and 0", b.Nr(Dirty), n)
+		}
+		b.WakeFlusher()
+		synctest.Wait()
+		if w.asked.Load() == 0 {
+			t.Error("no COMMIT was asked for when nothing else was left")
 		}
 	})
 }
