@@ -145,7 +145,7 @@ func TestReadOvertakenByInvalidation(t *testing.T) {
 			if c.proc == nfs3.ProcRead && !dropped {
 				dropped = true
 				copy(f.files[1].data, "new")
-				ino.lock(gfp.Scope{}, nil)
+				ino.lockFor(&vfs.Op{})
 				b.c.invalidate(ino)
 				ino.unlock(gfp.Scope{})
 			}

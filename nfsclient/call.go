@@ -18,8 +18,19 @@ func identify(c *vfs.Cred) (who identity) {
 	return who
 }
 
+// errWouldWait is what a caller that may not wait (vfs.Op.NoWait) gets instead of a wait.
+var errWouldWait error = syscall.EAGAIN
+
+// HeedsNoWait implements vfs.NoWaiter: what the cache has is told at once. Whatever else
+// there is to wait for begins with begin, a page that is being filled, the lock of an inode,
+// memory, or too many dirty pages.
+func (c *Client) HeedsNoWait() {}
+
 // begin acquires a slot and starts a synchronous call to proc for op.
 func (c *Client) begin(op *vfs.Op, proc uint32) (*slot, error) {
+	if op.MustWait() {
+		return nil, errWouldWait
+	}
 	s, err := c.t.acquire(op.Scope, op.Cancel)
 	if err != nil {
 		return nil, err

@@ -44,6 +44,13 @@
 //
 // Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
 //
+// # Callers that may not wait
+//
+// What the cache has is told to a caller with Op.NoWait at once: attributes that are not too
+// old, pages that are valid, and a write goes to pages that are there, or whole ones, as long
+// as nobody has to wait for memory or because of dirty pages. Everything else fails before
+// anything is done, and the FUSE door lets somebody else call again.
+//
 // # Consistency
 //
 // Close-to-open: opening a file, unless the caller has just created it, asks for its

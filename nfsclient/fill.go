@@ -159,7 +159,7 @@ func (c *Client) refill(op *vfs.Op, ino *inode, f *alloc.Folio) error {
 // that the caller must look the page up again.
 func (c *Client) waitFolio(op *vfs.Op, ino *inode, f *alloc.Folio) (gone bool, err error) {
 	for try := 0; ; try++ {
-		if !f.Has(alloc.Locked) && f.Has(alloc.Uptodate) {
+		if isValid(f) {
 			return false, nil
 		}
 		task := op.Scope.Task()

@@ -88,14 +88,15 @@ func (ino *inode) lockResource() waitfor.Resource {
 	return waitfor.Resource{Kind: waitfor.InodeLock, ID: ino.key}
 }
 
-// lock takes ino.sem, or returns EINTR when cancel is closed.
-func (ino *inode) lock(sc gfp.Scope, cancel <-chan struct{}) error {
-	task := sc.Task()
-	select {
-	case ino.sem <- struct{}{}:
+// lockFor takes ino.sem for op. It returns EINTR when op.Cancel is closed.
+func (ino *inode) lockFor(op *vfs.Op) error {
+	task := op.Scope.Task()
+	if ino.tryLock() {
 		task.Hold(ino.lockResource())
 		return nil
-	default:
+	}
+	if op.MustWait() {
+		return errWouldWait
 	}
 	task.Wait("", "the client's lock of inode", ino.ino, ino.lockResource())
 	defer task.Done()
@@ -103,7 +104,7 @@ func (ino *inode) lock(sc gfp.Scope, cancel <-chan struct{}) error {
 	case ino.sem <- struct{}{}:
 		task.Hold(ino.lockResource())
 		return nil
-	case <-cancel:
+	case <-op.Cancel:
 		return syscall.EINTR
 	}
 }

@@ -21,7 +21,7 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 		stale := ino.stale
 		ino.mu.Unlock()
 		if stale {
-			if err := ino.lock(op.Scope, op.Cancel); err != nil {
+			if err := ino.lockFor(op); err != nil {
 				return err
 			}
 			c.invalidate(ino)

@@ -116,6 +116,11 @@ func (c *Client) readPages(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.Vec
 	if err := c.getPages(op, ino, first, pages, w); err != nil {
 		return false, err
 	}
+	if op.NoWait && !allValid(w.folios[:pages]) {
+		op.MustWait()
+		c.putFolios(w, pages)
+		return false, errWouldWait
+	}
 	c.readAhead(op, ino, first, pages)
 	for _, f := range w.folios[:pages] {
 		if gone, err := c.waitFolio(op, ino, f); gone || err != nil {
@@ -149,6 +154,10 @@ func (c *Client) getPages(op *vfs.Op, ino *inode, first uint64, pages int, w *sc
 	if ino.m.GetRange(first, w.folios[:pages]) == pages {
 		return nil
 	}
+	if op.MustWait() {
+		c.putFolios(w, pages)
+		return errWouldWait
+	}
 	err := c.allocMissing(op, ino, first, pages, w)
 	if err == nil {
 		err = c.fillHoles(op, ino, first, pages, w)
@@ -159,6 +168,18 @@ func (c *Client) getPages(op *vfs.Op, ino *inode, first uint64, pages int, w *sc
 	}
 	return err
 }
+
+// allValid reports whether nobody has to wait for a page of fs.
+func allValid(fs []*alloc.Folio) bool {
+	for _, f := range fs {
+		if !isValid(f) {
+			return false
+		}
+	}
+	return true
+}
+
+func isValid(f *alloc.Folio) bool { return f.Has(alloc.Uptodate) && !f.Has(alloc.Locked) }
 
 // allocMissing allocates a fresh folio for every page that w.folios has not. The
 // references are given up meanwhile, and some pages may be gone afterwards; the
@@ -177,13 +198,25 @@ func (c *Client) allocMissing(op *vfs.Op, ino *inode, first uint64, pages int, w
 		c.putFolios(w, pages)
 		c.putFresh(w)
 		fresh := w.fresh[:max(need, missing)]
-		if err := c.arena.AllocInto(op.Scope, gfp.Kernel, fresh); err != nil {
+		if err := c.allocFor(op, fresh); err != nil {
 			return err
 		}
 		slices.Reverse(fresh) // they are used from the end: neighbours stay neighbours
 		w.fresh = fresh
 		ino.m.GetRange(first, w.folios[:pages])
 	}
+}
+
+// allocFor allocates for op. Who may not wait gets only what nobody else waits for.
+func (c *Client) allocFor(op *vfs.Op, dst []*alloc.Folio) error {
+	if !op.NoWait {
+		return c.arena.AllocInto(op.Scope, gfp.Kernel, dst)
+	}
+	if c.arena.Free()-len(dst) >= c.arena.Watermarks().Low && c.arena.AllocInto(op.Scope, gfp.NoWait, dst) == nil {
+		return nil
+	}
+	op.MustWait()
+	return errWouldWait
 }
 
 // fillHoles inserts a fresh folio for each page that has none and sends READs,

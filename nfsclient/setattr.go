@@ -18,7 +18,7 @@ func (c *Client) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (vfs.WCC
 	if !ino.isFile() {
 		return c.setAttr(op, ino, set)
 	}
-	if err := ino.lock(op.Scope, op.Cancel); err != nil {
+	if err := ino.lockFor(op); err != nil {
 		return vfs.WCC{}, err
 	}
 	defer ino.unlock(op.Scope)

@@ -17,6 +17,10 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 	if err != nil {
 		return err
 	}
+	if op.NoWait && !c.canWriteNow(op, off, v.Len(), how) {
+		op.MustWait()
+		return errWouldWait
+	}
 	if err := c.mayUse(op, ino, vfs.AccessModify|vfs.AccessExtend); err != nil {
 		return err
 	}
@@ -40,13 +44,22 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 		if how == vfs.Unstable {
 			c.bdi.Streamed(n >> alloc.PageShift)
 		}
-		c.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
+		if !op.NoWait {
+			c.bdi.BalanceDirtyPages(op.Scope, op.Cancel)
+		}
 	}
 	res.Count = uint32(done)
 	if how != vfs.Unstable && done > 0 {
 		return c.sync(op, ino)
 	}
 	return nil
+}
+
+// canWriteNow reports whether a write of n bytes would be one call of writeSome, and nothing
+// to wait for after it.
+func (c *Client) canWriteNow(op *vfs.Op, off uint64, n int, how vfs.Stable) bool {
+	skip := int(off & (alloc.PageSize - 1))
+	return how == vfs.Unstable && skip+n <= c.scratch.size*alloc.PageSize && !c.bdi.Exceeded(op.Scope)
 }
 
 // writeSome writes up to left bytes from offset at of v to offset off, as many
@@ -78,7 +91,7 @@ func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, l
 
 // writeLocked copies n bytes under the lock of the inode.
 func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.Vec, at int, w *scratch) error {
-	if err := ino.lock(op.Scope, op.Cancel); err != nil {
+	if err := ino.lockFor(op); err != nil {
 		return err
 	}
 	defer ino.unlock(op.Scope)
@@ -118,7 +131,7 @@ func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scra
 func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *scratch, i int) error {
 	for start := index << alloc.PageShift; ; w.folios[i] = ino.m.Get(index) {
 		f := w.folios[i]
-		if f != nil && f.Has(alloc.Uptodate) && !f.Has(alloc.Locked) {
+		if f != nil && isValid(f) {
 			return nil
 		}
 		size := c.sizeOf(ino)
@@ -137,6 +150,12 @@ func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *
 			w.ours = append(w.ours, f)
 			c.clearOutside(f, from, to)
 			return nil
+		}
+		if op.MustWait() {
+			if ours {
+				ino.m.Unlock(false, f)
+			}
+			return errWouldWait
 		}
 		if ours {
 			if err := c.fillOne(op, ino, f); err != nil {
