@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -231,12 +232,12 @@ func (t *target) counted(window int, newNext func(conn int) func(uint64) (call, 
 	return resultOf(s, u), nil
 }
 
-// megabytes turns a result in calls of ioSize into MB/s.
-func megabytes(r *result, err error) (*result, error) {
-	if err == nil {
-		r.Value *= ioSize / 1e6
+// megabytes turns a result in calls of size bytes into MB/s.
+func megabytes(r *result, size uint64) *result {
+	if r != nil {
+		r.Value *= float64(size) / 1e6
 	}
-	return r, err
+	return r
 }
 
 func null(_ *bench, t *target) (*result, error) {
@@ -306,25 +307,32 @@ func seqRead(b *bench, t *target) (*result, error) {
 	if err := readOnce(t, h); err != nil {
 		return nil, err
 	}
-	return megabytes(t.counted(8, func(int) func(uint64) (call, bool) {
-		rec := record(nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: ioSize}, nil)
+	first, err := t.raw.Read(h, 0, ioSize) // a server with little memory gives less
+	if err != nil {
+		return nil, err
+	}
+	size := uint64(len(first))
+	r, err := t.counted(8, func(int) func(uint64) (call, bool) {
+		rec := record(nfs3.ProcRead, &nfs3.ReadArgs{Handle: h, Count: uint32(size)}, nil)
 		return func(i uint64) (call, bool) {
-			binary.BigEndian.PutUint64(rec[len(rec)-12:], i*ioSize%uint64(b.size))
+			binary.BigEndian.PutUint64(rec[len(rec)-12:], i%(uint64(b.size)/size)*size)
 			return call{head: rec}, true
 		}
-	}, false))
+	}, false)
+	return megabytes(r, size), err
 }
 
 // readOnce brings the file into the server's cache.
 func readOnce(t *target, h nfs3.FileHandle) error {
-	for off := int64(0); off < t.b.size; off += ioSize {
+	for off := int64(0); off < t.b.size; {
 		got, err := t.raw.Read(h, uint64(off), ioSize)
-		if err == nil && len(got) != ioSize {
-			err = fmt.Errorf("%d bytes", len(got))
+		if err == nil && len(got) == 0 {
+			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {
 			return fmt.Errorf("READ of 1 MiB at %d: %w", off, err)
 		}
+		off += int64(len(got))
 	}
 	return nil
 }
@@ -384,7 +392,7 @@ func seqWrite(b *bench, t *target) (*result, error) {
 		}
 	}
 	u := t.usage().since(before)
-	return megabytes(resultOf(sum, &u), nil)
+	return megabytes(resultOf(sum, &u), ioSize), nil
 }
 
 func randWrite(how vfs.Stable, window int) func(*bench, *target) (*result, error) {
