@@ -179,6 +179,9 @@ func (c *Client) revalidate(op *vfs.Op, ino *inode) error {
 		stale = ino.stale
 		ino.mu.Unlock()
 	}
+	if stale && op.MustWait() {
+		return errWouldWait // to drop many pages takes long, and they have to be read then
+	}
 	if stale && ino.isFile() && ino.tryLock() { // else whoever changes it is not done
 		c.invalidate(ino)
 		<-ino.sem

@@ -69,6 +69,9 @@ func TestNoWait(t *testing.T) {
 	now("a write of whole pages that are not cached", false, write(n, size, 8192))
 	want = append(want, pattern(2, 8192)...)
 	now("a write to a part of a page that is not cached", true, write(other, 8192, 4097))
+	if n := ino2.m.Len(); n != 0 {
+		t.Errorf("a write that had to wait left %d pages", n)
+	}
 	now("a write that is to be stable", true, func(op *vfs.Op) error {
 		return b.c.Write(op, n, 0, &vfs.Vec{Bufs: [][]byte{want[:10]}}, vfs.FileSync, &vfs.WriteResult{})
 	})

@@ -118,12 +118,34 @@ func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scra
 	first := off >> alloc.PageShift
 	w.ours = w.ours[:0]
 	ino.m.GetRange(first, w.folios[:pages])
+	if op.NoWait && !c.canPrepareNow(ino, off, n, w.folios[:pages]) {
+		op.MustWait()
+		return errWouldWait
+	}
 	for i := range pages {
 		if err := c.preparePage(op, ino, first+uint64(i), off, off+uint64(n), w, i); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// canPrepareNow reports whether fs, which are the pages that [off, off+n) touches as far as
+// they are there, need nothing of the server: it is asked before anything is done.
+func (c *Client) canPrepareNow(ino *inode, off uint64, n int, fs []*alloc.Folio) bool {
+	size, end := c.sizeOf(ino), off+uint64(n)
+	for i, f := range fs {
+		start := (off>>alloc.PageShift + uint64(i)) << alloc.PageShift
+		switch {
+		case f != nil && isValid(f):
+		case f != nil && f.Has(alloc.Locked):
+			return false
+		case start >= size && f == nil:
+		case start < off || end < min(start+alloc.PageSize, max(size, start)):
+			return false
+		}
+	}
+	return true
 }
 
 // preparePage is preparePages for page index, the i-th, which is w.folios[i] if it was
