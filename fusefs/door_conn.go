@@ -28,6 +28,8 @@ const (
 	// smallRequest is the size of requests, in bytes, that are copied out of the buffer
 	// they were read into.
 	smallRequest = 8 << 10
+	// inlineData is up to how many bytes whoever listens reads and writes himself.
+	inlineData = 128 << 10
 	// askAgain is how long the answer to an early INTERRUPT waits.
 	askAgain = 50 * time.Microsecond
 	// A buffer has room for the header and arguments of WRITE before the data.

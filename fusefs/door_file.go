@@ -133,7 +133,7 @@ func (f *doorFS) read(s *doorSlot, node vfs.NodeID, off uint64, count uint32) fu
 	for count > 0 {
 		v := s.read.next()
 		var eof bool
-		st := s.soon(func() (err error) {
+		st := s.soonLarge(int(count), func() (err error) {
 			v.Release() // after a failed try
 			eof, err = f.fs.Read(&s.op, node, off, count, v, nil)
 			return err
@@ -167,7 +167,7 @@ func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse
 		s.data.Reset()
 	}()
 	how := stableFor(in.Flags)
-	st := s.soon(func() error {
+	st := s.soonLarge(len(data), func() error {
 		s.wrote = vfs.WriteResult{}
 		return f.fs.Write(&s.op, o.node, in.Offset, &s.data, how, &s.wrote)
 	})

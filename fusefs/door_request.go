@@ -138,6 +138,15 @@ func (s *doorSlot) do(f func() error) fuse.Status {
 	}
 }
 
+// soonLarge is soon for n bytes of data. To copy many takes longer than to wake somebody else
+// who listens, and others would wait for it.
+func (s *doorSlot) soonLarge(n int, f func() error) fuse.Status {
+	if n > inlineData {
+		s.leave()
+	}
+	return s.soon(f)
+}
+
 // soon is do for a call that can mostly be answered at once (vfs.NoWaiter): it is tried
 // without waiting before.
 func (s *doorSlot) soon(f func() error) fuse.Status {
