@@ -26,6 +26,9 @@ type Drill struct {
 	Cycle []string
 	// Work is what the worker does.
 	Work work.Config
+	// Patience is how many times as much it does without Mechanism, for a hang that comes
+	// only when threads meet; 0 is once.
+	Patience int
 	// Fio says how many fio jobs write beside it.
 	Fio int
 	// Takeover: the server is on another machine, which dies under the load; then it is
@@ -53,6 +56,7 @@ func Drills() []Drill {
 			Mechanism: "scope",
 			Cycle:     []string{"waits for a free page", "direct reclaim waits for the lock of directory inode"},
 			Work:      work.Config{Mode: work.Files, Jobs: 4, Blocks: 300, Rounds: 1},
+			Patience:  6,
 			Fio:       4,
 		},
 		{

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -115,10 +116,9 @@ func (r *runner) run(ctx context.Context, d Drill, without []string) Result {
 		Drill: d.Name, Tier: TierHost, Server: "loopnfs", Seed: r.opt.Seed,
 		Without: strings.Join(without, ","), Expected: Survived, Outcome: Failed, Cycle: []string{},
 	}
-	for _, w := range without {
-		if w == d.Mechanism {
-			res.Expected = Hung
-		}
+	if slices.Contains(without, d.Mechanism) {
+		res.Expected = Hung
+		d.Work.Rounds *= max(1, d.Patience)
 	}
 	r.opt.Say("%s%s", d.Name, withoutWords(res.Without))
 	s, err := r.newScene(d, without, r.opt.Memory)
