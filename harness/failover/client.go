@@ -72,8 +72,11 @@ func (c *ClientConfig) validate() error {
 	return nil
 }
 
-// RunClient runs the clients of a host until ctx ends. Its configuration comes from in.
+// RunClient runs the clients of a host until ctx ends, or one fails. Its configuration comes
+// from in.
 func RunClient(ctx context.Context, in io.Reader) error {
+	ctx, fail := context.WithCancel(ctx)
+	defer fail()
 	var c ClientConfig
 	if err := json.NewDecoder(in).Decode(&c); err != nil {
 		return fmt.Errorf("failover: no configuration: %w", err)
@@ -124,7 +127,11 @@ func RunClient(ctx context.Context, in io.Reader) error {
 	errs := make([]error, len(loads))
 	var all sync.WaitGroup
 	for i, load := range loads {
-		all.Go(func() { errs[i] = load() })
+		all.Go(func() {
+			if errs[i] = load(); errs[i] != nil {
+				fail()
+			}
+		})
 	}
 	all.Wait()
 	return errors.Join(errs...)

@@ -355,7 +355,7 @@ func (r *run) awaitProgress(ctx context.Context) error {
 				return err
 			}
 			if p.Ended() {
-				return fmt.Errorf("the clients of %s have ended: %s", name, r.tail(name, "client.log"))
+				return fmt.Errorf("the clients of %s have ended: %s%s", name, r.tail(name, "client.log"), r.killed(name))
 			}
 			if time.Now().After(limit) {
 				return &hangError{name, r.recoverLimit()}
@@ -389,14 +389,34 @@ func (r *run) logged(name string) (n int64) {
 	return n
 }
 
-// tail returns the end of a log file of a host.
+// tail returns the end of a log file of a host, or how a program of ours came to its end there.
 func (c *Cluster) tail(name, file string) string {
 	b, err := os.ReadFile(filepath.Join(c.logDir(name), file))
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	crash := slices.IndexFunc(lines, func(l string) bool {
+		return strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ")
+	})
+	if crash >= 0 {
+		return strings.Join(lines[crash:min(crash+20, len(lines))], "\n")
+	}
 	return strings.Join(lines[max(0, len(lines)-3):], "\n")
+}
+
+// killed returns what was killed in a host lately, and what the process of its mount said
+// last, as more lines of an error.
+func (c *Cluster) killed(name string) (s string) {
+	if c.isGuest(name) {
+		return ""
+	}
+	for _, file := range []string{host.EndsLog, "mount.log"} {
+		if tail := c.tail(name, file); tail != "" {
+			s += "\n" + tail
+		}
+	}
+	return s
 }
 
 // stopClients has all clients come to an end, and unmounts.
@@ -412,7 +432,7 @@ func (r *run) stopClients(ctx context.Context) error {
 			return err
 		}
 		if err := p.Wait(ctx); err != nil {
-			return fmt.Errorf("the clients of %s do not end well: %w: %s", name, err, r.tail(name, "client.log"))
+			return fmt.Errorf("the clients of %s do not end well: %w: %s%s", name, err, r.tail(name, "client.log"), r.killed(name))
 		}
 		return r.umount(ctx, name)
 	})

@@ -35,6 +35,10 @@ func (c *Config) Validate() error {
 // The path of the program in a host.
 const exePath = "/usr/sbin/loopnfs"
 
+// EndsLog is the file in /var/log of a host that names whoever has not ended well, of those
+// that had no parent any more.
+const EndsLog = "ends.log"
+
 // request is what the agent is to do.
 type request struct {
 	ID   int

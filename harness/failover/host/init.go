@@ -7,7 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -254,13 +256,37 @@ func reap() error {
 	if err != nil {
 		return err
 	}
+	ends, err := os.OpenFile("/var/log/"+EndsLog, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
 	for {
-		var status unix.WaitStatus
-		pid, err := unix.Wait4(-1, &status, 0, nil)
-		if pid == agent.Pid || err != nil && !errors.Is(err, unix.EINTR) {
+		pid, err := awaitDead()
+		if err != nil {
 			return err
 		}
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // as long as nobody has asked how it ended
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || pid == agent.Pid {
+			return err
+		}
+		switch {
+		case status.Signaled():
+			fmt.Fprintf(ends, "process %d (%s) was ended by a signal: %v\n", pid, strings.TrimSpace(string(name)), status.Signal())
+		case status.ExitStatus() != 0:
+			fmt.Fprintf(ends, "process %d (%s) ended with status %d\n", pid, strings.TrimSpace(string(name)), status.ExitStatus())
+		}
 	}
+}
+
+// awaitDead waits for a process to end, and leaves it as it is.
+func awaitDead() (pid int, err error) {
+	var info unix.Siginfo
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT, nil)
+	}
+	const number = 16 // where si_pid is, for which the type has no name
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), number))), err
 }
 
 // checkProtection makes sure, from inside, that this host cannot restart the machine.

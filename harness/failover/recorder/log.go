@@ -3,6 +3,7 @@ package recorder
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -81,13 +82,17 @@ func (l *Log) call(op Op, name, to, id string) (Entry, error) {
 	return e, l.write(e)
 }
 
-// answer writes the line after it.
+// answer writes the line after it. It returns an error if it cannot, or if err says that
+// there is no process behind the mount any more.
 func (l *Log) answer(e Entry, taken bool, err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.At, e.Done, e.Taken = Now(), true, taken
 	if err != nil {
 		e.Err = err.Error()
+	}
+	if errors.Is(err, unix.ENOTCONN) {
+		return errors.Join(err, l.write(e))
 	}
 	return l.write(e)
 }

@@ -50,8 +50,8 @@ type job struct {
 	own    []string // names of its own that are there, with the ID as their end
 }
 
-// run returns an error only if the log cannot be written: what the mount says is for
-// Check.
+// run returns an error only if the log cannot be written or there is no mount: what a mount
+// says is for Check.
 func (j *job) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var err error
