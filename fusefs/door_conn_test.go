@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/vfs"
@@ -133,4 +134,31 @@ func TestDoorOneListensWhileItIsCalm(t *testing.T) {
 	within(t, "another request", asked)
 	_ = c.kill()
 	_ = c.wait(t)
+}
+
+// Whoever copies much leaves the listeners before, or others would wait for it.
+func TestDoorLargeDataIsNotForListeners(t *testing.T) {
+	f, fh, _ := doorOver(t)
+	f.conn = &doorConn{fs: f, inWork: map[uint64]*doorSlot{}}
+	s := f.newSlot()
+	defer s.close()
+	for _, size := range []int{inlineData, 2 * inlineData} {
+		for name, call := range map[string]func() fuse.Status{
+			"WRITE": func() fuse.Status {
+				_, st := f.Write(s, &fuse.WriteIn{InHeader: rootHeader(), Fh: fh}, make([]byte, size))
+				return st
+			},
+			"READ": func() fuse.Status {
+				return f.Read(s, &fuse.ReadIn{InHeader: rootHeader(), Fh: fh, Size: uint32(size)})
+			},
+		} {
+			f.conn.listening = 2
+			s.wire.listens, s.wire.large = true, true
+			st := call()
+			s.end()
+			if left := !s.wire.listens; st != fuse.OK || left != (size > inlineData) {
+				t.Errorf("%s of %d bytes: %v, has left: %v", name, size, st, left)
+			}
+		}
+	}
 }

@@ -87,6 +87,18 @@ func TestNoWait(t *testing.T) {
 		_, err := b.c.ByHandle(op, handle)
 		return err
 	})
+	setStale := func(stale bool) {
+		ino.mu.Lock()
+		ino.stale = stale
+		ino.mu.Unlock()
+	}
+	setStale(true)
+	pages := ino.m.Len()
+	now("a file that was changed elsewhere", true, read(n, 0))
+	if n := ino.m.Len(); n != pages {
+		t.Errorf("a read that had to wait left %d pages of %d", n, pages)
+	}
+	setStale(false)
 	must(t, ino.lockFor(&vfs.Op{}))
 	now("a write to a file that somebody else has locked", true, write(n, 0, 10))
 	ino.unlock(gfp.Scope{})

@@ -141,11 +141,17 @@ func (c *Client) canPrepareNow(ino *inode, off uint64, n int, fs []*alloc.Folio)
 		case f != nil && f.Has(alloc.Locked):
 			return false
 		case start >= size && f == nil:
-		case start < off || end < min(start+alloc.PageSize, max(size, start)):
+		case !coversPage(start, off, end, size):
 			return false
 		}
 	}
 	return true
+}
+
+// coversPage reports whether a write of [from, to) leaves nothing of the page at start as it
+// was, in a file of size bytes.
+func coversPage(start, from, to, size uint64) bool {
+	return from <= start && to >= min(start+alloc.PageSize, max(size, start))
 }
 
 // preparePage is preparePages for page index, the i-th, which is w.folios[i] if it was
@@ -157,7 +163,7 @@ func (c *Client) preparePage(op *vfs.Op, ino *inode, index, from, to uint64, w *
 			return nil
 		}
 		size := c.sizeOf(ino)
-		covered := from <= start && to >= min(start+alloc.PageSize, max(size, start))
+		covered := coversPage(start, from, to, size)
 		ours := false
 		if f == nil {
 			if len(w.fresh) == 0 {

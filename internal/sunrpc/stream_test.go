@@ -7,8 +7,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"loopnfs/internal/xdr"
 	"pgregory.net/rapid"
@@ -550,5 +553,23 @@ func BenchmarkStream(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// Ranges that touch are one to the kernel, which looks at each.
+func TestAdjacentRangesAreOne(t *testing.T) {
+	b := make([]byte, 100)
+	var v vecIO
+	v.init(syscall.SYS_WRITEV)
+	for _, r := range [][2]int{{0, 10}, {10, 30}, {31, 40}, {40, 41}, {20, 31}, {50, 60}} {
+		v.add(b[r[0]:r[1]])
+	}
+	var got [][2]int
+	for _, iov := range v.iov[:v.niov] {
+		from := int(uintptr(unsafe.Pointer(iov.Base)) - uintptr(unsafe.Pointer(&b[0])))
+		got = append(got, [2]int{from, from + int(iov.Len)})
+	}
+	if want := [][2]int{{0, 30}, {31, 41}, {20, 31}, {50, 60}}; !slices.Equal(got, want) {
+		t.Errorf("the ranges are %v, want %v", got, want)
 	}
 }
