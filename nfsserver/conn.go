@@ -57,6 +57,9 @@ type conn struct {
 	lentFor   int64  // ns that it was lent, since it rested
 	lends     uint64 // those that it was lent to
 
+	unsentSince int64 // when it began with calls whose replies may not be sent, or 0
+	unsentData  int   // bytes of data in these replies, but for large ones
+
 	lent atomic.Uint64 // the one that it is lent to, or 0: see lending
 
 	// Owned by the reader: the call that it receives.
@@ -181,7 +184,9 @@ func (c *conn) receiveAll() error {
 		if err := c.stream.BeginRecord(c.srv.recordLimit); err != nil {
 			return c.drained(err)
 		}
-		c.lastCall.Store(c.srv.uptime())
+		now := c.srv.uptime()
+		c.lastCall.Store(now)
+		c.sendEarly(now)
 		c.recordLen, _ = c.stream.RecordRemaining()
 		if c.in == nil {
 			c.in = c.srv.receipts.take()
@@ -195,10 +200,30 @@ func (c *conn) receiveAll() error {
 // rest gives up what the reader needs for calls only. The replies are on their way.
 func (c *conn) rest() {
 	c.flush()
+	c.unsentSince, c.unsentData = 0, 0
 	c.lentFor = 0
 	if c.in != nil {
 		c.srv.receipts.put(c.in)
 		c.in = nil
+	}
+}
+
+// Replies leave before the reader rests if it has been at work for longer than earlyAfter, in
+// ns, or if there are more than earlyData bytes of data with them: a client with many calls
+// outstanding goes on while we carry out the rest of them.
+const (
+	earlyAfter = 50_000
+	earlyData  = 32 << 10
+)
+
+// sendEarly sends the replies that are there if it is time. now is the time of the server.
+func (c *conn) sendEarly(now int64) {
+	switch {
+	case c.unsentSince == 0:
+		c.unsentSince = now
+	case now-c.unsentSince > earlyAfter || c.unsentData >= earlyData:
+		c.flush()
+		c.unsentSince, c.unsentData = now, 0
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -598,4 +599,48 @@ func TestBatches(t *testing.T) {
 			last = number
 		}
 	}
+}
+
+// slowFS takes some time for each GETATTR, on the reader, and for the last waits until done.
+type slowFS struct {
+	*memFS
+	calls atomic.Int32
+	last  atomic.Int32
+	done  chan struct{}
+}
+
+func (*slowFS) HeedsNoWait() {}
+
+func (s *slowFS) GetAttr(op *vfs.Op, node vfs.NodeID, a *vfs.Attr) error {
+	time.Sleep(10 * earlyAfter)
+	if s.calls.Add(1) == s.last.Load() {
+		select {
+		case <-s.done:
+		case <-time.After(10 * time.Second):
+			return vfs.ErrJukebox
+		}
+	}
+	return s.memFS.GetAttr(op, node, a)
+}
+
+// Replies leave while the reader carries out what came with their calls.
+func TestRepliesLeaveEarly(t *testing.T) {
+	s := &slowFS{done: make(chan struct{})}
+	f := serve(t, func(c *Config) {
+		s.memFS = c.Exports[0].FS.(*memFS)
+		c.Exports[0].FS = s
+	})
+	root := dial(t, f.addr).root()
+	s.last.Store(s.calls.Load() + 4)
+	nc := dialFrom(t, "127.0.0.1", f.addr)
+	var calls []byte
+	for i := range uint32(4) {
+		calls = append(calls, nfsCall(1+i, nfs3.ProcGetAttr, &nfs3.GetAttrArgs{Handle: root}, nil)...)
+	}
+	_, err := nc.Write(calls)
+	check(t, err)
+	check(t, nc.SetReadDeadline(time.Now().Add(5*time.Second)))
+	_, err = nc.Read(make([]byte, 1))
+	check(t, err)
+	close(s.done)
 }

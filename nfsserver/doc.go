@@ -18,7 +18,8 @@
 // that gets no memory or no slot stops reading its socket; nobody else notices.
 //
 // Before a worker is asked, the reader tries calls that seldom have to wait, with
-// vfs.Op.NoWait (serveNow); their replies are sent together when it is about to wait.
+// vfs.Op.NoWait (serveNow); their replies are sent together when it is about to wait, or
+// has been at work for some time (sendEarly).
 //
 // Each procedure is a function of its own in a file of its own; it decodes with
 // internal/nfs3, calls the FS and encodes. dispatch.go has the table.
