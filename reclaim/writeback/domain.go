@@ -108,6 +108,7 @@ type BDI struct {
 	dom      *Domain
 	name     string
 	nr       [numCounters]atomic.Int64
+	all      atomic.Int64  // their sum, which a page that goes from one to another is always in
 	streamed atomic.Int64  // pages of large writes since stream was poked
 	kick     chan struct{} // wakes a flusher
 	stream   chan struct{} // wakes a flusher, to write only
@@ -136,8 +137,11 @@ func (b *BDI) Add(by *Counts) {
 			sum += n
 		}
 	}
-	if sum != 0 && b.dom.nr.Add(int64(sum)) < 0 {
-		panic("writeback: more pages became clean than were dirty")
+	if sum != 0 {
+		b.all.Add(int64(sum))
+		if b.dom.nr.Add(int64(sum)) < 0 {
+			panic("writeback: more pages became clean than were dirty")
+		}
 	}
 	if sum < 0 || by[Writeback] < 0 {
 		b.dom.wq.Wake()
@@ -148,13 +152,7 @@ func (b *BDI) Add(by *Counts) {
 func (b *BDI) Nr(c Counter) int { return int(b.nr[c].Load()) }
 
 // Pages returns the number of pages of this device that count.
-func (b *BDI) Pages() int {
-	n := 0
-	for c := range b.nr {
-		n += int(b.nr[c].Load())
-	}
-	return n
-}
+func (b *BDI) Pages() int { return int(b.all.Load()) }
 
 // DirtyResource is what a throttled writer waits for. Tasks that clean pages
 // hold it while they do.

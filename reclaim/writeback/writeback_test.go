@@ -239,3 +239,31 @@ func TestNoCommitForAStream(t *testing.T) {
 		}
 	})
 }
+
+// A page that is being written is always counted: who asks whether anything is left must not
+// hear that nothing is.
+func TestPagesOnTheirWayCount(t *testing.T) {
+	b := newDomain(t).NewBDI("test")
+	b.Add(&Counts{Dirty: 3})
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.Add(&Counts{Dirty: -3, Writeback: 3})
+				b.Add(&Counts{Dirty: 3, Writeback: -3})
+			}
+		}
+	}()
+	for range 3_000_000 {
+		if n := b.Pages(); n != 3 {
+			t.Errorf("%d pages count, want 3", n)
+			break
+		}
+	}
+	close(stop)
+	<-ended
+}
