@@ -154,7 +154,7 @@ func (r *request) serveNow() bool {
 	if !r.op.Waits {
 		r.srv.count.call(&r.call)
 		r.srv.dups.end(r)
-		if n := r.data.Len(); n < earlyData {
+		if n := r.data.Len(); n < earlyData && !r.carries {
 			r.conn.unsentData += n // larger ones take several calls to send, in any case
 		}
 		r.queueReply()
