@@ -354,7 +354,7 @@ func (r *run) awaitProgress(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if p.Ended() {
+			if p.Ended() && !r.Cluster.host(name).Gone() {
 				return fmt.Errorf("the clients of %s have ended: %s%s", name, r.tail(name, "client.log"), r.killed(name))
 			}
 			if time.Now().After(limit) {
@@ -428,7 +428,7 @@ func (r *run) stopClients(ctx context.Context) error {
 		if r.Cluster.host(name).Gone() {
 			return nil
 		}
-		if err := p.Signal(syscall.SIGTERM); err != nil {
+		if err := p.Signal(syscall.SIGTERM); err != nil && !p.Ended() {
 			return err
 		}
 		if err := p.Wait(ctx); err != nil {

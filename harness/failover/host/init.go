@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -270,13 +271,17 @@ func reap() error {
 		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || pid == agent.Pid {
 			return err
 		}
-		switch {
-		case status.Signaled():
-			fmt.Fprintf(ends, "process %d (%s) was ended by a signal: %v\n", pid, strings.TrimSpace(string(name)), status.Signal())
-		case status.ExitStatus() != 0:
-			fmt.Fprintf(ends, "process %d (%s) ended with status %d\n", pid, strings.TrimSpace(string(name)), status.ExitStatus())
+		if status != 0 {
+			fmt.Fprintf(ends, "%s process %d (%s) has ended: %s\n", time.Now().UTC().Format(time.RFC3339Nano), pid, strings.TrimSpace(string(name)), howEnded(status))
 		}
 	}
+}
+
+func howEnded(status unix.WaitStatus) string {
+	if status.Signaled() {
+		return status.Signal().String()
+	}
+	return fmt.Sprintf("status %d", status.ExitStatus())
 }
 
 // awaitDead waits for a process to end, and leaves it as it is.
