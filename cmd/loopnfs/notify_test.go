@@ -132,7 +132,7 @@ func TestUnit(t *testing.T) {
 	check(t, os.WriteFile(bin, []byte("#!/bin/sh\n"), 0o755))
 	unit := filepath.Join(t.TempDir(), "loopnfs.service")
 	check(t, os.WriteFile(unit, []byte(strings.ReplaceAll(string(b), "/usr/local/bin/loopnfs", bin)), 0o644))
-	out, err := exec.Command("systemd-analyze", "verify", unit).CombinedOutput()
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", unit).CombinedOutput()
 	for _, line := range strings.Split(string(out), "\n") {
 		if strings.Contains(line, "loopnfs.service") {
 			t.Errorf("systemd-analyze: %s (%v)", line, err)
