@@ -644,3 +644,23 @@ func TestRepliesLeaveEarly(t *testing.T) {
 	check(t, err)
 	close(s.done)
 }
+
+func TestWhenRepliesLeave(t *testing.T) {
+	for _, a := range []struct {
+		name  string
+		since int64
+		data  int
+		early bool
+	}{
+		{"the first", 0, earlyData - 1, false},
+		{"little data, not for long", 100, earlyData - 1, false},
+		{"much data", 100, earlyData, true},
+		{"long at work", 100 - 1, 0, true},
+	} {
+		c := &conn{unsentSince: a.since, unsentData: a.data}
+		c.sendEarly(100 + earlyAfter)
+		if got := c.unsentData == 0 && c.unsentSince == 100+earlyAfter; got != a.early {
+			t.Errorf("%s: replies leave: %v", a.name, got)
+		}
+	}
+}

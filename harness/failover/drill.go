@@ -389,18 +389,17 @@ func (r *run) logged(name string) (n int64) {
 	return n
 }
 
-// tail returns the end of a log file of a host, or how a program of ours came to its end there.
+// tail returns the end of a log file of a host, or how a program of ours crashed there last.
 func (c *Cluster) tail(name, file string) string {
 	b, err := os.ReadFile(filepath.Join(c.logDir(name), file))
 	if err != nil {
 		return err.Error()
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	crash := slices.IndexFunc(lines, func(l string) bool {
-		return strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ")
-	})
-	if crash >= 0 {
-		return strings.Join(lines[crash:min(crash+20, len(lines))], "\n")
+	for i, l := range slices.Backward(lines) {
+		if strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ") {
+			return strings.Join(lines[i:min(i+20, len(lines))], "\n")
+		}
 	}
 	return strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
