@@ -194,8 +194,11 @@ func (b *bench) mountExt4(top, dir string) (umount func(), err error) {
 	if b.scale {
 		size, files = "8G", "3000000"
 	}
-	script := `set -e; truncate -s "$3" "$1"; mkfs.ext4 -q -F -N "$4" -E lazy_itable_init=0,lazy_journal_init=0 "$1"
-dev=$(losetup -f --show --direct-io=on "$1"); mount "$dev" "$2"; losetup -d "$dev"`
+	// All of the image is written first: what is written twice costs half of what is written
+	// once, and who comes later would be ahead.
+	script := `set -e; dd if=/dev/zero of="$1" bs=4M count="$3" iflag=count_bytes oflag=direct conv=fsync status=none
+mkfs.ext4 -q -F -N "$4" -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 "$1"
+dev=$(losetup -f --show --direct-io=on "$1"); mount -o noinit_itable "$dev" "$2"; losetup -d "$dev"`
 	if out, err := exec.Command("sh", "-c", script, "sh", image, dir, size, files).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot make an ext4 to serve (-fs dir does without): %w\n%s", err, out)
 	}
