@@ -59,6 +59,7 @@ type conn struct {
 
 	unsentSince int64 // when it began with calls whose replies may not be sent, or 0
 	unsentData  int   // bytes of data in these replies, but for large ones
+	early       int64 // how long after unsentSince they are, in ns
 
 	lent atomic.Uint64 // the one that it is lent to, or 0: see lending
 
@@ -82,6 +83,7 @@ func newConn(s *Server, nc *net.TCPConn) (*conn, error) {
 		srv: s, nc: nc, stream: stream, peer: peer,
 		client: &client{id: s.count.accepted.Add(1), addr: identity(peer.Addr(), here.Addr()), port: peer.Port(), nc: nc},
 		here:   here.Addr(),
+		early:  earlyAfter,
 		done:   make(chan struct{}),
 		task:   s.cfg.Graph.NewTask("server"),
 		out:    sendQueue{wake: make(chan struct{}, 1)},
@@ -200,7 +202,7 @@ func (c *conn) receiveAll() error {
 // rest gives up what the reader needs for calls only. The replies are on their way.
 func (c *conn) rest() {
 	c.flush()
-	c.unsentSince, c.unsentData = 0, 0
+	c.unsentSince, c.unsentData, c.early = 0, 0, earlyAfter
 	c.lentFor = 0
 	if c.in != nil {
 		c.srv.receipts.put(c.in)
@@ -210,9 +212,11 @@ func (c *conn) rest() {
 
 // Replies leave before the reader rests if it has been at work for longer than earlyAfter, in
 // ns, or if there are more than earlyData bytes of data with them: a client with many calls
-// outstanding goes on while we carry out the rest of them.
+// outstanding goes on while we carry out the rest of them. It has something to do then, so the
+// next wait is twice as long, up to earlyMax: calls that take long would be answered one by one.
 const (
 	earlyAfter = 50_000
+	earlyMax   = 8 * earlyAfter
 	earlyData  = 32 << 10
 )
 
@@ -221,9 +225,9 @@ func (c *conn) sendEarly(now int64) {
 	switch {
 	case c.unsentSince == 0:
 		c.unsentSince = now
-	case now-c.unsentSince > earlyAfter || c.unsentData >= earlyData:
+	case now-c.unsentSince > c.early || c.unsentData >= earlyData:
 		c.flush()
-		c.unsentSince, c.unsentData = now, 0
+		c.unsentSince, c.unsentData, c.early = now, 0, min(2*c.early, earlyMax)
 	}
 }
 

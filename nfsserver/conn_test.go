@@ -657,10 +657,33 @@ func TestWhenRepliesLeave(t *testing.T) {
 		{"much data", 100, earlyData, true},
 		{"long at work", 100 - 1, 0, true},
 	} {
-		c := &conn{unsentSince: a.since, unsentData: a.data}
+		c := &conn{unsentSince: a.since, unsentData: a.data, early: earlyAfter}
 		c.sendEarly(100 + earlyAfter)
 		if got := c.unsentData == 0 && c.unsentSince == 100+earlyAfter; got != a.early {
 			t.Errorf("%s: replies leave: %v", a.name, got)
 		}
+	}
+}
+
+// Calls that take long each are not answered one by one, until the reader has rested.
+func TestRepliesWaitLongerEachTime(t *testing.T) {
+	c := &conn{srv: &Server{}, early: earlyAfter}
+	leave := func(now int64) bool {
+		c.unsentData = 1
+		c.sendEarly(now)
+		return c.unsentData == 0
+	}
+	for range 2 {
+		now := int64(1)
+		leave(now)
+		for _, wait := range []int64{1, 2, 4, 8, 8} {
+			if leave(now + wait*earlyAfter) {
+				t.Errorf("sent after %d ns", wait*earlyAfter)
+			}
+			if now += wait*earlyAfter + 1; !leave(now) {
+				t.Errorf("not sent after %d ns", wait*earlyAfter+1)
+			}
+		}
+		c.rest()
 	}
 }
