@@ -63,7 +63,11 @@ func (f *doorFS) SetAttr(s *doorSlot, in *fuse.SetAttrIn, out *fuse.AttrOut) fus
 	}
 	fillSetAttr(in, &s.set)
 	node := vfs.NodeID(in.NodeId)
-	st := s.do(func() error {
+	carryOut := s.do
+	if s.set.SetSize { // one that is late would cut what was written after the other
+		carryOut = s.once
+	}
+	st := carryOut(func() error {
 		wcc, err := f.fs.SetAttr(&s.op, node, &s.set)
 		if err != nil || wcc.HasPost {
 			s.attr = wcc.Post

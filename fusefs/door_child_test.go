@@ -310,7 +310,9 @@ func childCreateAs(args []string) error {
 	return expect("create", os.WriteFile(args[1], nil, 0o600), args[2])
 }
 
-// childSignals makes directories and writes while it gets signals all the time.
+const signalRounds = 5
+
+// childSignals makes directories, writes and truncates while it gets signals all the time.
 func childSignals(args []string) error {
 	runtime.LockOSThread()
 	tid := unix.Gettid()
@@ -327,7 +329,7 @@ func childSignals(args []string) error {
 	if err != nil {
 		return err
 	}
-	for i := range 5 {
+	for i := range signalRounds {
 		if err := unix.Mkdir(filepath.Join(args[0], fmt.Sprint("d", i)), 0o700); err != nil {
 			return fmt.Errorf("mkdir: %w", err)
 		}
@@ -336,6 +338,9 @@ func childSignals(args []string) error {
 		}
 		if n, err := unix.Pread(fd, make([]byte, 4096), int64(i)*8192); n != 4096 || err != nil {
 			return fmt.Errorf("read: %d, %w", n, err)
+		}
+		if err := unix.Ftruncate(fd, int64(i)); err != nil {
+			return fmt.Errorf("ftruncate: %w", err)
 		}
 	}
 	err = unix.Close(fd)

@@ -75,6 +75,15 @@ func (f *faultFS) Forget(node vfs.NodeID, n uint64) {
 	f.FS.Forget(node, n)
 }
 
+func (f *faultFS) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (vfs.WCC, error) {
+	if set.SetSize {
+		if err := f.ask(op, "truncate"); err != nil {
+			return vfs.WCC{}, err
+		}
+	}
+	return f.FS.SetAttr(op, node, set)
+}
+
 func (f *faultFS) Mkdir(op *vfs.Op, dir vfs.NodeID, name string, set *vfs.SetAttr) (vfs.Entry, vfs.WCC, error) {
 	if err := f.ask(op, "mkdir"); err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
@@ -447,13 +456,23 @@ func slow(d time.Duration, calls ...string) func(*vfs.Op, string) error {
 }
 
 // A signal with a handler interrupts nothing. A directory that was made must not
-// be made again.
+// be made again, and a file not truncated again.
 func TestDoorSignalsDoNotInterrupt(t *testing.T) {
+	var truncated atomic.Int32
 	m := mountTest(t, func(f *faultFS, _ *DoorConfig) {
-		f.before = slow(50*time.Millisecond, "read", "write")
+		delay := slow(50*time.Millisecond, "read", "write", "truncate")
+		f.before = func(op *vfs.Op, call string) error {
+			if call == "truncate" {
+				truncated.Add(1)
+			}
+			return delay(op, call)
+		}
 		f.after = slow(50*time.Millisecond, "mkdir")
 	})
 	inChild(t, "signals", m.dir)
+	if n := truncated.Load(); n != signalRounds {
+		t.Errorf("%d truncations for %d", n, signalRounds)
+	}
 }
 
 // stuck makes writes wait until they are cancelled, and tells when one does.

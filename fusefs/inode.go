@@ -50,7 +50,7 @@ type inode struct {
 
 // dirty reports whether there are pages that the backing file does not have.
 func (in *inode) dirty() bool {
-	return in.m != nil && in.m.Nr(pagecache.Dirty)+in.m.Nr(pagecache.Writeback) > 0
+	return in.m != nil && in.m.HasDirty()
 }
 
 // stamp is what tells that a file was changed.

@@ -64,7 +64,7 @@ func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
 		if err := s.mayTruncate(op, in, fd, set.Size); err != nil {
 			return err
 		}
-		if err := s.truncate(in, fd, set.Size); err != nil {
+		if err := s.truncate(op, in, fd, set.Size); err != nil {
 			return err
 		}
 		in.am.Lock()
@@ -166,26 +166,30 @@ func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	return s.ioPermission(op, in, fd, vfs.MayWrite)
 }
 
-// truncate sets the size of a regular file. Pages under write-back are waited
-// for, since they could make the file longer again; others learn the new size
-// before they are written. The lock is held exclusively.
-func (s *Store) truncate(in *inode, fd int, size uint64) error {
+// truncate sets the size of a regular file. Pages under write-back are waited for, since they
+// could make the file longer again; others learn the new size before they are written. The
+// pages behind it are kept until the file is that short: it may refuse. The lock is held
+// exclusively.
+func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	in.beginIO(fd)
 	in.freshen()
 	old := in.size.Load()
 	if size < old {
-		s.cut(in, size)
+		in.size.Store(size)
+		in.m.WaitWriteback(op.Scope, in.m.Seq(), nil)
 	}
 	err := ftruncate(fd, size)
+	if err == nil && size < old {
+		s.cut(in, size)
+	}
 	in.am.Lock()
 	switch {
 	case err == nil:
 		in.size.Store(size)
 		in.touch()
-	case size < old: // the pages are gone: the file is what the backing says
-		if fstat(fd, &in.st) == nil {
-			in.size.Store(uint64(in.st.Size))
-		}
+	case size < old:
+		in.size.Store(old)
+		s.afterLoss(in) // write-out may have taken pages for what is behind the end
 	}
 	in.am.Unlock()
 	in.endIO(fd)
@@ -195,9 +199,8 @@ func (s *Store) truncate(in *inode, fd int, size uint64) error {
 	return err
 }
 
-// cut makes the cached file end at size.
+// cut drops what is cached behind size.
 func (s *Store) cut(in *inode, size uint64) {
-	in.size.Store(size)
 	index := size >> alloc.PageShift
 	if rest := int(size & (alloc.PageSize - 1)); rest > 0 {
 		if f := in.m.Get(index); f != nil {

@@ -162,7 +162,7 @@ func (s *Store) syncFD(in *inode, full bool) error {
 	return err
 }
 
-// afterLoss is called when the kernel may have dropped what was written to in:
+// afterLoss is called when what was written to in may be in no page and not on the disk:
 // what is still in memory is written again, and clients send the rest again
 // when they see another verifier.
 func (s *Store) afterLoss(in *inode) {

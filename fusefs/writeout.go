@@ -164,6 +164,9 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (done int, err e
 	fd, err := s.acquire(in, fdWrite)
 	if err != nil {
 		if errors.Is(err, vfs.ErrStale) {
+			if !in.dead.Load() {
+				s.verifier.Add(1) // it may be found again
+			}
 			return len(fs), nil // the file is gone, and its data with it
 		}
 		return 0, err

@@ -68,6 +68,14 @@ func (m *Mapping) Nr(s State) int {
 	return m.lists[s].n
 }
 
+// HasDirty reports whether there is a folio whose content is not behind the cache, or still on
+// its way: two looks at Nr would miss one that goes back from Writeback to Dirty.
+func (m *Mapping) HasDirty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lists[Dirty].n+m.lists[Writeback].n > 0
+}
+
 // Any reports whether a folio is in state s that was when upTo was the latest
 // Seq.
 func (m *Mapping) Any(s State, upTo uint64) bool {
