@@ -94,26 +94,38 @@ func (c *Client) nextWanted() *inode {
 }
 
 // startCommit sends a COMMIT of ino unless one is in flight: then another
-// follows when it ends. It waits for a slot at most.
+// follows when it ends. It waits for a slot at most. Nobody is kept from sending one by
+// who waits: the commit worker has slots when others have not.
 func (c *Client) startCommit(sc gfp.Scope, ino *inode, cancel <-chan struct{}) error {
-	ino.mu.Lock()
-	if ino.m.Nr(pagecache.Unstable) == 0 || ino.committing {
-		ino.commitAgain = ino.committing
-		ino.mu.Unlock()
+	if !c.claimCommit(ino, false) {
 		return nil
 	}
-	ino.committing = true
-	ino.commitReply = c.t.slotRes
-	ino.mu.Unlock()
 	s, err := c.t.acquire(sc, cancel)
 	if err != nil {
-		ino.mu.Lock()
-		ino.endCommit()
-		ino.mu.Unlock()
 		return err
+	}
+	if !c.claimCommit(ino, true) {
+		c.t.release(s)
+		return nil
 	}
 	c.sendCommit(s, sc, ino)
 	return nil
+}
+
+// claimCommit reports whether a COMMIT of ino is to be sent now; with take, the caller does.
+func (c *Client) claimCommit(ino *inode, take bool) bool {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	switch {
+	case ino.committing:
+		ino.commitAgain = true
+		return false
+	case !ino.hasUnstable():
+		c.relist(ino, false)
+		return false
+	}
+	ino.committing = take
+	return true
 }
 
 // sendCommit sends a COMMIT of all that is unstable now. The caller has set
@@ -124,7 +136,7 @@ func (c *Client) sendCommit(s *slot, sc gfp.Scope, ino *inode) {
 	s.own.Begin("COMMIT")
 	s.own.Hold(commitResource(ino))
 	ino.mu.Lock()
-	s.io.seqNow = ino.m.Seq()
+	s.io.seqNow, s.io.covers = ino.m.Seq(), ino.answered
 	ino.commitVerf = ino.verf
 	ino.commitReply = c.t.replyOf(s)
 	ino.mu.Unlock()
@@ -148,7 +160,7 @@ func (c *Client) commitDone(s *slot) bool {
 	ino := s.io.ino
 	ino.mu.Lock()
 	c.updateWCCLocked(ino, &res.WCC, s.io.start, false)
-	ino.committed(s.io.seqNow, res.Verf, err)
+	ino.committed(&s.io, res.Verf, err)
 	again := ino.commitAgain
 	ino.endCommit()
 	c.relist(ino, again)
@@ -158,25 +170,31 @@ func (c *Client) commitDone(s *slot) bool {
 	return true
 }
 
-// committed takes in the outcome of a COMMIT of what was unstable at upTo.
-// ino.mu is held.
-func (ino *inode) committed(upTo uint64, verf vfs.Verifier, err error) {
+// committed takes in the outcome of the COMMIT io. ino.mu is held.
+func (ino *inode) committed(io *ioCall, verf vfs.Verifier, err error) {
 	switch {
 	case err != nil:
 		// What is unstable cannot be known to be safe: report it and give it
 		// up, as the kernel does.
 		ino.setError(err)
-		ino.m.EndUnstable(upTo, pagecache.Clean)
+		ino.settled(io)
 		ino.stale = true
 	case ino.verf != ino.commitVerf:
 		// A WRITE brought a new verifier meanwhile; everything from before is
 		// dirty already.
 	case verf == ino.commitVerf:
-		ino.m.EndUnstable(upTo, pagecache.Clean)
+		ino.settled(io)
 	default:
 		ino.rewrite()
 		ino.verf = verf
 	}
+}
+
+// settled says that nothing has to be done any more for what the COMMIT io covers. ino.mu is
+// held.
+func (ino *inode) settled(io *ioCall) {
+	ino.m.EndUnstable(io.seqNow, pagecache.Clean)
+	ino.covered = max(ino.covered, io.covers)
 }
 
 // relist keeps ino on the list of those with unstable pages if it has any, and
@@ -184,7 +202,7 @@ func (ino *inode) committed(upTo uint64, verf vfs.Verifier, err error) {
 func (c *Client) relist(ino *inode, again bool) {
 	c.listMu.Lock()
 	defer c.listMu.Unlock()
-	if ino.m.Nr(pagecache.Unstable) == 0 {
+	if !ino.hasUnstable() {
 		c.unstable.remove(ino)
 	} else if again {
 		c.wanted.add(ino)
@@ -201,9 +219,10 @@ func (ino *inode) endCommit() {
 
 // commitWait returns when nothing is unstable that was when it was called. It
 // sends COMMITs, one at a time per inode, and waits for those of others; the
-// wait is recorded for sc's task, with who if not empty.
+// wait is recorded for sc's task, with who if not empty. The state of a page does not tell:
+// one that was written to again after its WRITE is dirty.
 func (c *Client) commitWait(sc gfp.Scope, who string, ino *inode, cancel <-chan struct{}) error {
-	for target := ino.m.Seq(); ino.m.Any(pagecache.Unstable, target); {
+	for target, covered := ino.coverage(); covered < target; _, covered = ino.coverage() {
 		if err := c.startCommit(sc, ino, cancel); err != nil {
 			return err
 		}

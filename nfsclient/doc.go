@@ -39,8 +39,9 @@
 // unstable when it was sent (Mapping.Seq); who needs a later one shares it with
 // others. fsync writes in the caller's own scope, as filemap_fdatawrite does,
 // the flusher in its own; the scope crosses the wire in the AUTH_SYS stamp. An
-// error of the server's (not the loss of the connection) is reported once, by
-// the next write, flush or sync of that inode, and the data is dropped.
+// error of the server's (not the loss of the connection) is reported by
+// each write and flush of that inode until a sync has, or until nobody who was told has it
+// open for writing, and the data is dropped.
 //
 // Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
 //

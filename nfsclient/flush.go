@@ -181,6 +181,7 @@ func (c *Client) endWrite(s *slot, err error) {
 	case !io.stable:
 		to = pagecache.Unstable
 		ino.verifier(io.verf)
+		ino.answered++
 	}
 	ino.m.EndWriteback(io.folios, to)
 	if ino.writes--; ino.writes == 0 {
@@ -203,12 +204,16 @@ func (ino *inode) verifier(v vfs.Verifier) {
 	ino.verf, ino.hasVerf = v, true
 }
 
-// rewrite makes everything unstable dirty again. ino.mu is held.
+// rewrite makes everything unstable dirty again. What was written to since is dirty already,
+// and to be waited for once more. ino.mu is held.
 func (ino *inode) rewrite() {
-	if ino.m.EndUnstable(math.MaxUint64, pagecache.Dirty) > 0 {
-		ino.lost++
-		ino.m.Backing().BDI().WakeFlusher()
+	if !ino.hasUnstable() {
+		return
 	}
+	ino.m.EndUnstable(math.MaxUint64, pagecache.Dirty)
+	ino.covered = ino.answered
+	ino.lost++
+	ino.m.Backing().BDI().WakeFlusher()
 }
 
 // writeOut writes everything that is dirty now and waits until it is written
@@ -236,11 +241,16 @@ func (c *Client) writeOut(op *vfs.Op, ino *inode) error {
 // scope of the caller, and returns the error of any write-back since the last
 // report (nfs_file_fsync).
 func (c *Client) sync(op *vfs.Op, ino *inode) error {
+	return c.syncAnd(op, ino, (*inode).takeError)
+}
+
+// syncAnd is sync with a report that is takeError or tellError.
+func (c *Client) syncAnd(op *vfs.Op, ino *inode, report func(*inode) error) error {
 	before, _ := ino.errorsSince(math.MaxUint64)
 	if err := c.makeStable(op, ino); err != nil {
 		return err
 	}
-	if err := ino.takeError(); err != nil {
+	if err := report(ino); err != nil {
 		return err
 	}
 	_, err := ino.errorsSince(before)
@@ -271,19 +281,28 @@ func (c *Client) makeStable(op *vfs.Op, ino *inode) error {
 
 // Sync puts everything known of node on stable storage. Directories are: the
 // server carries out name-space changes synchronously (RFC 1813 §4.8).
-func (c *Client) Sync(op *vfs.Op, node vfs.NodeID) error { return c.Flush(op, node) }
+func (c *Client) Sync(op *vfs.Op, node vfs.NodeID) error {
+	return c.settle(op, node, (*inode).takeError)
+}
 
-// Flush writes back and commits, and takes the server's attributes after that for
-// those of the cached pages.
+// Flush is Sync for close(2). It leaves errors for whoever calls fsync: who closes may be a
+// child that knows nothing of what was written. With the last file that is open for writing
+// they are forgotten.
 func (c *Client) Flush(op *vfs.Op, node vfs.NodeID) error {
+	return c.settle(op, node, (*inode).tellError)
+}
+
+// settle writes back and commits, and takes the server's attributes after that for
+// those of the cached pages.
+func (c *Client) settle(op *vfs.Op, node vfs.NodeID, report func(*inode) error) error {
 	ino, err := c.tab.get(node)
 	if err != nil || !ino.isFile() {
 		return err
 	}
 	if !ino.unwritten() {
-		return ino.takeError()
+		return report(ino)
 	}
-	if err := c.sync(op, ino); err != nil {
+	if err := c.syncAnd(op, ino, report); err != nil {
 		return err
 	}
 	ino.mu.Lock()
@@ -302,7 +321,7 @@ func (c *Client) Commit(op *vfs.Op, node vfs.NodeID, _ uint64, _ uint32) (vfs.Ve
 	if err != nil {
 		return vfs.Verifier{}, vfs.WCC{}, err
 	}
-	if err := c.Flush(op, node); err != nil {
+	if err := c.Sync(op, node); err != nil {
 		return vfs.Verifier{}, vfs.WCC{}, err
 	}
 	var w vfs.WCC

@@ -25,10 +25,11 @@ type inode struct {
 	// ios counts asynchronous calls in flight.
 	ios atomic.Int32
 
-	// refs, opens and silly are guarded by table.mu.
-	refs  uint64
-	opens int
-	silly *sillyName
+	// refs, opens, writers and silly are guarded by table.mu.
+	refs    uint64
+	opens   int
+	writers int // opens for writing
+	silly   *sillyName
 
 	// sem is held, with one token in it, while the content or the size is
 	// changed here (i_rwsem).
@@ -63,13 +64,16 @@ type inode struct {
 	writer   identity // of the last write
 	hasWrite bool
 
-	verf    vfs.Verifier // of what is unstable
-	hasVerf bool
-	lost    uint64 // how often unstable pages had to be written again
-	werr    error  // to be reported by the next write, flush or sync
-	nerr    uint64 // (mu) how often werr was set
-	lastErr error  // (mu) to what
-	rerr    error  // of the last failed READ
+	answered uint64       // WRITEs that were answered UNSTABLE
+	covered  uint64       // as many of them are committed, or to be written again
+	verf     vfs.Verifier // of what is unstable
+	hasVerf  bool
+	lost     uint64 // how often unstable pages had to be written again
+	werr     error  // to be reported by the next write, flush or sync
+	nerr     uint64 // (mu) how often werr was set
+	told     uint64 // nerr when a close was told of werr
+	lastErr  error  // (mu) to what
+	rerr     error  // of the last failed READ
 
 	committing  bool
 	commitAgain bool
@@ -125,7 +129,7 @@ func (ino *inode) unlock(sc gfp.Scope) {
 
 // dirty reports whether there is data here that was not sent. ino.mu is held.
 func (ino *inode) dirty() bool {
-	return ino.m != nil && (ino.pending > 0 || ino.m.Nr(pagecache.Dirty) > 0 || ino.m.Nr(pagecache.Writeback) > 0)
+	return ino.m != nil && (ino.pending > 0 || ino.m.HasDirty())
 }
 
 // unwritten reports whether anything is here that the server does not have on
@@ -136,9 +140,14 @@ func (ino *inode) unwritten() bool {
 	return ino.dirty() || ino.hasUnstable()
 }
 
-// hasUnstable reports whether there is data that was sent and not committed.
-func (ino *inode) hasUnstable() bool {
-	return ino.m != nil && ino.m.Nr(pagecache.Unstable) > 0
+// hasUnstable reports whether there is data that was sent and not committed. ino.mu is held.
+func (ino *inode) hasUnstable() bool { return ino.covered < ino.answered }
+
+// coverage returns answered and covered.
+func (ino *inode) coverage() (answered, covered uint64) {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	return ino.answered, ino.covered
 }
 
 // takeError returns the error of an earlier write-back, once.
@@ -148,6 +157,24 @@ func (ino *inode) takeError() error {
 	err := ino.werr
 	ino.werr = nil
 	return err
+}
+
+// tellError is takeError, but the error is forgotten with the last who has the file open for
+// writing only.
+func (ino *inode) tellError() error {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	ino.told = ino.nerr
+	return ino.werr
+}
+
+// forgetTold forgets the error if tellError has told of it.
+func (ino *inode) forgetTold() {
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	if ino.told == ino.nerr {
+		ino.werr = nil
+	}
 }
 
 // peekError is takeError, but leaves the error for whoever calls fsync.

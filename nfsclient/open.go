@@ -30,6 +30,9 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	}
 	c.tab.mu.Lock()
 	ino.opens++
+	if write {
+		ino.writers++
+	}
 	c.tab.open++
 	c.tab.mu.Unlock()
 	return nil
@@ -79,11 +82,19 @@ func (c *Client) Close(node vfs.NodeID, write bool) {
 	}
 	ino.opens--
 	t.open--
+	last := false
+	if write {
+		ino.writers--
+		last = ino.writers == 0
+	}
 	var silly *sillyName
 	if ino.opens == 0 {
 		silly, ino.silly = ino.silly, nil
 	}
 	t.mu.Unlock()
+	if last {
+		ino.forgetTold()
+	}
 	if silly != nil {
 		c.unhide(silly)
 	}

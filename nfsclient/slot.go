@@ -103,6 +103,7 @@ type ioCall struct {
 	ahead  bool // READ: read-ahead
 	res    readResult
 	seqNow uint64 // COMMIT: Mapping.Seq when it was sent
+	covers uint64 // COMMIT: inode.answered when it was sent
 }
 
 // readResult is what the reader found in front of the data of a READ.

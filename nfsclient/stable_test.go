@@ -1,0 +1,142 @@
+package nfsclient
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"loopnfs/internal/nfs3"
+)
+
+// A page that is written to again after its WRITE was answered is dirty, and what was in it
+// is unstable still.
+func TestCommitOfWhatIsDirtyAgain(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 0, []byte("first"))
+	must(t, b.c.writeOut(&b.op, ino))
+	b.write(n, 100, []byte("other"))
+	must(t, b.c.commitWait(b.op.Scope, "", ino, nil))
+	if got := f.content("f"); !bytes.HasPrefix(got, []byte("first")) {
+		t.Errorf("on stable storage: %q", got)
+	}
+}
+
+// A server that restarts between the two has lost what nothing but a dirty page still has.
+func TestRestartLosesWhatIsDirtyAgain(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 0, []byte("first"))
+	must(t, b.c.writeOut(&b.op, ino))
+	b.write(n, 100, []byte("other"))
+	f.crash()
+	must(t, b.c.makeStable(&b.op, ino))
+	if got := f.content("f"); !bytes.HasPrefix(got, []byte("first")) || !bytes.HasSuffix(got, []byte("other")) {
+		t.Errorf("on stable storage: %q", got)
+	}
+}
+
+// One thread syncs records while another writes to the same page: a log.
+func TestSyncOfSharedPage(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	b.write(n, 0, make([]byte, 4096))
+	b.sync(n)
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		op := rootOp(b.mem)
+		for i := uint64(0); !stop.Load(); i++ {
+			_ = writeAt(b.c, &op, n, 2048, binary.BigEndian.AppendUint64(nil, i))
+			time.Sleep(20 * time.Microsecond)
+		}
+	}()
+	for i := range 500 {
+		record := binary.BigEndian.AppendUint64(nil, uint64(i+1))
+		b.write(n, 0, record)
+		b.sync(n)
+		if got := f.content("f"); !bytes.HasPrefix(got, record) {
+			t.Fatalf("record %d is synced; on stable storage: %x", i+1, got[:8])
+		}
+	}
+	stop.Store(true)
+	<-done
+}
+
+// Who closes the file may be a child that has inherited it, and does not look.
+func TestCloseLeavesErrorForSync(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	fail := func() {
+		f.set(func() {
+			f.before = func(c *fakeCall) verdict {
+				if c.proc == nfs3.ProcWrite {
+					return noSpace
+				}
+				return serve
+			}
+		})
+		b.write(n, 0, []byte("lost"))
+		eventually(t, "the flusher has failed", func() bool { return !ino.unwritten() })
+		f.set(func() { f.before = nil })
+	}
+	must(t, b.c.Open(&b.op, n, true))
+	must(t, b.c.Open(&b.op, n, true))
+	fail()
+	wantErrno(t, b.c.Flush(&b.op, n), syscall.ENOSPC)
+	b.c.Close(n, true)
+	wantErrno(t, b.c.Sync(&b.op, n), syscall.ENOSPC)
+	must(t, b.c.Sync(&b.op, n))
+	fail()
+	wantErrno(t, b.c.Flush(&b.op, n), syscall.ENOSPC)
+	b.c.Close(n, true)
+	b.write(n, 0, []byte("by somebody else"))
+	b.sync(n)
+}
+
+// A COMMIT that waits for a slot must not keep the commit worker, which has some, from sending
+// one: the others may be waiting for the memory.
+func TestCommitWorkerOvertakesSync(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 0, []byte("data"))
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc == nfs3.ProcAccess {
+				return late
+			}
+			return serve
+		}
+	})
+	must(t, b.c.writeOut(&b.op, ino))
+	ends := make(chan error)
+	busy := len(b.c.t.free)
+	for range busy {
+		go func() {
+			op := rootOp(b.mem)
+			_, err := b.c.fetchAccess(&op, ino)
+			ends <- err
+		}()
+	}
+	eventually(t, "no slot is free", func() bool { return len(b.c.t.free) == 0 })
+	go func() {
+		op := rootOp(b.mem)
+		ends <- b.c.commitWait(op.Scope, "", ino, nil)
+	}()
+	time.Sleep(10 * time.Millisecond)
+	b.c.commitAll()
+	eventually(t, "the commit worker has committed", func() bool { return !ino.unwritten() })
+	f.set(func() { f.before = nil })
+	f.sendLate()
+	for range busy + 1 {
+		must(t, <-ends)
+	}
+}
