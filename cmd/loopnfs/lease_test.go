@@ -32,7 +32,7 @@ type leased struct {
 	states     map[string]string
 }
 
-const leaseTime = time.Second
+const leaseTime = 2 * time.Second
 
 func newLeased(t *testing.T) *leased {
 	dir := newSharedDisk(t).mount()
@@ -120,7 +120,7 @@ func TestLease(t *testing.T) {
 	}
 	a.stop()
 	text := shell(t, "loopnfs", "lease", "show", l.path)
-	if !contains(text, "released by process", "not renewed by node-b for 1", "never two at the same time") {
+	if !contains(text, "released by process", "not renewed by node-b for 2", "never two at the same time") {
 		t.Error(text)
 	}
 	if r = l.report(); len(r.Events) != int(epochs)+4 || r.Record.State != "released" || r.Record.Epoch != epochs+2 {
