@@ -36,12 +36,12 @@
 // Folios go through the states of package pagecache. WRITE is UNSTABLE; the
 // write verifier is kept per inode, and when it changes, everything unstable
 // there is dirty again. One COMMIT per inode is in flight, and covers what was
-// unstable when it was sent (Mapping.Seq); who needs a later one shares it with
-// others. fsync writes in the caller's own scope, as filemap_fdatawrite does,
-// the flusher in its own; the scope crosses the wire in the AUTH_SYS stamp. An
-// error of the server's (not the loss of the connection) is reported by
-// each write and flush of that inode until a sync has, or until nobody who was told has it
-// open for writing, and the data is dropped.
+// answered before it was sent, whatever has become of the pages (inode.answered);
+// who needs a later one shares it with others. fsync writes in the caller's own
+// scope, as filemap_fdatawrite does, the flusher in its own; the scope crosses the
+// wire in the AUTH_SYS stamp. After an error of the server's (not the loss of the
+// connection) the data is dropped. Each write and close of the file is told, until
+// a sync was, or until all who have it open for writing have closed it.
 //
 // Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
 //
