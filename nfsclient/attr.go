@@ -17,6 +17,10 @@ func newer(a, b vfs.Time) bool {
 func (c *Client) update(ino *inode, a *vfs.Attr, start uint64) {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
+	c.updateLocked(ino, a, start)
+}
+
+func (c *Client) updateLocked(ino *inode, a *vfs.Attr, start uint64) {
 	if start < ino.barrier || start <= ino.applied && !newer(a.Ctime, ino.attr.Ctime) {
 		return
 	}

@@ -124,6 +124,42 @@ func TestWhoseChange(t *testing.T) {
 	if got := b.read(n, 0, 6); string(got) != "again!" {
 		t.Fatalf("read %q: the change before our write was missed", got)
 	}
+	// Or between our write and its COMMIT.
+	ino, _ := b.c.tab.get(n)
+	b.write(n, 8192, []byte("more"))
+	must(t, b.c.writeOut(&b.op, ino))
+	f.set(func() {
+		x := f.files[1]
+		copy(x.data, "last!!")
+		f.touch(x)
+	})
+	must(t, b.c.Flush(&b.op, n))
+	open()
+	if got := b.read(n, 0, 6); string(got) != "last!!" {
+		t.Fatalf("read %q: the change before our COMMIT was missed", got)
+	}
+}
+
+// The server's own times after a write are those that the client was told with it: with others
+// each COMMIT would empty the cache.
+func TestCommitKeepsCache(t *testing.T) {
+	s := testServer(t, 16<<20)
+	b := newBed(t, 16<<20, s.addr, "/", nil)
+	n := b.create("f")
+	ino, _ := b.c.tab.get(n)
+	for i := range 20 {
+		b.write(n, i*100000, pattern(i, 300000))
+		if i%3 == 0 {
+			time.Sleep(time.Duration(i) * time.Millisecond)
+		}
+		b.sync(n)
+		ino.mu.Lock()
+		stale, same := ino.stale, ino.base == ino.attr.Pre()
+		ino.mu.Unlock()
+		if stale || !same {
+			t.Fatalf("sync %d: stale %t, attributes of the pages are those of the server %t", i, stale, same)
+		}
+	}
 }
 
 // A READ that was on its way when the cache was dropped brings old data.

@@ -159,8 +159,10 @@ func (c *Client) commitDone(s *slot) bool {
 	}
 	ino := s.io.ino
 	ino.mu.Lock()
-	c.updateWCCLocked(ino, &res.WCC, s.io.start, false)
 	ino.committed(&s.io, res.Verf, err)
+	if res.WCC.HasPost { // a COMMIT changes no attributes (nfs3_commit_done)
+		c.updateLocked(ino, &res.WCC.Post, s.io.start)
+	}
 	again := ino.commitAgain
 	ino.endCommit()
 	c.relist(ino, again)
