@@ -119,6 +119,9 @@ func (fs *fileSystem) make(op *vfs.Op, dir vfs.NodeID, name string, m *making) e
 	if err := permission(&op.Cred, &m.attr, vfs.MayWrite|vfs.MayExec); err != nil {
 		return err
 	}
+	if !fs.hasRoom() { // later it would be there already
+		return vfs.ErrJukebox
+	}
 	m.path, err = fs.childPath(m.dir, name)
 	return err
 }

@@ -569,6 +569,33 @@ type readOnly struct{ billy.Filesystem }
 
 func (readOnly) Capabilities() billy.Capability { return billy.ReadCapability | billy.SeekCapability }
 
+// Who gets a file does not get its setuid bit (chown(2)), unless root says so.
+func TestChownTakesSetuid(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	f := newFixture(t, newChanging(t), nil)
+	e, _, err := f.Create(f.op, vfs.RootID, "f", vfs.Guarded, &vfs.SetAttr{SetMode: true, Mode: 0o755}, vfs.Verifier{})
+	f.ok(err)
+	defer f.Forget(e.Node, 1)
+	for _, c := range []struct {
+		set  vfs.SetAttr
+		want uint32
+	}{
+		{vfs.SetAttr{SetMode: true, Mode: 0o4755}, 0o4755},
+		{vfs.SetAttr{SetUID: true, UID: 1000}, 0o755},
+		{vfs.SetAttr{SetMode: true, Mode: 0o4755, SetGID: true, GID: 1000}, 0o4755},
+		{vfs.SetAttr{SetMode: true, Mode: 0o4755, SetGID: true, GID: 1001}, 0o4755},
+		{vfs.SetAttr{SetGID: true, GID: 1002}, 0o755},
+	} {
+		w, err := f.SetAttr(f.op, e.Node, &c.set)
+		f.ok(err)
+		if w.Post.Mode != c.want {
+			t.Errorf("%+v: mode %o, want %o", c.set, w.Post.Mode, c.want)
+		}
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	f := newFixture(t, readOnly{memfs.New()}, nil)
 	f.put("a", []byte("a"))
@@ -646,7 +673,13 @@ func TestMaxObjects(t *testing.T) {
 		_, err := f.byHandle(h)
 		f.ok(err)
 	}
-	_, err := f.Remove(f.op, vfs.RootID, "f0")
+	f.swept = time.Time{}
+	_, _, err := f.Mkdir(f.op, vfs.RootID, "late", &vfs.SetAttr{})
+	f.want(err, vfs.ErrJukebox)
+	if _, err := f.fs.Lstat("late"); err == nil {
+		t.Error("what is to be tried again was made")
+	}
+	_, err = f.Remove(f.op, vfs.RootID, "f0")
 	f.ok(err)
 	f.Forget(f.root.id+1, 0)
 	f.checkRoom(handles[0])

@@ -107,9 +107,12 @@ func (n *node) isBelow(dir *node) bool {
 // find returns the node called name in dir, nil if there is none.
 func (t *table) find(dir *node, name string) *node { return t.byName[nameKey{dir.id, name}] }
 
+// hasRoom reports whether there is room for another node, and makes some if it can.
+func (t *table) hasRoom() bool { return len(t.byID) < t.limit || t.sweep() }
+
 // add makes a node for an object that none is known of. name is kept.
 func (t *table) add(dir *node, name string, typ vfs.FileType, own uint64) (*node, error) {
-	if len(t.byID) >= t.limit && !t.sweep() {
+	if !t.hasRoom() {
 		return nil, vfs.ErrJukebox
 	}
 	t.lastID++

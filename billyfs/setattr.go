@@ -98,7 +98,7 @@ func (fs *fileSystem) apply(op *vfs.Op, n *node, a *vfs.Attr, set *vfs.SetAttr) 
 			return err
 		}
 	}
-	if mode != a.Mode && n.typ != vfs.TypeSymlink || uid != a.UID && mode&(setuid|setgid) != 0 {
+	if mode != a.Mode && n.typ != vfs.TypeSymlink || (uid != a.UID || gid != a.GID) && mode&(setuid|setgid) != 0 {
 		if err := fs.chmod(n, p, mode); err != nil {
 			return err
 		}
@@ -106,16 +106,23 @@ func (fs *fileSystem) apply(op *vfs.Op, n *node, a *vfs.Attr, set *vfs.SetAttr) 
 	return fs.setTimes(n, p, a, set)
 }
 
-// killPriv returns mode without the bits that a caller other than root must not
-// leave behind (setattr_should_drop_suidgid).
+// killPriv returns mode without the bits that the caller must not leave behind
+// (setattr_should_drop_suidgid). Root may, if it says so.
 func killPriv(c *vfs.Cred, a *vfs.Attr, set *vfs.SetAttr, uid, gid, mode uint32) uint32 {
-	if c.UID == 0 || a.Type == vfs.TypeDirectory {
+	given := uid != a.UID || gid != a.GID
+	switch {
+	case a.Type == vfs.TypeDirectory:
+		return mode
+	case c.UID == 0:
+		if given && !set.SetMode {
+			mode = unprivileged(mode)
+		}
 		return mode
 	}
 	if set.SetMode && !c.InGroup(gid) {
 		mode &^= setgid
 	}
-	if set.SetSize || uid != a.UID || gid != a.GID {
+	if set.SetSize || given {
 		mode = unprivileged(mode)
 	}
 	return mode

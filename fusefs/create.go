@@ -70,10 +70,23 @@ func (s *Store) enterNew(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error
 func (d *dirOp) leave(changed bool) {
 	d.s.post(d.in, d.fd, &d.wcc)
 	if changed {
+		d.show()
 		d.in.changes.Add(1)
 		d.s.relist(d.op, d.in, d.fd)
 	}
 	d.release()
+}
+
+// show makes the change show in the time of change. Most kernels stamp files with a clock that
+// stands still for some milliseconds, and who listed the directory in them would not look again.
+func (d *dirOp) show() {
+	d.in.am.Lock()
+	defer d.in.am.Unlock()
+	if d.in.ctime == d.wcc.Pre.Ctime {
+		d.in.ctime = later(d.in.ctime, d.in.ctime)
+		d.in.batch = 0
+		d.wcc.Post.Ctime = d.in.ctime
+	}
 }
 
 func (d *dirOp) release() {
@@ -169,17 +182,6 @@ func (d *dirOp) handleOf(name string, t *target) (ok bool) {
 func isGone(fd int) bool {
 	var st unix.Stat_t
 	return fstat(fd, &st) == nil && st.Nlink == 0
-}
-
-// child returns the entry for name, which was just made.
-func (d *dirOp) child(name string) (vfs.Entry, error) {
-	d.b.name.set(name)
-	fd, err := d.s.openAt(d.fd, d.b, 0)
-	if err != nil {
-		return vfs.Entry{}, err
-	}
-	defer unix.Close(fd)
-	return d.s.entry(d.op, fd, d.b, found{d.in, name, d.ids})
 }
 
 // newMode returns the mode that an object is made with; the rest is set by
@@ -299,7 +301,7 @@ func (d *dirOp) create(name string, how vfs.CreateMode, set *vfs.SetAttr, verf v
 
 // createInSteps makes a file, and then gives it its attributes.
 func (d *dirOp) createInSteps(name string, set *vfs.SetAttr) (fd int, made bool, err error) {
-	fd, err = unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, newMode(set))
+	fd, err = d.s.openReal(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, newMode(set))
 	if err != nil {
 		return -1, false, err
 	}
@@ -314,7 +316,7 @@ func (d *dirOp) createInSteps(name string, set *vfs.SetAttr) (fd int, made bool,
 // createWhole makes a file that has its attributes when it gets its name: a server that
 // dies in between leaves no file without a verifier. EOPNOTSUPP if the file system cannot.
 func (d *dirOp) createWhole(name string, set *vfs.SetAttr) (int, error) {
-	fd, err := unix.Openat(d.fd, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, newMode(set))
+	fd, err := d.s.openReal(d.fd, ".", unix.O_TMPFILE|unix.O_RDWR, newMode(set))
 	if err == unix.EPERM && isGone(d.fd) {
 		return -1, vfs.ErrStale // ext4 makes no inode there
 	}
@@ -380,41 +382,62 @@ func (s *Store) make(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, 
 	if err != nil {
 		return vfs.Entry{}, vfs.WCC{}, err
 	}
-	made, whole := false, inOneStep(op, set)
+	fd, made, whole := -1, false, inOneStep(op, set)
 	err = d.asMaker(name, whole, func() error {
 		if err := call(d.fd); err != nil {
 			return err
 		}
 		made = true
-		return d.dress(name, typ, set)
+		fd, err = d.dress(name, typ, set)
+		if err == vfs.ErrJukebox { // who tries again must not find that it is there
+			d.unmake(name, typ)
+		}
+		return err
 	})
 	var e vfs.Entry
 	if err == nil {
-		e, err = d.child(name)
-		e.WithDir = d.withDir(whole)
+		e, err = d.s.entry(op, fd, d.b, found{d.in, name, d.ids})
+		// What is neither file nor directory has nothing that could be logged apart.
+		e.WithDir = d.withDir(whole) || whole && typ != vfs.TypeDirectory
+	}
+	if fd >= 0 {
+		unix.Close(fd)
 	}
 	d.leave(made)
 	return e, d.wcc, err
 }
 
-// dress gives a new object the attributes asked for.
-func (d *dirOp) dress(name string, typ vfs.FileType, set *vfs.SetAttr) error {
+// dress gives a new object the attributes asked for, and returns it open with O_PATH.
+func (d *dirOp) dress(name string, typ vfs.FileType, set *vfs.SetAttr) (int, error) {
 	d.b.name.set(name)
 	fd, err := d.s.openAt(d.fd, d.b, 0)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	defer unix.Close(fd)
+	real := fd
 	if typ == vfs.TypeDirectory && set.SetMode && set.Mode&0o7000 != 0 {
 		// fchmod wants a real descriptor.
-		real, err := unix.Openat(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
+		if real, err = d.s.openReal(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == nil {
+			defer unix.Close(real)
 		}
-		defer unix.Close(real)
-		return setNew(d.op, typ, real, set)
 	}
-	return setNew(d.op, typ, fd, set)
+	if err == nil {
+		err = setNew(d.op, typ, real, set)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// unmake takes away what was made just now.
+func (d *dirOp) unmake(name string, typ vfs.FileType) {
+	flags := 0
+	if typ == vfs.TypeDirectory {
+		flags = unix.AT_REMOVEDIR
+	}
+	_ = unix.Unlinkat(d.fd, name, flags)
 }
 
 // Mkdir implements vfs.FS.

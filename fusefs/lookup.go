@@ -95,17 +95,27 @@ func (s *Store) openAt(dir int, b *scratch, resolve uint64) (int, error) {
 		Resolve: resolve | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
 	}
 	fd, err := openat2(dir, &b.name, &b.how)
+	if err != nil && resolve&resolveCached == 0 && s.spareFiles(err) {
+		fd, err = openat2(dir, &b.name, &b.how)
+	}
 	switch err {
 	case unix.EXDEV: // a mount point; what is mounted there is not exported
 		return -1, unix.EACCES
-	case unix.EMFILE, unix.ENFILE:
-		if resolve&resolveCached != 0 {
-			return -1, unix.EAGAIN // closing files may take long
-		}
-		if s.fds.closeIdle() == 0 {
-			return -1, vfs.ErrJukebox
-		}
-		return openat2(dir, &b.name, &b.how)
+	case unix.EMFILE, unix.ENFILE: // if cached, closing files may take long
+		return -1, vfs.ErrJukebox
+	}
+	return fd, err
+}
+
+// openReal is openAt without O_PATH, for what is made, or was.
+func (s *Store) openReal(dir int, name string, flags int, mode uint32) (int, error) {
+	flags |= unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags, mode)
+	if err != nil && s.spareFiles(err) {
+		fd, err = unix.Openat(dir, name, flags, mode)
+	}
+	if err == unix.EMFILE || err == unix.ENFILE {
+		err = vfs.ErrJukebox
 	}
 	return fd, err
 }

@@ -333,3 +333,108 @@ func TestEnterFailsCleanly(t *testing.T) {
 	f.wants(err, syscall.EPERM)
 	f.create(vfs.RootID, "still works", 0)
 }
+
+// withoutDescriptors runs do when the process can open nothing more.
+func (f *fixture) withoutDescriptors(do func()) {
+	f.t.Helper()
+	var old unix.Rlimit
+	f.ok(unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	low := old
+	low.Cur = 200
+	f.ok(unix.Setrlimit(unix.RLIMIT_NOFILE, &low))
+	defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }()
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		defer unix.Close(fd)
+	}
+	do()
+}
+
+// Who is told to try again later does not find then that it was done.
+func TestNothingIsMadeWithoutDescriptors(t *testing.T) {
+	calls := map[string]func(f *fixture) error{
+		"MKDIR":   func(f *fixture) error { _, _, err := f.Mkdir(f.op, vfs.RootID, "new", mode(0o1700)); return err },
+		"SYMLINK": func(f *fixture) error { _, _, err := f.Symlink(f.op, vfs.RootID, "new", "x", mode(0o777)); return err },
+		"MKNOD": func(f *fixture) error {
+			_, _, err := f.Mknod(f.op, vfs.RootID, "new", vfs.TypeFIFO, 0, 0, mode(0o700))
+			return err
+		},
+		"CREATE": func(f *fixture) error {
+			_, _, err := f.Create(f.op, vfs.RootID, "new", vfs.Guarded, mode(0o700), vfs.Verifier{})
+			return err
+		},
+		"EXCLUSIVE": func(f *fixture) error {
+			_, _, err := f.Create(f.op, vfs.RootID, "new", vfs.Exclusive, nil, vfs.Verifier{1})
+			return err
+		},
+	}
+	for what, call := range calls {
+		f := newFixture(t, options{})
+		f.create(vfs.RootID, "warm", 0o600)
+		f.fds.closeIdle()
+		_, err := f.Lookup(f.op, vfs.RootID, "warm") // the directory is open again
+		f.ok(err)
+		f.withoutDescriptors(func() { err = call(f) })
+		if err != vfs.ErrJukebox {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, err := os.Lstat(filepath.Join(f.dir, "new")); err == nil {
+			t.Errorf("%s: it is there", what)
+		}
+		f.ok(call(f))
+
+		// What nobody uses is closed first.
+		for i := range 8 {
+			node := f.create(vfs.RootID, fmt.Sprint(i), 0o600)
+			f.write(node, 0, []byte("x"), vfs.FileSync)
+			f.Forget(node, 1)
+		}
+		_, err = f.Remove(f.op, vfs.RootID, "new")
+		if what == "MKDIR" {
+			_, err = f.Rmdir(f.op, vfs.RootID, "new")
+		}
+		f.ok(err)
+		f.withoutDescriptors(func() { err = call(f) })
+		if err != nil {
+			t.Errorf("%s, with descriptors that nobody uses: %v", what, err)
+		}
+	}
+}
+
+// Each change of a directory shows in its times, where the kernel's clock stands still between
+// two of them, too.
+func TestChangeOfADirectoryShows(t *testing.T) {
+	needRoot(t)
+	dir := diskDir(t)
+	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
+	run(t, "truncate", "-s", "32M", img)
+	run(t, "mkfs.ext4", "-q", "-t", "ext3", "-I", "256", img) // ext4 itself has finer stamps since Linux 6.13
+	run(t, "mkdir", mnt)
+	run(t, "mount", "-t", "ext3", "-o", "loop", img, mnt)
+	t.Cleanup(func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) })
+	f := newFixture(t, options{dir: mnt})
+	d := f.mkdir(vfs.RootID, "d", 0o755)
+	last := f.getattr(d).Ctime
+	shows := func(what string, w vfs.WCC, err error) {
+		f.ok(err)
+		now := f.getattr(d).Ctime
+		if w.Pre.Ctime != last || w.Post.Ctime == last || now != w.Post.Ctime {
+			t.Fatalf("%s: times of change %v and %v, %v before and %v now", what, w.Pre.Ctime, w.Post.Ctime, last, now)
+		}
+		last = now
+	}
+	for i := range 50 {
+		name := fmt.Sprint(i)
+		_, w, err := f.Create(f.op, d, name, vfs.Guarded, mode(0o600), vfs.Verifier{})
+		shows("CREATE", w, err)
+		w, _, err = f.Rename(f.op, d, name, d, name+"x")
+		shows("RENAME", w, err)
+		w, err = f.Remove(f.op, d, name+"x")
+		shows("REMOVE", w, err)
+		_, w, err = f.Mkdir(f.op, d, name, mode(0o700))
+		shows("MKDIR", w, err)
+	}
+}

@@ -34,7 +34,7 @@ func (r *request) sync(nodes ...vfs.NodeID) error {
 	}
 	for _, n := range nodes {
 		err := r.exp.FS.Sync(&r.op, n)
-		if err == vfs.ErrStale {
+		if err == vfs.ErrStale || err == vfs.ErrJukebox { // it is too late to be tried again
 			return r.exp.syncAll()
 		}
 		if err != nil {

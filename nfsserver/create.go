@@ -42,11 +42,9 @@ func (r *request) created(dir vfs.NodeID, ent *vfs.Entry, wcc *vfs.WCC, err erro
 	res.Encode(&r.enc)
 }
 
-// syncCreated puts a new object and its entry on stable storage. Files and
-// directories may have attributes of their own to be synced; of anything else the
-// directory's journal has all there is.
+// syncCreated puts a new object and its entry on stable storage.
 func (r *request) syncCreated(dir vfs.NodeID, ent *vfs.Entry) error {
-	if !ent.WithDir && (ent.Attr.Type == vfs.TypeRegular || ent.Attr.Type == vfs.TypeDirectory) {
+	if !ent.WithDir {
 		return r.sync(ent.Node, dir)
 	}
 	return r.sync(dir)

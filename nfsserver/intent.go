@@ -249,7 +249,7 @@ type past interface {
 	// one of its names, which had to wait for this one. Otherwise nobody has changed them
 	// since.
 	outcome(r *journaled, ended bool) []byte
-	// makeStable puts what it has done on stable storage.
+	// makeStable puts what it has done on stable storage, if this server promises that.
 	makeStable()
 }
 
@@ -287,7 +287,7 @@ func (d *drc) settle(found []journaled, past past) []journaled {
 			changed[h] = h != 0
 		}
 	}
-	if unsettled > 0 {
+	if unsettled > 0 || d.journal.unsynced {
 		past.makeStable()
 		d.journal.decided(d.records.next)
 	}

@@ -1,6 +1,7 @@
 package nfsserver
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -429,11 +431,17 @@ func TestRecordsThatDoNotCount(t *testing.T) {
 	if n := found(true, 5); n != 1 {
 		t.Errorf("of this boot: %d", n)
 	}
-	if n := found(true, 6); n != 0 {
-		t.Errorf("of another boot: %d", n)
+	if n := found(false, 5); n != 1 {
+		t.Errorf("of this boot, by a server that syncs: %d", n)
 	}
-	if n := found(false, 0); n != 0 {
-		t.Errorf("of another boot, which is not asked now: %d", n)
+	for _, async := range []bool{true, false} {
+		put(func(*replyJournal) {})
+		if n := found(async, 6); n != 0 {
+			t.Errorf("of another boot: %d", n)
+		}
+		if n := found(true, 5); n != 0 {
+			t.Errorf("of this boot, but another host has served since: %d", n)
+		}
 	}
 	put(func(j *replyJournal) { j.boot = 0 })
 	if n := found(true, 6); n != 1 {
@@ -526,4 +534,126 @@ func TestIntentCodec(t *testing.T) {
 	if journalHead+maxIntent > journalRec {
 		t.Errorf("%d bytes do not fit", maxIntent)
 	}
+}
+
+// countedSyncs is a store that remembers what it was to sync.
+type countedSyncs struct {
+	*fusefs.Store
+	mu     sync.Mutex
+	synced map[uint64]bool // by inode number
+	all    int
+	fail   error // of Sync
+}
+
+func (s *countedSyncs) Sync(op *vfs.Op, node vfs.NodeID) error {
+	var a vfs.Attr
+	if err := s.GetAttr(op, node, &a); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced[a.Ino] = true
+	if s.fail != nil {
+		return s.fail
+	}
+	return s.Store.Sync(op, node)
+}
+
+func (s *countedSyncs) SyncAll() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all++
+	return s.Store.SyncAll()
+}
+
+func (s *countedSyncs) has(ino uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.synced[ino]
+}
+
+func serveCounted(t *testing.T) (*countedSyncs, *rpcClient, nfs3.FileHandle) {
+	dir, state := diskDirs(t)
+	fs := &countedSyncs{synced: map[uint64]bool{}}
+	s := serveStore(t, dir, state, 16<<20, "127.0.0.1:0", func(cfg *Config) {
+		fs.Store = cfg.Exports[0].FS.(*fusefs.Store)
+		cfg.Exports[0].FS = fs
+	})
+	c := dial(t, s.addr)
+	return fs, c, c.root()
+}
+
+// What is given to a new object when it has its name already may be logged later than that.
+func TestSyncOfWhatIsMadeInSteps(t *testing.T) {
+	fs, c, root := serveCounted(t)
+	both := func(name string, set vfs.SetAttr) uint64 {
+		var node, link nfs3.CreateResult
+		c.call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: in(root, name), Type: vfs.TypeFIFO, Set: set}, &node)
+		c.call(nfs3.ProcSymlink, &nfs3.SymlinkArgs{Where: in(root, name+"-link"), Target: []byte("x"), Set: set}, &link)
+		if node.Status != nfs3.StatusOK || link.Status != nfs3.StatusOK {
+			t.Fatal(node.Status, link.Status)
+		}
+		if fs.has(node.Attr.Attr.Ino) != fs.has(link.Attr.Attr.Ino) {
+			t.Errorf("%s: one of the two is synced", name)
+		}
+		return node.Attr.Attr.Ino
+	}
+	if ino := both("plain", vfs.SetAttr{SetMode: true, Mode: 0o600}); fs.has(ino) {
+		t.Error("what was made in one step is synced, besides its directory")
+	}
+	if ino := both("dressed", vfs.SetAttr{SetMode: true, Mode: 0o600, SetUID: true, UID: 7}); !fs.has(ino) {
+		t.Error("only the directory is synced")
+	}
+}
+
+// A call that has changed something is not to be tried again because something is missing for
+// the sync.
+func TestSyncWithoutDescriptor(t *testing.T) {
+	fs, c, root := serveCounted(t)
+	fs.mu.Lock()
+	fs.fail = vfs.ErrJukebox
+	fs.mu.Unlock()
+	var res nfs3.CreateResult
+	c.call(nfs3.ProcMkdir, &nfs3.MkdirArgs{Where: in(root, "d"), Set: vfs.SetAttr{SetMode: true, Mode: 0o755}}, &res)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if res.Status != nfs3.StatusOK || fs.all == 0 {
+		t.Errorf("%v, and everything was synced %d times", res.Status, fs.all)
+	}
+}
+
+// Without --async-metadata the next server knows the replies of the last one, and has what they
+// tell of on stable storage.
+func TestAsyncIsTurnedOff(t *testing.T) {
+	dir := t.TempDir()
+	f := serve(t, func(c *Config) { c.StateDir, c.AsyncMetadata = dir, true })
+	root := dial(t, f.addr).root()
+	f.fs.put(t, rootNode, "a", nil)
+	rec := sameCall(7, nfs3.ProcRemove, removeArgs(root, "a"), nil)
+	first, st := f.ask(f.connect(), rec)
+	if st != nfs3.StatusOK {
+		t.Fatal(st)
+	}
+	cfg := f.srv.cfg
+	check(t, f.srv.Close())
+	cfg.AsyncMetadata = false
+	f.srv, f.addr = start(t, cfg)
+	f.fs.put(t, rootNode, "a", nil) // somebody else's
+	if again, st := f.ask(f.connect(), rec); !bytes.Equal(again, first) {
+		t.Errorf("the call that is sent again is carried out again: %v", st)
+	}
+
+	j, err := openJournal(t.TempDir(), true, nil)
+	check(t, err)
+	check(t, j.add(&journaled{reply: pattern(100)}))
+	for i, async := range []bool{true, false} {
+		j.async = async
+		p := &testPast{}
+		_, err := newDRC(8, j, p)
+		check(t, err)
+		if p.stable != i {
+			t.Errorf("async %v: what the last server did was put on stable storage %d times", async, p.stable)
+		}
+	}
+	check(t, j.close())
 }

@@ -1,6 +1,8 @@
 package nfsserver
 
 import (
+	"syscall"
+
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 )
@@ -11,8 +13,12 @@ func mknod(r *request) {
 	dir, err := r.nodeToChange(args.Decode(&r.dec), &args.Where.Dir)
 	r.changes(dir, &args.Where)
 	r.set = args.Set
-	if err == nil && !isSpecial(args.Type) {
+	switch {
+	case err != nil:
+	case !isSpecial(args.Type):
 		err = errBadType
+	case args.Major > maxMajor || args.Minor > maxMinor:
+		err = syscall.EINVAL
 	}
 	var ent vfs.Entry
 	var wcc vfs.WCC
@@ -21,6 +27,12 @@ func mknod(r *request) {
 	}
 	r.created(dir, &ent, &wcc, err)
 }
+
+// The largest numbers of a device that Linux knows (MINORBITS).
+const (
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
 
 func isSpecial(t vfs.FileType) bool {
 	switch t {

@@ -149,7 +149,7 @@ func TestNameSpace(t *testing.T) {
 	if made.Status != nfs3.StatusOK || made.Attr.Attr.Type != vfs.TypeSymlink {
 		t.Fatalf("SYMLINK: %+v", made)
 	}
-	f.wantSynced("SYMLINK", 2)
+	f.wantSynced("SYMLINK", 3, 2)
 	var rl nfs3.ReadlinkResult
 	c.call(nfs3.ProcReadlink, &nfs3.HandleArgs{Handle: made.Handle.Handle}, &rl)
 	if rl.Status != nfs3.StatusOK || string(rl.Target) != target || !rl.Attr.Has {
@@ -164,10 +164,16 @@ func TestNameSpace(t *testing.T) {
 	if made.Status != nfs3.StatusOK || made.Attr.Attr.Major != 4 || made.Attr.Attr.Minor != 7 {
 		t.Errorf("MKNOD: %+v", made)
 	}
-	f.wantSynced("MKNOD", 2)
+	f.wantSynced("MKNOD", 4, 2)
 	c.call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: at(dir, "bad"), Type: vfs.TypeRegular}, &made)
 	if made.Status != nfs3.StatusBadType {
 		t.Errorf("MKNOD of a file: %v", made.Status)
+	}
+	for _, d := range [][2]uint32{{1<<12 + 1, 3}, {1, 1<<20 + 3}} { // cut, they were 1:3
+		c.call(nfs3.ProcMknod, &nfs3.MknodArgs{Where: at(dir, "cut"), Type: vfs.TypeChar, Major: d[0], Minor: d[1]}, &made)
+		if made.Status != nfs3.StatusInval {
+			t.Errorf("MKNOD of device %d:%d: %v", d[0], d[1], made.Status)
+		}
 	}
 	wantPost(t, "failed MKNOD", &made.DirWCC)
 

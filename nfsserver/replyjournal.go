@@ -30,7 +30,8 @@ import (
 // all in big endian. Ended is a sequence number: the calls of all records before that one
 // have ended, and changed what they were to. Undone has a bit for each of the 64 records
 // before, the lowest for the last: those did not. Boot, if not 0, says that the record is
-// worth nothing after another boot, as what it tells of may be lost. A length of 0 says that
+// worth nothing after another boot, as what it tells of may be lost; a server that finds one
+// of another boot erases it, and one that promises more than its writer syncs first. A length of 0 says that
 // the client of that address and port has all its replies. A record that was not written
 // whole is as if it were not there. It fills no more than a sector, so that one that takes
 // the place of another is there, or the other is.
@@ -67,10 +68,9 @@ const (
 type replyJournal struct {
 	f     *os.File
 	noise *throttledLog
-	// async leaves it to the kernel when a record is on the disk. Then boot stands for this
-	// boot of the machine.
+	// async leaves it to the kernel when a record is on the disk.
 	async bool
-	boot  uint64
+	boot  uint64 // of the machine
 	// direct says that a record is at the disk when it is written. What is done after
 	// that and synced, in that file system, has the record synced before.
 	direct bool
@@ -81,12 +81,13 @@ type replyJournal struct {
 
 	bufs spares[[]byte] // blocks that direct I/O can be done from
 
-	settled uint64                    // of all calls before that number it was decided at the start
-	base    int64                     // the time at the start, in s
-	since   atomic.Pointer[time.Time] // when that was
-	newest  atomic.Int64              // time of a record
-	quit    chan struct{}             // closed by close
-	ticking sync.WaitGroup
+	unsynced bool                      // there are replies to calls that were not synced
+	settled  uint64                    // of all calls before that number it was decided at the start
+	base     int64                     // the time at the start, in s
+	since    atomic.Pointer[time.Time] // when that was
+	newest   atomic.Int64              // time of a record
+	quit     chan struct{}             // closed by close
+	ticking  sync.WaitGroup
 
 	// Those who write at the same time share a sync.
 	mu             sync.Mutex
@@ -104,14 +105,11 @@ func openJournal(dir string, async bool, noise *throttledLog) (*replyJournal, er
 	if err != nil {
 		return nil, fmt.Errorf("nfsserver: replies for the next start: %w", err)
 	}
-	j := &replyJournal{f: f, async: async, direct: direct, noise: noise, quit: make(chan struct{})}
+	j := &replyJournal{f: f, async: async, boot: thisBoot(), direct: direct, noise: noise, quit: make(chan struct{})}
 	began := time.Now()
 	j.since.Store(&began)
 	j.cond.L = &j.mu
 	j.bufs = newSpares(journalBufs, func() []byte { return alignedBlocks(1) })
-	if async {
-		j.boot = thisBoot()
-	}
 	if err := j.prepare(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("nfsserver: %s: %w", name, err)
@@ -220,33 +218,57 @@ type journaled struct {
 // load returns what the last server left, oldest first, and has the time go on from there.
 func (j *replyJournal) load() ([]journaled, error) {
 	var found []journaled
+	var lost []int64
 	buf := alignedBlocks(journalChunk)
-	for at := int64(0); at < journalLen; at += int64(len(buf)) {
-		n, err := j.f.ReadAt(buf[:min(int64(len(buf)), journalLen-at)], at)
-		if err != nil {
+	for first := int64(0); first <= keptReplies; first += journalChunk {
+		b := buf[:min(journalChunk, keptReplies+1-first)*journalBlock]
+		if _, err := j.f.ReadAt(b, first*journalBlock); err != nil {
 			return nil, err
 		}
-		for i := 0; i < n; i += journalBlock {
-			r, ok := decodeJournaled(buf[i : i+journalRec])
+		for i := range int64(len(b) / journalBlock) {
+			r, ok := decodeJournaled(b[i*journalBlock:][:journalRec])
 			if !ok {
 				continue
 			}
 			j.base = max(j.base, r.when)
-			if r.boot != 0 && r.boot != j.boot {
-				continue
-			}
-			if at+int64(i) == keptReplies*journalBlock {
+			switch {
+			case r.boot != 0 && r.boot != j.boot:
+				lost = append(lost, first+i)
+			case first+i == keptReplies:
 				j.settled = r.ended
-				break
+			default:
+				j.unsynced = j.unsynced || r.boot != 0 && !j.async
+				r.reply = bytes.Clone(r.reply)
+				found = append(found, r)
+				j.newest.Store(max(j.newest.Load(), r.when))
 			}
-			r.reply = bytes.Clone(r.reply)
-			found = append(found, r)
-			j.newest.Store(max(j.newest.Load(), r.when))
 		}
 	}
+	j.wipe(lost)
 	found = slices.DeleteFunc(found, func(r journaled) bool { return j.tooOld(r.when, j.base) })
 	slices.SortFunc(found, func(a, b journaled) int { return cmp.Compare(a.seq, b.seq) })
 	return found, nil
+}
+
+// wipe erases records that are not believed. A server on the host that wrote them would, after
+// what this one does.
+func (j *replyJournal) wipe(blocks []int64) {
+	if len(blocks) == 0 {
+		return
+	}
+	b := j.bufs.take()
+	defer j.bufs.put(b)
+	clear(b)
+	var err error
+	for _, block := range blocks {
+		if block < keptReplies && err == nil {
+			err = j.writeBlock(b, block)
+		}
+	}
+	j.mark(j.base)
+	if err = errors.Join(err, j.sync()); err != nil {
+		j.noise.warn("replies of another boot are still in the journal", "err", err)
+	}
 }
 
 // now returns the time.
@@ -307,7 +329,10 @@ func (j *replyJournal) decided(ended uint64) {
 func (j *replyJournal) put(r *journaled, block int64) error {
 	b := j.bufs.take()
 	defer j.bufs.put(b)
-	r.boot = j.boot
+	r.boot = 0
+	if j.async {
+		r.boot = j.boot
+	}
 	r.encode(b[:journalRec])
 	return j.writeBlock(b, block)
 }
