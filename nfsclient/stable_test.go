@@ -3,12 +3,15 @@ package nfsclient
 import (
 	"bytes"
 	"encoding/binary"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"loopnfs/internal/nfs3"
+	"loopnfs/internal/vfs"
 )
 
 // A page that is written to again after its WRITE was answered is dirty, and what was in it
@@ -67,6 +70,64 @@ func TestSyncOfSharedPage(t *testing.T) {
 	}
 	stop.Store(true)
 	<-done
+}
+
+// Four write records to one page; three of them sync each, with fsync or close. The server loses
+// what was not committed every few milliseconds, with its connections, and now and then it asks
+// for patience, takes less than it was sent, or has it stable at once.
+func TestSyncWhileServerCrashes(t *testing.T) {
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	b.write(n, 0, make([]byte, 4096))
+	b.sync(n)
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc != nfs3.ProcWrite && c.proc != nfs3.ProcCommit {
+				return serve
+			}
+			f.maxWrite, f.committed = 1<<20, vfs.Unstable
+			switch rand.IntN(40) {
+			case 0, 1, 2:
+				return cut
+			case 3:
+				return jukebox
+			case 4, 5:
+				f.maxWrite = uint32(1 + rand.IntN(4096))
+			case 6, 7:
+				f.committed = vfs.FileSync
+			}
+			return serve
+		}
+	})
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	writer := func(at int, settle func(*vfs.Op, vfs.NodeID) error) {
+		op := rootOp(b.mem)
+		for i := uint64(1); !stop.Load() && !t.Failed(); i++ {
+			if err := writeAt(b.c, &op, n, at, binary.BigEndian.AppendUint64(nil, i)); err != nil {
+				t.Error(err)
+			}
+			if settle == nil {
+				time.Sleep(50 * time.Microsecond)
+				continue
+			}
+			if err := settle(&op, n); err != nil {
+				t.Error(err)
+			}
+			if got := binary.BigEndian.Uint64(f.content("f")[at:]); got < i {
+				t.Errorf("record %d at %d is synced; on stable storage is %d", i, at, got)
+			}
+		}
+	}
+	for k, settle := range []func(*vfs.Op, vfs.NodeID) error{b.c.Sync, b.c.Flush, b.c.Sync, nil} {
+		all.Go(func() { writer(k*1000, settle) })
+	}
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end) && !t.Failed(); {
+		time.Sleep(rand.N(60 * time.Millisecond))
+		f.crash()
+	}
+	stop.Store(true)
+	all.Wait()
 }
 
 // Who closes the file may be a child that has inherited it, and does not look.
