@@ -166,32 +166,32 @@ func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	return s.ioPermission(op, in, fd, vfs.MayWrite)
 }
 
-// truncate sets the size of a regular file. Pages under write-back are waited for, since they
-// could make the file longer again; others learn the new size before they are written. The
-// pages behind it are kept until the file is that short: it may refuse. The lock is held
-// exclusively.
+// truncate sets the size of a regular file. The backing file is first: it may refuse, and
+// nobody must have taken pages for what lies behind the end then. Pages under write-back are
+// waited for, since they could make the file longer again; others learn the new size before
+// they are written. The lock is held exclusively.
 func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	in.beginIO(fd)
 	in.freshen()
-	old := in.size.Load()
-	if size < old {
+	was := in.backingSize()
+	err := ftruncate(fd, size)
+	switch {
+	case err != nil && lengthOf(fd) < was:
+		s.afterLoss(in) // a disk that fails in the middle
+	case err == nil && size < in.size.Load():
 		in.size.Store(size)
 		in.m.WaitWriteback(op.Scope, in.m.Seq(), nil)
-	}
-	err := ftruncate(fd, size)
-	if err == nil && size < old {
+		if lengthOf(fd) > size {
+			err = ftruncate(fd, size)
+		}
 		s.cut(in, size)
 	}
-	in.am.Lock()
-	switch {
-	case err == nil:
+	if err == nil {
+		in.am.Lock()
 		in.size.Store(size)
 		in.touch()
-	case size < old:
-		in.size.Store(old)
-		s.afterLoss(in) // write-out may have taken pages for what is behind the end
+		in.am.Unlock()
 	}
-	in.am.Unlock()
 	in.endIO(fd)
 	if !in.dirty() {
 		in.writeFail.clear(s)
@@ -211,6 +211,15 @@ func (s *Store) cut(in *inode, size uint64) {
 		index++
 	}
 	in.m.Truncate(index)
+}
+
+// lengthOf returns how long the file open as fd is; 0 if that cannot be told.
+func lengthOf(fd int) uint64 {
+	var st unix.Stat_t
+	if fstat(fd, &st) != nil {
+		return 0
+	}
+	return uint64(st.Size)
 }
 
 func ftruncate(fd int, size uint64) error {

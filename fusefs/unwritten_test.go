@@ -2,9 +2,11 @@ package fusefs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -54,6 +56,65 @@ func TestTruncateIsRefused(t *testing.T) {
 	if got := f.backing("f"); !bytes.Equal(got, want) {
 		t.Errorf("%d bytes of 100000 are there, or others", len(got))
 	}
+}
+
+// While a truncation that will be refused waits for the device, nobody takes the file for
+// shorter, and nothing is written again after it.
+func TestRefusedTruncateIsNotSeen(t *testing.T) {
+	f := newFixture(t, options{noStart: true, dir: diskDir(t)})
+	node := f.create(vfs.RootID, "f", 0o644)
+	want := pattern(100_000, 1)
+	verf := f.write(node, 0, want, vfs.FileSync).Verifier
+	defer f.appendOnly("f")()
+	f.write(node, 0, want[:4096], vfs.Unstable)
+	in, err := f.inode(node)
+	f.ok(err)
+	fs := make([]*alloc.Folio, 4)
+	n := in.m.BeginWriteback(fs, ^uint64(0)) // by a slow device
+	refused := make(chan error, 1)
+	go func() {
+		_, err := f.SetAttr(f.mem.newOp("truncate"), node, &vfs.SetAttr{SetSize: true, Size: 50_000})
+		refused <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	if size := f.getattr(node).Size; size != 100_000 {
+		t.Errorf("the size is %d meanwhile", size)
+	}
+	in.m.EndWriteback(fs[:n], pagecache.Clean)
+	f.mem.arena.PutAll(fs[:n])
+	f.wants(<-refused, unix.EPERM)
+	if in.dirty() || f.Verifier() != verf {
+		t.Errorf("%d pages are to be written again; the verifier is the same: %v", in.m.Nr(pagecache.Dirty), f.Verifier() == verf)
+	}
+}
+
+// What is answered as stable while a truncation is refused is on the disk.
+func TestStableWriteDuringRefusedTruncate(t *testing.T) {
+	f := newFixture(t, options{noStart: true, dir: diskDir(t)})
+	node := f.create(vfs.RootID, "f", 0o644)
+	f.write(node, 0, pattern(100_000, 1), vfs.FileSync)
+	defer f.appendOnly("f")()
+	var stop atomic.Bool
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			op := f.mem.newOp("truncate")
+			for !stop.Load() {
+				_, _ = f.SetAttr(op, node, &vfs.SetAttr{SetSize: true, Size: 50_000})
+			}
+		})
+	}
+	for n, end := uint64(1), time.Now().Add(time.Second); time.Now().Before(end); n++ {
+		const at = 80_000
+		record := binary.BigEndian.AppendUint64(nil, n)
+		f.write(node, at, record, vfs.FileSync)
+		if got := f.backing("f"); !bytes.Equal(got[at:at+8], record) {
+			t.Errorf("record %d is not on the disk", n)
+			break
+		}
+	}
+	stop.Store(true)
+	all.Wait()
 }
 
 // neverClean writes a page of in out and to it meanwhile, until stopped.

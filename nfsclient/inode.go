@@ -177,10 +177,14 @@ func (ino *inode) forgetTold() {
 	}
 }
 
-// peekError is takeError, but leaves the error for whoever calls fsync.
+// peekError is takeError, but leaves the error for whoever calls fsync. One that somebody was
+// told of keeps nobody from writing.
 func (ino *inode) peekError() error {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
+	if ino.told == ino.nerr {
+		return nil
+	}
 	return ino.werr
 }
 

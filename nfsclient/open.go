@@ -82,19 +82,17 @@ func (c *Client) Close(node vfs.NodeID, write bool) {
 	}
 	ino.opens--
 	t.open--
-	last := false
 	if write {
 		ino.writers--
-		last = ino.writers == 0
+		if ino.writers == 0 {
+			ino.forgetTold()
+		}
 	}
 	var silly *sillyName
 	if ino.opens == 0 {
 		silly, ino.silly = ino.silly, nil
 	}
 	t.mu.Unlock()
-	if last {
-		ino.forgetTold()
-	}
 	if silly != nil {
 		c.unhide(silly)
 	}

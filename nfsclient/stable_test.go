@@ -153,6 +153,7 @@ func TestCloseLeavesErrorForSync(t *testing.T) {
 	fail()
 	wantErrno(t, b.c.Flush(&b.op, n), syscall.ENOSPC)
 	b.c.Close(n, true)
+	b.write(n, 100, []byte("there is room again"))
 	wantErrno(t, b.c.Sync(&b.op, n), syscall.ENOSPC)
 	must(t, b.c.Sync(&b.op, n))
 	fail()
