@@ -40,8 +40,9 @@
 // who needs a later one shares it with others. fsync writes in the caller's own
 // scope, as filemap_fdatawrite does, the flusher in its own; the scope crosses the
 // wire in the AUTH_SYS stamp. After an error of the server's (not the loss of the
-// connection) the data is dropped. Each write and close of the file is told, until
-// a sync was, or until all who have it open for writing have closed it.
+// connection) the data is dropped. Writes to the file are told until a close or a
+// sync was, and closes until a sync was, or until all who have it open for writing
+// have closed it.
 //
 // Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
 //
