@@ -414,6 +414,6 @@ func (fs *fileSystem) Open(op *vfs.Op, id vfs.NodeID, write bool) error {
 func (fs *fileSystem) Flush(*vfs.Op, vfs.NodeID) error { return nil }
 
 // Close implements vfs.FS.
-func (fs *fileSystem) Close(vfs.NodeID, bool) {}
+func (fs *fileSystem) Close(vfs.NodeID) {}
 
 var _ vfs.FS = (*fileSystem)(nil)

@@ -16,7 +16,8 @@
 // FILE_SYNC return when everything that was written before is on stable
 // storage; those that come together share one fsync. What cannot be written
 // stays dirty and is tried again, less and less often; writers and those who
-// sync get the error meanwhile, and the write verifier changes.
+// sync get the error meanwhile, and the write verifier changes. Of data that is lost NFS
+// clients learn by the verifier, and who has the file open here by the next fsync (vfs.WbErr).
 //
 // Identity. A file handle is the kernel's (name_to_handle_at) with a keyed
 // check; the key is in the state directory. Handles outlive the process, and

@@ -45,10 +45,11 @@ func (f *doorFS) Open(s *doorSlot, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Stat
 }
 
 func (f *doorFS) open(s *doorSlot, node vfs.NodeID, flags uint32, out *fuse.OpenOut) fuse.Status {
-	write := opensForWrite(flags)
-	st := s.do(func() error { return f.fs.Open(&s.op, node, write) })
+	o := &openFile{node: node, cred: s.op.Cred, write: opensForWrite(flags)}
+	s.op.File = &o.file
+	st := s.do(func() error { return f.fs.Open(&s.op, node, o.write) })
 	if st == fuse.OK {
-		out.Fh = f.handles.add(&openFile{node: node, cred: s.op.Cred, write: write})
+		out.Fh = f.handles.add(o)
 	}
 	return st
 }
@@ -79,7 +80,7 @@ func (f *doorFS) Create(s *doorSlot, in *fuse.CreateIn, name string, out *fuse.C
 func (f *doorFS) Release(in *fuse.ReleaseIn) {
 	f.count[opRelease].Add(1)
 	if o := f.handles.remove(in.Fh); o != nil {
-		f.fs.Close(o.node, o.write)
+		f.fs.Close(o.node)
 	}
 }
 
@@ -161,6 +162,9 @@ func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse
 		return 0, fuse.EBADF
 	}
 	s.beginAs(opWrite, &in.InHeader, o)
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		s.op.File = nil // of whoever has it mapped, not of o
+	}
 	s.data.Bufs = append(s.data.Bufs[:0], data)
 	defer func() {
 		clear(s.data.Bufs)

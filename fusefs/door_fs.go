@@ -51,7 +51,7 @@ func newDoorFS(cfg *DoorConfig, dead func() bool) *doorFS {
 func (f *doorFS) forgetAll() {
 	for _, o := range f.handles.drain() {
 		if o != nil && !o.dir {
-			f.fs.Close(o.node, o.write)
+			f.fs.Close(o.node)
 		}
 	}
 	for node, r := range f.nodes.drain() {

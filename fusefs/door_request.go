@@ -102,13 +102,13 @@ func (s *doorSlot) begin(op doorOp, h *fuse.InHeader) {
 // beginAs prepares a request in the name of whoever opened o.
 func (s *doorSlot) beginAs(op doorOp, h *fuse.InHeader, o *openFile) {
 	s.start(op, h)
-	s.op.Cred = o.cred
+	s.op.Cred, s.op.File = o.cred, &o.file
 }
 
 func (s *doorSlot) start(op doorOp, h *fuse.InHeader) {
 	s.fs.count[op].Add(1)
 	s.pid, s.op.Cancel, s.wait = h.Pid, s.wire.cancel, jukeboxFirst
-	s.op.NoWait, s.op.Waits = false, false // the last request may have panicked
+	s.op.File, s.op.NoWait, s.op.Waits = nil, false, false // the last request may have panicked
 	s.task.Begin(doorOpNames[op])
 }
 
@@ -116,7 +116,7 @@ func (s *doorSlot) start(op doorOp, h *fuse.InHeader) {
 func (s *doorSlot) end() {
 	s.read.release()
 	s.task.End()
-	s.op.Cancel, s.op.Cred = nil, vfs.Cred{}
+	s.op.Cancel, s.op.Cred, s.op.File = nil, vfs.Cred{}, nil
 }
 
 // do calls f until it has an answer for the caller. It may wait: somebody else listens

@@ -125,6 +125,7 @@ type openFile struct {
 	cred  vfs.Cred // who opened it
 	write bool
 	dir   bool
+	file  vfs.File
 
 	mu   sync.Mutex
 	verf vfs.Verifier // of a directory, guarded by mu

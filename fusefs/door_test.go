@@ -161,9 +161,9 @@ func (f *faultFS) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	return err
 }
 
-func (f *faultFS) Close(node vfs.NodeID, write bool) {
+func (f *faultFS) Close(node vfs.NodeID) {
 	f.opens.Add(-1)
-	f.FS.Close(node, write)
+	f.FS.Close(node)
 }
 
 func (f *faultFS) Sync(op *vfs.Op, node vfs.NodeID) error {

@@ -115,7 +115,7 @@ func TestLossInAHugeFile(t *testing.T) {
 	verf := f.Verifier()
 	done := make(chan struct{})
 	go func() {
-		f.afterLoss(in)
+		f.afterLoss(in, unix.EIO)
 		close(done)
 	}()
 	select {
@@ -139,7 +139,7 @@ func TestLossDuringWriteBack(t *testing.T) {
 	in, err := f.inode(node)
 	f.ok(err)
 	end := f.underWriteback(node)
-	f.afterLoss(in)
+	f.afterLoss(in, unix.EIO)
 	end()
 	if in.m.Nr(pagecache.Dirty) != 1 {
 		t.Error("the page is not written again")
@@ -148,6 +148,47 @@ func TestLossDuringWriteBack(t *testing.T) {
 	if got := f.backing("f"); string(got) != "text" {
 		t.Errorf("on disk after Sync: %q", got)
 	}
+}
+
+// Who has the file open is told by the next sync, each of them once. NFS has the verifier.
+func TestLossIsTold(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	open := func() *vfs.Op {
+		op := f.mem.newOp("open")
+		op.File = &vfs.File{}
+		f.ok(f.Open(op, node, true))
+		t.Cleanup(func() { f.Close(node) })
+		return op
+	}
+	one, two := open(), open()
+	f.afterLoss(in, unix.EIO)
+	f.ok(f.Sync(f.op, node))
+	for _, op := range []*vfs.Op{one, two} {
+		f.wants(f.Sync(op, node), unix.EIO)
+		f.ok(f.Sync(op, node))
+	}
+	f.ok(f.Sync(open(), node))
+}
+
+// Data that could not be written, as somebody had moved the file away for a while, is told of
+// when it is back.
+func TestLossWhileTheFileWasAway(t *testing.T) {
+	f := tableFixture(t, nil)
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	f.write(node, 0, []byte("text"), vfs.Unstable)
+	f.fds.drop(in)
+	f.ok(os.Rename(f.path("f"), f.path("away")))
+	f.ok(f.writeDirty(f.op.Scope, in))
+	f.ok(os.Rename(f.path("away"), f.path("f")))
+	f.op.File = &vfs.File{}
+	f.ok(f.Open(f.op, node, true))
+	defer f.Close(node)
+	f.wants(f.Sync(f.op, node), unix.EIO)
 }
 
 // A stable WRITE is not answered if a sync has failed since it began, even if its own

@@ -30,6 +30,7 @@ type inode struct {
 	syncs     syncs
 	changes   atomic.Uint64 // counts changes of the backing file
 	writeFail writeFailure
+	wbErr     vfs.WbErr // data that is lost
 
 	fds fdSet // guarded by fdCache.mu
 

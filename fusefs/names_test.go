@@ -225,7 +225,7 @@ func TestUnlinkedOpenFileLives(t *testing.T) {
 			f.t.Errorf("attributes: %+v", a)
 		}
 		f.write(node, 0, p, vfs.Unstable)
-		f.Close(node, true)
+		f.Close(node)
 		var a vfs.Attr
 		f.wants(f.GetAttr(f.op, node, &a), vfs.ErrStale)
 		if n := in.m.Len(); n != 0 {

@@ -177,7 +177,7 @@ func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	err := ftruncate(fd, size)
 	switch {
 	case err != nil && lengthOf(fd) < was:
-		s.afterLoss(in) // a disk that fails in the middle
+		s.afterLoss(in, err) // a disk that fails in the middle
 	case err == nil && size < in.size.Load():
 		in.size.Store(size)
 		in.m.WaitWriteback(op.Scope, in.m.Seq(), nil)

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"sync"
 	"sync/atomic"
 
@@ -157,16 +158,17 @@ func (s *Store) syncFD(in *inode, full bool) error {
 		err = unix.Fdatasync(fd)
 	}
 	if err != nil {
-		s.afterLoss(in)
+		s.afterLoss(in, err)
 	}
 	return err
 }
 
 // afterLoss is called when what was written to in may be in no page and not on the disk:
 // what is still in memory is written again, and clients send the rest again
-// when they see another verifier.
-func (s *Store) afterLoss(in *inode) {
+// when they see another verifier. Who has it open here is told of err.
+func (s *Store) afterLoss(in *inode, err error) {
 	in.changes.Add(1)
+	in.wbErr.Set(err)
 	s.verifier.Add(1)
 	if in.typ == vfs.TypeRegular {
 		in.m.DirtyAll()
@@ -244,7 +246,12 @@ func (s *Store) Sync(op *vfs.Op, node vfs.NodeID) error {
 			return err
 		}
 	}
-	return s.syncInode(op.Scope, in, true)
+	since := in.wbErr.Count()
+	err = s.syncInode(op.Scope, in, true)
+	if op.File == nil { // NFS has the verifier for that
+		return err
+	}
+	return cmp.Or(err, in.wbErr.Advance(op.File, since))
 }
 
 // Commit implements vfs.FS. It puts the whole file on stable storage, which
@@ -289,6 +296,7 @@ func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	}
 	if err == nil {
 		in.opens.Add(1)
+		in.wbErr.Open(op.File)
 	}
 	in.am.Unlock()
 	if err != nil {
@@ -302,7 +310,7 @@ func (s *Store) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 func (s *Store) Flush(*vfs.Op, vfs.NodeID) error { return nil }
 
 // Close implements vfs.FS.
-func (s *Store) Close(node vfs.NodeID, _ bool) {
+func (s *Store) Close(node vfs.NodeID) {
 	in := s.nodes.get(node)
 	if in == nil {
 		return

@@ -165,6 +165,7 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (done int, err e
 	if err != nil {
 		if errors.Is(err, vfs.ErrStale) {
 			if !in.dead.Load() {
+				in.wbErr.Set(unix.EIO)
 				s.verifier.Add(1) // it may be found again
 			}
 			return len(fs), nil // the file is gone, and its data with it

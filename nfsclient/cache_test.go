@@ -87,7 +87,7 @@ func TestWhoseChange(t *testing.T) {
 	n := b.create("f")
 	open := func() {
 		must(t, b.c.Open(&b.op, n, true))
-		b.c.Close(n, true)
+		b.c.Close(n)
 	}
 	reads := func() int {
 		b.read(n, 0, 5000)
@@ -328,7 +328,7 @@ func TestCloseWhileHiding(t *testing.T) {
 		removed <- err
 	}()
 	eventually(t, "the file is renamed", func() bool { return f.counted(nfs3.ProcRename) == 1 })
-	b.c.Close(n, true)
+	b.c.Close(n)
 	f.sendLate()
 	must(t, <-removed)
 	f.set(func() {
@@ -359,7 +359,7 @@ func TestRenameOverOpenFile(t *testing.T) {
 	if e.Node != repl {
 		t.Fatal("the name leads to the replaced file")
 	}
-	b.c.Close(old, true)
+	b.c.Close(old)
 	if left, _ := os.ReadDir(s.dir); len(left) != 1 {
 		t.Fatalf("%d files left", len(left))
 	}
@@ -550,7 +550,7 @@ func TestOpenKeepsNode(t *testing.T) {
 	if got := b.read(n, 0, 1); string(got) != "x" {
 		t.Fatalf("read %q", got)
 	}
-	b.c.Close(n, true)
+	b.c.Close(n)
 	var a vfs.Attr
 	wantErrno(t, b.c.GetAttr(&b.op, n, &a), vfs.ErrStale)
 }

@@ -178,7 +178,7 @@ func (ino *inode) committed(io *ioCall, verf vfs.Verifier, err error) {
 	case err != nil:
 		// What is unstable cannot be known to be safe: report it and give it
 		// up, as the kernel does.
-		ino.setError(err)
+		ino.wbErr.Set(err)
 		ino.settled(io)
 		ino.stale = true
 	case ino.verf != ino.commitVerf:

@@ -40,9 +40,7 @@
 // who needs a later one shares it with others. fsync writes in the caller's own
 // scope, as filemap_fdatawrite does, the flusher in its own; the scope crosses the
 // wire in the AUTH_SYS stamp. After an error of the server's (not the loss of the
-// connection) the data is dropped. Writes to the file are told until a close or a
-// sync was, and closes until a sync was, or until all who have it open for writing
-// have closed it.
+// connection) the data is dropped, and who has the file open is told (vfs.WbErr).
 //
 // Reclaim asks ReleaseFolio; what it does is a ReleasePolicy.
 //

@@ -173,7 +173,7 @@ func (c *Client) endWrite(s *slot, err error) {
 	to := pagecache.Clean
 	switch {
 	case err != nil:
-		ino.setError(err)
+		ino.wbErr.Set(err)
 		ino.stale = true
 	case io.mixed:
 		to = pagecache.Dirty
@@ -241,20 +241,19 @@ func (c *Client) writeOut(op *vfs.Op, ino *inode) error {
 // scope of the caller, and returns the error of any write-back since the last
 // report (nfs_file_fsync).
 func (c *Client) sync(op *vfs.Op, ino *inode) error {
-	return c.syncAnd(op, ino, (*inode).takeError)
+	return c.syncAnd(op, ino, (*vfs.WbErr).Advance)
 }
 
-// syncAnd is sync with a report that is takeError or tellError.
-func (c *Client) syncAnd(op *vfs.Op, ino *inode, report func(*inode) error) error {
-	before, _ := ino.errorsSince(math.MaxUint64)
+// report is Advance or Check of vfs.WbErr.
+type report func(e *vfs.WbErr, f *vfs.File, since uint64) error
+
+// syncAnd is sync with another report.
+func (c *Client) syncAnd(op *vfs.Op, ino *inode, report report) error {
+	since := ino.wbErr.Count()
 	if err := c.makeStable(op, ino); err != nil {
 		return err
 	}
-	if err := report(ino); err != nil {
-		return err
-	}
-	_, err := ino.errorsSince(before)
-	return err
+	return report(&ino.wbErr, op.File, since)
 }
 
 // makeStable is sync without the report.
@@ -282,25 +281,23 @@ func (c *Client) makeStable(op *vfs.Op, ino *inode) error {
 // Sync puts everything known of node on stable storage. Directories are: the
 // server carries out name-space changes synchronously (RFC 1813 §4.8).
 func (c *Client) Sync(op *vfs.Op, node vfs.NodeID) error {
-	return c.settle(op, node, (*inode).takeError)
+	return c.settle(op, node, (*vfs.WbErr).Advance)
 }
 
-// Flush is Sync for close(2). It leaves errors for whoever calls fsync: who closes may be a
-// child that knows nothing of what was written. With the last file that is open for writing
-// they are forgotten.
+// Flush is Sync for close(2), and leaves errors for fsync.
 func (c *Client) Flush(op *vfs.Op, node vfs.NodeID) error {
-	return c.settle(op, node, (*inode).tellError)
+	return c.settle(op, node, (*vfs.WbErr).Check)
 }
 
 // settle writes back and commits, and takes the server's attributes after that for
 // those of the cached pages.
-func (c *Client) settle(op *vfs.Op, node vfs.NodeID, report func(*inode) error) error {
+func (c *Client) settle(op *vfs.Op, node vfs.NodeID, report report) error {
 	ino, err := c.tab.get(node)
 	if err != nil || !ino.isFile() {
 		return err
 	}
 	if !ino.unwritten() {
-		return report(ino)
+		return report(&ino.wbErr, op.File, ino.wbErr.Count())
 	}
 	if err := c.syncAnd(op, ino, report); err != nil {
 		return err

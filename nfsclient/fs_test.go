@@ -197,7 +197,7 @@ func TestCloseToOpen(t *testing.T) {
 		must(t, b.c.Open(&b.op, n, true))
 		b.write(n, 0, []byte(text))
 		must(t, b.c.Flush(&b.op, n))
-		b.c.Close(n, true)
+		b.c.Close(n)
 	}
 	put(b1, n1, "one.")
 	e, err := b2.c.Lookup(&b2.op, vfs.RootID, "f")
@@ -213,7 +213,7 @@ func TestCloseToOpen(t *testing.T) {
 		if got := r.read(rn, 0, 100); string(got) != text {
 			t.Fatalf("round %d: read %q after the close of who wrote %q", i, got, text)
 		}
-		r.c.Close(rn, false)
+		r.c.Close(rn)
 	}
 	// Own changes leave the cache alone: reading again needs no READ.
 	calls := b1.c.Stats().Calls
@@ -222,7 +222,7 @@ func TestCloseToOpen(t *testing.T) {
 	if got := b1.c.Stats().Calls - calls; got != 1 {
 		t.Fatalf("%d calls to read what was written here, want 1 (ACCESS)", got)
 	}
-	b1.c.Close(n1, false)
+	b1.c.Close(n1)
 }
 
 func TestRemoveWhileOpen(t *testing.T) {
@@ -241,7 +241,7 @@ func TestRemoveWhileOpen(t *testing.T) {
 	if got := b.read(n, 0, 100); string(got) != "still here" {
 		t.Fatalf("read %q", got)
 	}
-	b.c.Close(n, true)
+	b.c.Close(n)
 	if left, _ := os.ReadDir(s.dir); len(left) != 0 {
 		t.Fatalf("%d files left, first %s", len(left), left[0].Name())
 	}
@@ -278,7 +278,7 @@ func TestPermissions(t *testing.T) {
 	must(t, b.c.Open(&other, e.Node, true))
 	must(t, writeAt(b.c, &other, e.Node, 0, []byte("x")))
 	must(t, b.c.Flush(&other, e.Node))
-	b.c.Close(e.Node, true)
+	b.c.Close(e.Node)
 	wantErrno(t, b.c.Open(&other, e.Node, true), syscall.EACCES)
 }
 

@@ -52,7 +52,7 @@ func TestAgainstGoNFS(t *testing.T) {
 	b.write(e.Node, 1234567, []byte("in the middle"))
 	copy(data[1234567:], "in the middle")
 	must(t, c.Flush(op, e.Node))
-	c.Close(e.Node, true)
+	c.Close(e.Node)
 	onDisk, err := os.ReadFile(filepath.Join(dir, "d", "f"))
 	must(t, err)
 	if !bytes.Equal(onDisk, data) {

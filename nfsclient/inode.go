@@ -25,17 +25,17 @@ type inode struct {
 	// ios counts asynchronous calls in flight.
 	ios atomic.Int32
 
-	// refs, opens, writers and silly are guarded by table.mu.
-	refs    uint64
-	opens   int
-	writers int // opens for writing
-	silly   *sillyName
+	// refs, opens and silly are guarded by table.mu.
+	refs  uint64
+	opens int
+	silly *sillyName
 
 	// sem is held, with one token in it, while the content or the size is
 	// changed here (i_rwsem).
 	sem chan struct{}
 
 	commits waitq.Queue // those who wait for a COMMIT to end
+	wbErr   vfs.WbErr
 
 	// Guarded by Client.listMu.
 	unstable   inodeLink // on Client.unstable
@@ -69,10 +69,6 @@ type inode struct {
 	verf     vfs.Verifier // of what is unstable
 	hasVerf  bool
 	lost     uint64 // how often unstable pages had to be written again
-	werr     error  // to be reported by the next write, flush or sync
-	nerr     uint64 // (mu) how often werr was set
-	told     uint64 // nerr when a close was told of werr
-	lastErr  error  // (mu) to what
 	rerr     error  // of the last failed READ
 
 	committing  bool
@@ -148,65 +144,6 @@ func (ino *inode) coverage() (answered, covered uint64) {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
 	return ino.answered, ino.covered
-}
-
-// takeError returns the error of an earlier write-back, once.
-func (ino *inode) takeError() error {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	err := ino.werr
-	ino.werr = nil
-	return err
-}
-
-// tellError is takeError, but the error is forgotten with the last who has the file open for
-// writing only.
-func (ino *inode) tellError() error {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	ino.told = ino.nerr
-	return ino.werr
-}
-
-// forgetTold forgets the error if tellError has told of it.
-func (ino *inode) forgetTold() {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	if ino.told == ino.nerr {
-		ino.werr = nil
-	}
-}
-
-// peekError is takeError, but leaves the error for whoever calls fsync. One that somebody was
-// told of keeps nobody from writing.
-func (ino *inode) peekError() error {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	if ino.told == ino.nerr {
-		return nil
-	}
-	return ino.werr
-}
-
-// errorsSince returns how many errors there ever were, and the last of them if
-// there were more than before: everybody who waited for a write that failed has
-// to know, not only the first who asks (errseq_t).
-func (ino *inode) errorsSince(before uint64) (uint64, error) {
-	ino.mu.Lock()
-	defer ino.mu.Unlock()
-	if ino.nerr > before {
-		return ino.nerr, ino.lastErr
-	}
-	return ino.nerr, nil
-}
-
-// setError remembers err for takeError. ino.mu is held.
-func (ino *inode) setError(err error) {
-	ino.nerr++
-	ino.lastErr = err
-	if ino.werr == nil {
-		ino.werr = err
-	}
 }
 
 // inodeLink chains an inode in a list; see inodeList.

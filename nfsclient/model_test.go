@@ -103,7 +103,7 @@ func (m *model) reopen() error {
 	if err := m.b.c.Flush(&m.op, m.node); err != nil {
 		return err
 	}
-	m.b.c.Close(m.node, true)
+	m.b.c.Close(m.node)
 	return m.b.c.Open(&m.op, m.node, true)
 }
 

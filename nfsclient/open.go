@@ -30,11 +30,9 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	}
 	c.tab.mu.Lock()
 	ino.opens++
-	if write {
-		ino.writers++
-	}
 	c.tab.open++
 	c.tab.mu.Unlock()
+	ino.wbErr.Open(op.File)
 	return nil
 }
 
@@ -72,7 +70,7 @@ func (c *Client) checkOpen(op *vfs.Op, ino *inode, write bool) error {
 
 // Close undoes one Open. With the last one, a file that was removed meanwhile is
 // removed from the server.
-func (c *Client) Close(node vfs.NodeID, write bool) {
+func (c *Client) Close(node vfs.NodeID) {
 	t := c.tab
 	t.mu.Lock()
 	ino := t.byID[node]
@@ -82,12 +80,6 @@ func (c *Client) Close(node vfs.NodeID, write bool) {
 	}
 	ino.opens--
 	t.open--
-	if write {
-		ino.writers--
-		if ino.writers == 0 {
-			ino.forgetTold()
-		}
-	}
 	var silly *sillyName
 	if ino.opens == 0 {
 		silly, ino.silly = ino.silly, nil

@@ -386,7 +386,7 @@ func TestReplayedCalls(t *testing.T) {
 		}
 	})
 	once(nfs3.ProcRemove)
-	c.Close(e.Node, false)
+	c.Close(e.Node)
 	f.set(func() {
 		if h := f.hidden(); len(h) != 0 {
 			t.Errorf("%q stays", h)
@@ -616,7 +616,7 @@ func TestCreatingAsksNothing(t *testing.T) {
 	must(t, b.c.Open(&op, e.Node, true))
 	b.write(e.Node, 0, []byte("content"))
 	b.sync(e.Node)
-	b.c.Close(e.Node, true)
+	b.c.Close(e.Node)
 	if n, m := f.counted(nfs3.ProcAccess), f.counted(nfs3.ProcGetAttr); n != 0 || m > 1 {
 		t.Errorf("%d ACCESS, %d GETATTR", n, m)
 	}
@@ -624,7 +624,7 @@ func TestCreatingAsksNothing(t *testing.T) {
 	if n := f.counted(nfs3.ProcAccess); n != 1 {
 		t.Errorf("%d ACCESS for the second open", n)
 	}
-	b.c.Close(e.Node, false)
+	b.c.Close(e.Node)
 }
 
 // A server that forgot the connection without a word is found out soon.

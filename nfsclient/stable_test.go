@@ -130,37 +130,40 @@ func TestSyncWhileServerCrashes(t *testing.T) {
 	all.Wait()
 }
 
-// Who closes the file may be a child that has inherited it, and does not look.
-func TestCloseLeavesErrorForSync(t *testing.T) {
+// Everybody who has the file open is told of data that is lost: who closes may be a child that
+// has inherited it and does not look, and who syncs one that only reads.
+func TestWhoIsToldOfErrors(t *testing.T) {
 	f, b := fakeBed(t, nil)
 	n := b.create("f")
 	ino, _ := b.c.tab.get(n)
-	fail := func() {
-		f.set(func() {
-			f.before = func(c *fakeCall) verdict {
-				if c.proc == nfs3.ProcWrite {
-					return noSpace
-				}
-				return serve
-			}
-		})
-		b.write(n, 0, []byte("lost"))
-		eventually(t, "the flusher has failed", func() bool { return !ino.unwritten() })
-		f.set(func() { f.before = nil })
+	open := func() *vfs.Op {
+		op := rootOp(b.mem)
+		op.File = &vfs.File{}
+		must(t, b.c.Open(&op, n, true))
+		return &op
 	}
-	must(t, b.c.Open(&b.op, n, true))
-	must(t, b.c.Open(&b.op, n, true))
-	fail()
-	wantErrno(t, b.c.Flush(&b.op, n), syscall.ENOSPC)
-	b.c.Close(n, true)
-	b.write(n, 100, []byte("there is room again"))
-	wantErrno(t, b.c.Sync(&b.op, n), syscall.ENOSPC)
-	must(t, b.c.Sync(&b.op, n))
-	fail()
-	wantErrno(t, b.c.Flush(&b.op, n), syscall.ENOSPC)
-	b.c.Close(n, true)
-	b.write(n, 0, []byte("by somebody else"))
-	b.sync(n)
+	writer, child, reader := open(), open(), open()
+	child.File = writer.File
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc == nfs3.ProcWrite {
+				return noSpace
+			}
+			return serve
+		}
+	})
+	must(t, writeAt(b.c, writer, n, 0, []byte("lost")))
+	eventually(t, "the flusher has failed", func() bool { return !ino.unwritten() })
+	f.set(func() { f.before = nil })
+	wantErrno(t, b.c.Sync(reader, n), syscall.ENOSPC)
+	wantErrno(t, b.c.Flush(child, n), syscall.ENOSPC)
+	b.c.Close(n)
+	wantErrno(t, writeAt(b.c, writer, n, 100, []byte("is refused")), syscall.ENOSPC)
+	must(t, writeAt(b.c, writer, n, 100, []byte("there is room again")))
+	wantErrno(t, b.c.Sync(writer, n), syscall.ENOSPC)
+	must(t, b.c.Sync(writer, n))
+	must(t, b.c.Sync(reader, n))
+	must(t, b.c.Sync(open(), n))
 }
 
 // A COMMIT that waits for a slot must not keep the commit worker, which has some, from sending

@@ -24,7 +24,7 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 	if err := c.mayUse(op, ino, vfs.AccessModify|vfs.AccessExtend); err != nil {
 		return err
 	}
-	if err := ino.peekError(); err != nil {
+	if err := ino.wbErr.Refuse(op.File); err != nil {
 		return err
 	}
 	total := v.Len()

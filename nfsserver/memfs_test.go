@@ -391,7 +391,7 @@ func (fs *memFS) takeSynced() map[vfs.NodeID]int {
 
 func (fs *memFS) Open(*vfs.Op, vfs.NodeID, bool) error { return nil }
 func (fs *memFS) Flush(*vfs.Op, vfs.NodeID) error      { return nil }
-func (fs *memFS) Close(vfs.NodeID, bool)               {}
+func (fs *memFS) Close(vfs.NodeID)                     {}
 
 // add makes a new node in dir under name.
 func (fs *memFS) add(op *vfs.Op, dir vfs.NodeID, name string, typ vfs.FileType, set *vfs.SetAttr) (*memNode, vfs.WCC, error) {

@@ -44,6 +44,9 @@ type Op struct {
 	Cred Cred
 	// Local is true if the client runs on this host (loop-back).
 	Local bool
+	// File is the open file that the call is made through, if there is one: Open, Write,
+	// Flush and Sync of a local user.
+	File *File
 	// Cancel, if not nil, is closed when nobody waits for the answer any more.
 	Cancel <-chan struct{}
 	// Witness, if not nil, hears of the change of names that the call makes.
@@ -232,11 +235,11 @@ type FS interface {
 	// Open prepares node for I/O by a local user and keeps it alive, also
 	// unlinked, until Close. write says whether it may be written.
 	Open(op *Op, node NodeID, write bool) error
-	// Flush is called at each close(2) of an open file: close-to-open file
-	// systems write back here.
+	// Flush is called at each close(2) of a file that is open for writing: close-to-open
+	// file systems write back here.
 	Flush(op *Op, node NodeID) error
 	// Close undoes one Open.
-	Close(node NodeID, write bool)
+	Close(node NodeID)
 
 	// Create makes a regular file. verf is the create verifier of Exclusive.
 	Create(op *Op, dir NodeID, name string, how CreateMode, set *SetAttr, verf Verifier) (Entry, WCC, error)
