@@ -246,5 +246,6 @@ func (s *Store) StatFS(*vfs.Op, vfs.NodeID) (vfs.StatFS, error) {
 		AvailBytes: sf.Bavail*bs - min(waiting, sf.Bavail*bs),
 		TotalFiles: sf.Files, FreeFiles: sf.Ffree, AvailFiles: sf.Ffree,
 		BlockSize: uint32(sf.Bsize), NameMax: uint32(min(uint64(sf.Namelen), maxName)),
+		MaxFile: s.maxFile,
 	}, nil
 }

@@ -62,6 +62,7 @@ type Store struct {
 	copyWrites bool          // see StoreConfig
 	holds      func() bool   // likewise; nil: always
 	noDirect   atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
+	maxFile    uint64        // StatFS.MaxFile
 	maxSeen    atomic.Uint64 // a file size that the backing is known to allow
 	failMu     sync.Mutex
 	failing    atomic.Int32 // inodes that cannot be written out; changes with failMu held
@@ -152,6 +153,7 @@ func (s *Store) probe(cfg *StoreConfig) error {
 	s.posixRights = slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC,
 		unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC}, int64(sf.Type))
 	s.readOnly = sf.Flags&unix.ST_RDONLY != 0
+	s.maxFile = maxFileOf(s.rootFD)
 	var raw rawHandle
 	noHandles, err := s.kernelHandles(&raw) // first: to take an identity back gives capabilities
 	if err != nil {
@@ -248,6 +250,22 @@ func (s *Store) keepsInodes() error {
 			"mount the overlay with xino=on, or with all layers on one file system", s.fsType)
 	}
 	return nil
+}
+
+// maxFileOf returns how large a new file in dir can get: as far as the kernel lets us seek,
+// or 0 if none can be made.
+func maxFileOf(dir int) (size uint64) {
+	fd, err := unix.Openat(dir, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	for bit := uint64(1) << 62; bit > 0; bit >>= 1 {
+		if _, err := unix.Seek(fd, int64(size|bit), unix.SEEK_SET); err == nil {
+			size |= bit
+		}
+	}
+	return size
 }
 
 func processGroups() ([]uint32, error) {

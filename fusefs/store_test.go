@@ -474,7 +474,7 @@ func TestHoles(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	f := newFixture(t, options{})
+	f := newFixture(t, options{dir: diskDir(t)})
 	node := f.create(vfs.RootID, "f", 0o644)
 	for _, off := range []uint64{1 << 62, 1<<63 - 1, 1<<64 - 2} {
 		_, err := writeAs(f.Store, f.op, node, off, []byte("abc"), vfs.Unstable)
@@ -485,6 +485,17 @@ func TestTooLarge(t *testing.T) {
 	if n := f.getattr(node).Size; n != 0 {
 		t.Errorf("size %d", n)
 	}
+	// FSINFO has clients refuse what they could not write back.
+	st, err := f.StatFS(f.op, node)
+	f.ok(err)
+	if st.MaxFile != 0 && st.MaxFile != 1<<63-1 {
+		_, err = f.SetAttr(f.op, node, &vfs.SetAttr{SetSize: true, Size: st.MaxFile + 1})
+		f.wants(err, unix.EFBIG)
+	}
+	_, err = f.SetAttr(f.op, node, &vfs.SetAttr{SetSize: true, Size: st.MaxFile})
+	f.ok(err)
+	_, err = f.SetAttr(f.op, node, &vfs.SetAttr{SetSize: true})
+	f.ok(err)
 	big := pattern(int(f.maxIO)+4096, 1)
 	res, err := writeAs(f.Store, f.op, node, 5, big, vfs.Unstable)
 	f.ok(err)

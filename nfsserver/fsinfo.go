@@ -1,6 +1,8 @@
 package nfsserver
 
 import (
+	"cmp"
+
 	"loopnfs/alloc"
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
@@ -33,7 +35,7 @@ func (x *export) info(st *vfs.StatFS, dirMax int) nfs3.FSInfo {
 		RTMax: x.ioMax, RTPref: x.ioMax, RTMult: mult,
 		WTMax: x.ioMax, WTPref: x.ioMax, WTMult: mult,
 		DTPref:      uint32(dirMax),
-		MaxFileSize: maxFileSize,
+		MaxFileSize: cmp.Or(st.MaxFile, maxFileSize),
 		TimeDelta:   vfs.Time{Nsec: 1},
 		Properties:  props,
 	}

@@ -103,4 +103,5 @@ type StatFS struct {
 	BlockSize                         uint32
 	NameMax                           uint32
 	LinkMax                           uint32 // names that one file may have: 1 without hard links, 0 if nobody knows
+	MaxFile                           uint64 // largest size of a file, in bytes, 0 if nobody knows (s_maxbytes)
 }
