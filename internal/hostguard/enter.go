@@ -39,9 +39,9 @@ func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
 	g := enter(setIOFlusher, k)
 	if err != nil {
 		g.Miss(Missing{
-			What:   "memory for a restart",
+			What:   "a keeper, and memory for a restart",
 			Why:    err,
-			Costs:  "a server that was killed may find no memory to start with, as its clients' pages fill it",
+			Costs:  "nobody starts the server again when it is killed, and it may find no memory to start with, as its clients' pages fill it",
 			Remedy: fmt.Sprintf("have a tmpfs at %s with room for --memory and 32 MiB, and a --state for each server", keepParent),
 		})
 		return g, nil
@@ -49,6 +49,12 @@ func EnterKeeping(stateDir string, n int64) (*Guard, *Keep) {
 	if g.Err() == nil {
 		os.Exit(k.keep())
 	}
+	g.Miss(Missing{
+		What:   "a keeper",
+		Why:    errors.New("there is none for a process without PR_SET_IO_FLUSHER"),
+		Costs:  "nobody starts the server again when it is killed or crashes",
+		Remedy: "give the process CAP_SYS_RESOURCE, or have its supervisor start it again (Restart=always in systemd)",
+	})
 	return g, k
 }
 
