@@ -67,10 +67,44 @@ var childActs = map[string]func(args []string) error{
 	"signals": childSignals, "hold": childHold, "mmap": childMmap, "sync": childSync,
 	"bigfile": childBigFile, "large": childLarge, "errno": childErrno, "large-write": childLargeWrite,
 	"drops": childDrops, "hang": childHang, "tree": childTree, "walk": childWalk, "use": childUse, "hold-all": childHoldAll,
-	"write-at-random": childWriteAtRandom, "ask": childAsk,
+	"write-at-random": childWriteAtRandom, "ask": childAsk, "getdents": childGetdents,
 }
 
 func check(errs ...error) error { return errors.Join(errs...) }
+
+// childGetdents fills a directory and lists it again and again, with a buffer for the kernel
+// of one size and then of the others.
+func childGetdents(args []string) error {
+	const files = 500
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(args[0], strings.Repeat("name", 20)+strconv.Itoa(i)), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	for i, size := range args[1:] {
+		n, err := strconv.Atoi(size)
+		if err != nil {
+			return err
+		}
+		d, err := os.Open(args[0])
+		if err != nil {
+			return err
+		}
+		names := 0
+		for buf := make([]byte, n); err == nil; {
+			if n, err = unix.Getdents(int(d.Fd()), buf); n <= 0 {
+				break
+			}
+			_, k, _ := unix.ParseDirent(buf[:n], -1, nil)
+			names += k
+		}
+		d.Close()
+		if err != nil || names != files {
+			return fmt.Errorf("list %d, with %s bytes: %d names, %w", i, size, names, err)
+		}
+	}
+	return nil
+}
 
 // childFiles does what people do with files.
 func childFiles(args []string) error {

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -41,7 +42,10 @@ func FindMount(path string) (*MountPoint, error) {
 type device struct {
 	MountPoint
 	serveFD int // the connection's (doorConn)
-	watchFD int // the same device, to ask whether it is still connected
+
+	mu      sync.Mutex
+	watchFD int  // the same device, to ask whether it is still connected
+	gone    bool // it is not: the number may be that of another file
 }
 
 func newDevice(cfg *DoorConfig) (*device, error) {
@@ -241,6 +245,11 @@ func (d *device) setReadAhead(bytes int) error {
 
 // disconnected reports whether the kernel has given up the connection.
 func (d *device) disconnected() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.gone {
+		return true
+	}
 	fds := []unix.PollFd{{Fd: int32(d.watchFD)}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0
@@ -248,9 +257,12 @@ func (d *device) disconnected() bool {
 
 // close ends the watch over the connection.
 func (d *device) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.watchFD >= 0 {
 		unix.Close(d.watchFD)
 	}
+	d.watchFD, d.gone = -1, true
 }
 
 // mounted reports whether m is still the topmost mount at its path.

@@ -797,3 +797,9 @@ func TestDoorConnectionID(t *testing.T) {
 		t.Errorf("read-ahead is %s KiB, want 1024", kb)
 	}
 }
+
+// A reply is no longer than the kernel asked for, whatever it has asked for before.
+func TestDoorListsWithAnyBuffer(t *testing.T) {
+	m := mountTest(t, nil)
+	inChild(t, "getdents", m.dir, "4096", "65536", "8192", "32768", "4096", "65536", "512")
+}

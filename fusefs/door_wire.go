@@ -396,7 +396,7 @@ func serveReadDir(s *doorSlot, f *doorFS, out *reply, plus bool) fuse.Status {
 	if cap(s.wire.names) < size {
 		s.wire.names = make([]byte, size)
 	}
-	list := fuse.NewDirEntryList(s.wire.names[:size], in.Offset)
+	list := fuse.NewDirEntryList(s.wire.names[:size:size], in.Offset) // ReadDir may begin again
 	st := f.ReadDir(s, in, list, plus)
 	out.data = s.wire.one(list.Bytes())
 	return st
