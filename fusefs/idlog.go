@@ -38,6 +38,7 @@ const (
 	typeUpper   = 0x80
 	idSyncDelay = time.Second // what LOOKUP has told may be lost with the power for so long
 	idSlack     = 1 << 20     // bytes out of date that nobody minds
+	maxQueued   = 1 << 20     // bytes that are kept while they cannot be written
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -85,16 +86,21 @@ type idLog struct {
 	synced int64
 	busy   bool // somebody writes: nobody else touches f
 	redo   bool // the kernel may have lost a part: all of it has to be written again
+	lost   bool // what was put is not all in the file or in buf: likewise, and before anything else
 	failed bool // it was said that it cannot be written
 }
 
-// put queues a record. The lock of the table is held.
+// put queues a record. If too many cannot be written it keeps none, for the table has it all.
+// The lock of the table is held.
 func (l *idLog) put(op byte, r *idRecord, p place) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.buf)
 	l.buf = appendRecord(l.buf, op, r, p)
 	l.queued.Add(int64(len(l.buf) - n))
+	if l.failed && len(l.buf) > maxQueued || l.lost {
+		l.buf, l.lost = nil, true
+	}
 }
 
 // write returns when everything that was put before is in the file: it outlives
@@ -151,7 +157,7 @@ func (l *idLog) complain(err error) {
 
 // flush writes what is queued. mu is held, but not meanwhile.
 func (l *idLog) flush(sync bool) (err error) {
-	if l.redo && sync {
+	if l.lost || l.redo && sync {
 		return unix.EIO // until rewrite
 	}
 	p, end := l.buf, l.queued.Load()
@@ -190,14 +196,15 @@ func (l *idLog) begin() {
 }
 
 // end takes over f, which holds size bytes and all that was put up to upTo, if
-// there is one; if not, held goes back in front of what is queued.
-func (l *idLog) end(f *os.File, size, upTo int64, held []byte, err error) {
+// there is one; if not, held goes back in front of what is queued, of which lost says whether
+// it is all.
+func (l *idLog) end(f *os.File, size, upTo int64, held []byte, lost bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.busy = false
 	l.cond.Broadcast()
 	if f == nil {
-		l.buf = append(held, l.buf...)
+		l.buf, l.lost = append(held, l.buf...), l.lost || lost
 		return
 	}
 	if l.f != nil {
@@ -217,7 +224,7 @@ func openTable(state, name string, root int, ino uint64, copyUp bool, log *slog.
 	t := &idTable{
 		root: root, copyUp: copyUp, log: log, limit: maxRecords, most: maxLive, next: rootNumber + 1, tag: randomTag(),
 		byNumber: map[uint64]*idRecord{}, byIno: map[uint64]*idRecord{},
-		stop: make(chan struct{}), stopped: make(chan struct{}),
+		naming: map[uint64]struct{}{}, stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	t.moves.L = &t.mu
 	r := &idRecord{number: rootNumber, fileID: fileID{ino: ino, typ: vfs.TypeDirectory}}
@@ -266,7 +273,11 @@ func (l *idLog) close() {
 	}
 }
 
-// load reads the log. What is torn or damaged is cut off, with all that follows.
+// errDamaged is what all errors of a record wrap that is not as it was written.
+var errDamaged = errors.New("damaged")
+
+// load reads the log. What is torn or damaged is cut off, with all that follows; what the disk
+// does not read now it may read another time. What is good is on stable storage then.
 func (t *idTable) load() error {
 	l := &t.disk
 	f, err := os.OpenFile(l.path, os.O_RDWR, 0)
@@ -287,11 +298,13 @@ func (t *idTable) load() error {
 	for {
 		n, err := t.replay(in)
 		l.size += int64(n)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
+		switch {
+		case err == io.EOF:
+			return unix.Fdatasync(int(f.Fd()))
+		case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errDamaged):
 			return t.cut(err)
+		case err != nil:
+			return err
 		}
 	}
 }
@@ -323,13 +336,15 @@ func (t *idTable) replay(in *bufio.Reader) (int, error) {
 	}
 	n := idFixed + int(binary.BigEndian.Uint16(b[6:]))
 	if n > len(b) {
-		return 0, errors.New("a name is too long")
+		return 0, fmt.Errorf("%w: a name is too long", errDamaged)
 	}
-	if _, err := io.ReadFull(in, b[idFixed:n]); err != nil {
+	if _, err := io.ReadFull(in, b[idFixed:n]); err == io.EOF {
 		return 0, io.ErrUnexpectedEOF
+	} else if err != nil {
+		return 0, err
 	}
 	if binary.BigEndian.Uint32(b[:]) != crc32.Checksum(b[4:n], castagnoli) {
-		return 0, errors.New("a checksum is wrong")
+		return 0, fmt.Errorf("%w: a checksum is wrong", errDamaged)
 	}
 	var v [5]uint64
 	for i := range v {
@@ -345,16 +360,16 @@ func (t *idTable) apply(op byte, as *idRecord, p place) error {
 	r := t.byNumber[as.number]
 	switch {
 	case as.number == rootNumber:
-		return errors.New("a record of the root")
+		return fmt.Errorf("%w: a record of the root", errDamaged)
 	case op == opGone:
 		if r != nil {
 			t.unlink(r)
 		}
 		return nil
 	case op != opFile || checkName(p.name) != nil:
-		return errors.New("a record that means nothing")
+		return fmt.Errorf("%w: a record that means nothing", errDamaged)
 	case r == nil && len(t.byNumber) > maxRecords:
-		return errors.New("too many files")
+		return fmt.Errorf("more than %d files", maxRecords)
 	case r == nil:
 		r = &idRecord{number: as.number, tag: as.tag, fileID: as.fileID}
 		t.byNumber[r.number], t.byIno[r.ino] = r, r
@@ -371,7 +386,7 @@ func (t *idTable) wasteful() bool {
 	defer t.mu.Unlock()
 	t.disk.mu.Lock()
 	defer t.disk.mu.Unlock()
-	return t.disk.redo || t.disk.size > 2*t.live+idSlack
+	return t.disk.redo || t.disk.lost || t.disk.size > 2*t.live+idSlack
 }
 
 // rewrite writes a log without what is out of date in place of the old one.
@@ -382,12 +397,12 @@ func (t *idTable) rewrite() error {
 	t.mu.Lock()
 	l.mu.Lock()
 	all := t.dump()
-	held, upTo := l.buf, l.queued.Load()
-	l.buf = nil
+	held, lost, upTo := l.buf, l.lost, l.queued.Load()
+	l.buf, l.lost = nil, false
 	l.mu.Unlock()
 	t.mu.Unlock()
 	f, err := replace(l.path, all)
-	l.end(f, int64(len(all)), upTo, held, err)
+	l.end(f, int64(len(all)), upTo, held, lost, err)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,8 +54,9 @@ const (
 // counts only for files that are known to be in the upper layer, and to tell a file
 // that was renamed from a new one with an old inode number.
 //
-// A rename changes the name first and the record later. Who does not find a file in
-// between looks again (begin, end).
+// A rename notes the new name as one more place, changes the name, and then puts the
+// places in order: a server that is killed in between finds the file by one of them. Who
+// does not find a file meanwhile looks again (begin, end).
 //
 // Invariant: whoever has a handle, its record is in the log (idLog). No lock is
 // held over system calls on the exported files or on the log.
@@ -76,8 +78,9 @@ type idTable struct {
 	live     int64 // bytes of the log that are not out of date
 	full     bool  // it was said that there is no room
 
-	begun, ended uint64 // calls that give files other names
-	moves        sync.Cond
+	begun  uint64              // calls that give files other names
+	naming map[uint64]struct{} // the numbers of those that have not ended
+	moves  sync.Cond
 }
 
 // idRecord is one file.
@@ -364,41 +367,79 @@ func (t *idTable) drop(raw *rawHandle) {
 }
 
 // begin says that a file is being given another name; end, that this is over and
-// its record says so.
-func (t *idTable) begin() {
+// its record says so. It gets what begin returned.
+func (t *idTable) begin() uint64 {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.begun++
-	t.mu.Unlock()
+	t.naming[t.begun] = struct{}{}
+	return t.begun
 }
 
-func (t *idTable) end() {
+func (t *idTable) end(number uint64) {
 	t.mu.Lock()
-	t.ended++
+	delete(t.naming, number)
 	t.moves.Broadcast()
 	t.mu.Unlock()
 	_ = t.disk.write() // an error was logged; it is written later
 }
 
-// named returns how many files have begun to get another name, and have got it.
-func (t *idTable) named() (begun, ended uint64) {
+// named returns how many files have begun to get another name, and whether all have got it.
+func (t *idTable) named() (begun uint64, all bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun, t.ended
+	return t.begun, len(t.naming) == 0
 }
 
 // settled reports that no file has been given another name since named returned
-// begun and ended, and that raw is not found for another reason. If one has, it
+// begun and all, and that raw is not found for another reason. If one has, it
 // returns when those that had begun are over.
-func (t *idTable) settled(raw *rawHandle, begun, ended uint64) bool {
+func (t *idTable) settled(raw *rawHandle, begun uint64, all bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if begun == ended && begun == t.begun || t.get(raw) == nil {
+	if all && begun == t.begun || t.get(raw) == nil {
 		return true
 	}
-	for upTo := t.begun; t.ended < upTo; {
+	for upTo := t.begun; t.namingUpTo(upTo); {
 		t.moves.Wait()
 	}
 	return false
+}
+
+// namingUpTo reports whether one of the first n that have begun has not ended. mu is held.
+func (t *idTable) namingUpTo(n uint64) bool {
+	for number := range t.naming {
+		if number <= n {
+			return true
+		}
+	}
+	return false
+}
+
+// recordAt returns the record of the file that is what id says and was seen at p, or nil.
+// mu is held.
+func (t *idTable) recordAt(id *fileID, p place) *idRecord {
+	r := t.byIno[id.ino]
+	if r == nil || r.number == rootNumber || !t.same(r, id, p) {
+		return nil
+	}
+	return r
+}
+
+// moving notes that the file at from, which is what was says, may be at to soon, and returns
+// the places it had; with an error, the log does not know, and the file must stay. moved or
+// stays follows.
+func (t *idTable) moving(was *fileID, from, to place) (had []place, err error) {
+	if err := t.disk.works(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	if r := t.recordAt(was, from); r != nil {
+		had = slices.Clone(r.at)
+		t.see(r, was, to, false)
+	}
+	t.mu.Unlock()
+	return had, t.disk.write()
 }
 
 // moved notes that the file open as fd, which was what was says, has another name
@@ -411,11 +452,30 @@ func (t *idTable) moved(fd int, was *fileID, from, to place) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := t.byIno[was.ino]
-	if r == nil || r.number == rootNumber || !t.same(r, was, from) {
+	if r := t.recordAt(was, from); r != nil {
+		t.see(r, &id, to, true)
+	}
+}
+
+// stays takes back what moving has noted: the file is at from, and had these places.
+func (t *idTable) stays(was *fileID, from, to place, had []place) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r := t.recordAt(was, from)
+	if r == nil || had == nil || slices.Contains(had, to) {
 		return
 	}
-	t.see(r, &id, to, true)
+	t.live -= r.size()
+	r.at = slices.DeleteFunc(r.at, func(p place) bool { return p == to })
+	for _, p := range had {
+		if len(r.at) < maxPlaces && !r.has(p) {
+			r.at = append(r.at, p)
+		}
+	}
+	t.live += r.size()
+	for _, p := range slices.Backward(r.at) { // who reads the log sees them as they are
+		t.disk.put(opFile, r, p)
+	}
 }
 
 // gone reports whether the file open as fd, which was what was says before one of
@@ -485,9 +545,9 @@ func (t *idTable) copied(in *inode, fd int, at *place, upper bool) {
 // find opens the file of a handle with O_PATH.
 func (t *idTable) find(raw *rawHandle) (fd int, err error) {
 	for range maxAgain {
-		begun, ended := t.named()
+		begun, all := t.named()
 		fd, err = t.findOnce(raw)
-		if !errors.Is(err, vfs.ErrStale) || t.settled(raw, begun, ended) {
+		if !errors.Is(err, vfs.ErrStale) || t.settled(raw, begun, all) {
 			break
 		}
 	}
@@ -545,9 +605,9 @@ func (t *idTable) path(r *idRecord) string {
 // it is not there.
 func (t *idTable) try(r *idRecord, dir int, path string) (int, error) {
 	fd, err := openBelow(dir, path)
-	switch err {
-	case nil:
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ESTALE, unix.ENAMETOOLONG:
+	switch {
+	case err == nil:
+	case notThere(err):
 		return -1, nil
 	default:
 		return -1, err
@@ -567,6 +627,23 @@ func (t *idTable) try(r *idRecord, dir int, path string) (int, error) {
 		return -1, nil
 	}
 	return fd, nil
+}
+
+// notThere reports whether an open failed because the file is not where it was.
+func notThere(err error) bool {
+	switch err {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ESTALE, unix.ENAMETOOLONG:
+		return true
+	}
+	return false
+}
+
+// goneError returns the error for a file by its handle if opening it failed with err.
+func goneError(err error) error {
+	if notThere(err) {
+		return vfs.ErrStale
+	}
+	return openError(err, 0)
 }
 
 // openBelow opens path with O_PATH. No link is followed, nothing outside of dir
@@ -696,7 +773,7 @@ func (t *idTable) nameAll(rel string, id *fileID, raw *rawHandle) error {
 		at = fd
 		if err != nil {
 			at = t.root
-			return vfs.ErrStale
+			return goneError(err)
 		}
 		if err := t.name(fd, place{dir, name}, 0, raw); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,8 +82,9 @@ func TestTableWaitsForARename(t *testing.T) {
 	d := &dirOp{s: f.Store, b: f.scratch.get()}
 	d.in, _ = f.inode(vfs.RootID)
 	d.fd = f.rootFD
-	src := d.lookAtMoved("dir")
-	f.ok(os.Rename(f.path("dir"), f.path("moved")))
+	src, err := d.lookAtMoved("dir", d, "moved")
+	f.ok(err)
+	f.ok(os.Rename(f.path("dir"), f.path("between")))
 	opened := make(chan error)
 	go func() {
 		fd, err := f.openRaw(&raw, unix.O_RDONLY)
@@ -97,7 +99,122 @@ func TestTableWaitsForARename(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 		defer func() { f.ok(<-opened) }()
 	}
+	op := f.mem.newOp("others, who are fast")
+	f.create(vfs.RootID, "x0", 0o644)
+	for i := range 2 * maxAgain {
+		_, _, err := f.Rename(op, vfs.RootID, fmt.Sprint("x", i), vfs.RootID, fmt.Sprint("x", i+1))
+		f.ok(err)
+	}
+	f.ok(os.Rename(f.path("between"), f.path("moved")))
 	src.moved(d, "moved", true)
+}
+
+// A server that is killed in the middle of a rename finds the file, and what is below.
+func TestTableOfOneKilledInARename(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		f := tableFixture(t, nil)
+		dir := f.mkdir(vfs.RootID, "dir", 0o755)
+		file := f.create(dir, "file", 0o644)
+		h, ino := f.handle(file), f.getattr(file).Ino
+		d := &dirOp{s: f.Store, b: f.scratch.get()}
+		d.in, _ = f.inode(vfs.RootID)
+		d.fd = f.rootFD
+		src, err := d.lookAtMoved("dir", d, "moved")
+		f.ok(err)
+		if made {
+			f.ok(os.Rename(f.path("dir"), f.path("moved")))
+		}
+		f.killed().opens(h, ino)
+		src.moved(d, "moved", made)
+	}
+}
+
+// Renames that fail do not crowd out the places where a file is.
+func TestTableForgetsFailedRenames(t *testing.T) {
+	f := tableFixture(t, nil)
+	n := f.create(vfs.RootID, "0", 0o644)
+	h, ino := f.handle(n), f.getattr(n).Ino
+	for i := 1; i < maxPlaces; i++ {
+		_, _, err := f.Link(f.op, n, vfs.RootID, fmt.Sprint(i))
+		f.ok(err)
+	}
+	r := f.ids.byIno[ino]
+	want, live := slices.Sorted(slices.Values(namesOf(r))), f.ids.live
+	for i := range 2 * maxPlaces {
+		f.mkdir(vfs.RootID, fmt.Sprint("dir", i), 0o755)
+		_, _, err := f.Rename(f.op, vfs.RootID, "0", vfs.RootID, fmt.Sprint("dir", i))
+		f.wants(err, unix.EISDIR)
+	}
+	if got := slices.Sorted(slices.Values(namesOf(r))); !slices.Equal(got, want) {
+		t.Errorf("the places are %q, want %q", got, want)
+	}
+	for i := range 2 * maxPlaces {
+		f.ids.drop(f.rawOf(f.lookup(vfs.RootID, fmt.Sprint("dir", i)).Node))
+	}
+	if f.ids.live != live {
+		t.Errorf("%d bytes live, want %d", f.ids.live, live)
+	}
+	f.killed().opens(h, ino)
+}
+
+func namesOf(r *idRecord) (names []string) {
+	for _, p := range r.at {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func (f *fixture) rawOf(n vfs.NodeID) *rawHandle {
+	var raw rawHandle
+	h, _ := parseHandle(f.handle(n))
+	h.raw(&raw)
+	return &raw
+}
+
+// While the log cannot be written, what others cannot do without is refused, and what goes on
+// takes no memory.
+func TestTableWithoutADisk(t *testing.T) {
+	state := tmpfsDir(t, "size=64k")
+	f := newFixture(t, options{dir: overlayDir(t, nil), state: state, lenient: true})
+	n := f.create(vfs.RootID, "x", 0o644)
+	h, ino := f.handle(n), f.getattr(n).Ino
+	filler, err := os.Create(filepath.Join(state, "filler"))
+	f.ok(err)
+	for err == nil {
+		_, err = filler.Write(make([]byte, 4096))
+	}
+	f.ok(filler.Close())
+	for i := 0; ; i++ {
+		if _, _, err = f.Rename(f.op, vfs.RootID, "x", vfs.RootID, "x"+strings.Repeat("y", i%200)); err != nil {
+			break
+		}
+		_, _, err = f.Rename(f.op, vfs.RootID, "x"+strings.Repeat("y", i%200), vfs.RootID, "x")
+		f.ok(err)
+	}
+	f.wants(err, unix.ENOSPC)
+	_, _, err = f.Link(f.op, n, vfs.RootID, "link")
+	f.wants(err, unix.ENOSPC)
+	for i := range 2 * maxQueued / idFixed { // others do not ask
+		f.ids.mu.Lock()
+		f.ids.disk.put(opFile, f.ids.byIno[ino], place{rootNumber, fmt.Sprint("x", i)})
+		f.ids.mu.Unlock()
+	}
+	f.ids.disk.mu.Lock()
+	queued := len(f.ids.disk.buf)
+	f.ids.disk.mu.Unlock()
+	if queued > maxQueued {
+		t.Errorf("%d bytes are queued", queued)
+	}
+	f.ok(os.Remove(filepath.Join(state, "filler")))
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, _, err = f.Rename(f.op, vfs.RootID, "x", vfs.RootID, "moved"); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	f.killed().opens(h, ino)
 }
 
 // Long names and many links take no more memory than many files.

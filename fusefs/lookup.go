@@ -210,18 +210,18 @@ func (s *Store) parent(op *vfs.Op, in *inode) (vfs.Entry, error) {
 		return vfs.Entry{}, err
 	}
 	defer unix.Close(up)
-	if !s.inExport(up, b) {
-		return vfs.Entry{}, vfs.ErrStale
+	if err := s.inExport(up, b); err != nil {
+		return vfs.Entry{}, err
 	}
 	return s.entry(op, up, b, found{})
 }
 
-// inExport reports whether the directory open as fd is the root of the export
+// inExport returns ErrStale unless the directory open as fd is the root of the export
 // or lies below it.
-func (s *Store) inExport(fd int, b *scratch) bool {
+func (s *Store) inExport(fd int, b *scratch) error {
 	var st unix.Stat_t
-	if fstat(fd, &st) != nil {
-		return false
+	if err := fstat(fd, &st); err != nil {
+		return err
 	}
 	b.name.set("..")
 	at, own := fd, false
@@ -232,20 +232,26 @@ func (s *Store) inExport(fd int, b *scratch) bool {
 	}()
 	for depth := 0; depth < 4096; depth++ {
 		if st.Ino == s.rootIno && st.Dev == s.dev {
-			return true
+			return nil
 		}
 		last := st.Ino
 		up, err := s.openAt(at, b, 0)
+		if err == unix.EACCES || err != nil && notThere(err) { // EACCES: the root of a mount
+			return vfs.ErrStale
+		}
 		if err != nil {
-			return false
+			return err
 		}
 		if own {
 			unix.Close(at)
 		}
 		at, own = up, true
-		if fstat(at, &st) != nil || st.Ino == last {
-			return false
+		if err := fstat(at, &st); err != nil {
+			return err
+		}
+		if st.Ino == last {
+			break
 		}
 	}
-	return false
+	return vfs.ErrStale
 }

@@ -12,6 +12,10 @@ type target struct {
 	fd  int
 	was fileID // with a table of handles; and where it was
 	at  place
+
+	// Of what is going to have another name.
+	naming uint64 // idTable.begin
+	had    []place
 }
 
 // lookAt notes what name stands for; that there is nothing is no error.
@@ -32,26 +36,38 @@ func (d *dirOp) lookAt(name string) target {
 	return t
 }
 
-// lookAtMoved is lookAt for what is going to have another name. With a table of
-// handles, moved has to follow.
-func (d *dirOp) lookAtMoved(name string) target {
-	if d.s.ids == nil {
-		return target{fd: -1}
+// lookAtMoved is lookAt for what is going to have another name, in the directory to, and
+// tells the table of handles, if there is one. If that cannot note it, the file must stay.
+// moved has to follow.
+func (d *dirOp) lookAtMoved(name string, to *dirOp, newName string) (t target, err error) {
+	ids := d.s.ids
+	if ids == nil {
+		return target{fd: -1}, nil
 	}
-	t := d.lookAt(name)
-	d.s.ids.begin()
-	return t
+	t = d.lookAt(name)
+	t.naming = ids.begin()
+	if t.fd >= 0 {
+		t.had, err = ids.moving(&t.was, t.at, placeIn(to.in, newName))
+	}
+	return t, err
 }
 
-// moved tells the table of handles the new name. The lock of its directory is held.
+// moved tells the table of handles whether it has the new name. The lock of its directory is
+// held.
 func (t target) moved(d *dirOp, name string, made bool) {
-	if d.s.ids == nil {
+	ids := d.s.ids
+	if ids == nil {
 		return
 	}
-	if made && t.fd >= 0 {
-		d.s.ids.moved(t.fd, &t.was, t.at, placeIn(d.in, name))
+	to := placeIn(d.in, name)
+	switch {
+	case t.fd < 0:
+	case made:
+		ids.moved(t.fd, &t.was, t.at, to)
+	default:
+		ids.stays(&t.was, t.at, to, t.had)
 	}
-	d.s.ids.end()
+	ids.end(t.naming)
 	if t.fd >= 0 {
 		unix.Close(t.fd)
 	}
@@ -138,14 +154,17 @@ func (s *Store) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.NodeI
 	if err != nil {
 		return from, to, err
 	}
-	t, src := b.lookAt(newName), a.lookAtMoved(name)
-	err = a.asMover(name, &src, b, newName, &t, func() error {
-		err := unix.Renameat(a.fd, name, b.fd, newName)
-		if err != nil && isGone(b.fd) {
-			return vfs.ErrStale
-		}
-		return err
-	})
+	t := b.lookAt(newName)
+	src, err := a.lookAtMoved(name, b, newName)
+	if err == nil {
+		err = a.asMover(name, &src, b, newName, &t, func() error {
+			err := unix.Renameat(a.fd, name, b.fd, newName)
+			if err != nil && isGone(b.fd) {
+				return vfs.ErrStale
+			}
+			return err
+		})
+	}
 	src.moved(b, newName, err == nil)
 	a.leave(err == nil)
 	b.leave(err == nil)
@@ -180,8 +199,11 @@ func (s *Store) renameIn(op *vfs.Op, dir vfs.NodeID, name, newName string) (vfs.
 	if err != nil {
 		return vfs.WCC{}, err
 	}
-	t, src := d.lookAt(newName), d.lookAtMoved(name)
-	err = d.asMover(name, &src, d, newName, &t, func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
+	t := d.lookAt(newName)
+	src, err := d.lookAtMoved(name, d, newName)
+	if err == nil {
+		err = d.asMover(name, &src, d, newName, &t, func() error { return unix.Renameat(d.fd, name, d.fd, newName) })
+	}
 	src.moved(d, newName, err == nil)
 	d.leave(err == nil)
 	t.finish(s, op, err == nil)
@@ -207,14 +229,16 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
-	s.linking()
-	err = d.asMaker(name, true, func() error {
-		err := linkFD(fd, d.fd, name)
-		if err != nil && isGone(fd) {
-			return vfs.ErrStale // also if the name exists: the kernel looks at that first
-		}
-		return err
-	})
+	naming, err := s.linking()
+	if err == nil {
+		err = d.asMaker(name, true, func() error {
+			err := linkFD(fd, d.fd, name)
+			if err != nil && isGone(fd) {
+				return vfs.ErrStale // also if the name exists: the kernel looks at that first
+			}
+			return err
+		})
+	}
 	made := err == nil
 	var a vfs.Attr
 	if made {
@@ -222,20 +246,22 @@ func (s *Store) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, v
 		in.bump()
 		err = s.attr(in, fd, &a) // before somebody can remove it
 	}
-	s.linked(d, in, fd, name, made)
+	s.linked(d, in, fd, name, made, naming)
 	d.leave(made)
 	return a, d.wcc, err
 }
 
-// linking says that a file is going to have another name. linked has to follow.
-func (s *Store) linking() {
-	if s.ids != nil {
-		s.ids.begin()
+// linking says that a file is going to have another name, unless the table of handles cannot
+// note it. linked has to follow.
+func (s *Store) linking() (naming uint64, err error) {
+	if s.ids == nil {
+		return 0, nil
 	}
+	return s.ids.begin(), s.ids.disk.works()
 }
 
 // linked tells the table of handles about another name of in, open as fd.
-func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool) {
+func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool, naming uint64) {
 	if s.ids == nil {
 		return
 	}
@@ -243,5 +269,5 @@ func (s *Store) linked(d *dirOp, in *inode, fd int, name string, made bool) {
 		p := placeIn(d.in, name)
 		s.ids.copied(in, fd, &p, true)
 	}
-	s.ids.end()
+	s.ids.end(naming)
 }
