@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const short = time.Second
@@ -567,4 +569,46 @@ func TestLateRelease(t *testing.T) {
 		t.Errorf("%v; the holder's is valid: %v", err, second.Valid())
 	}
 	check(t, second.Release())
+}
+
+// Who claims and then stands still, or whose event hangs in the disk, for longer than the lease
+// does not put that event over the one of who has taken the lease meanwhile.
+func TestLateEvent(t *testing.T) {
+	path := onDisk(t)
+	cfg := config(path)
+	cfg.Duration = 3 * short
+	first, err := Take(t.Context(), cfg)
+	check(t, err)
+	check(t, first.Release())
+
+	d, err := openDisk(path, unix.O_RDWR)
+	check(t, err)
+	defer d.close()
+	y := &taking{disk: d, cfg: cfg}
+	y.own.Process, err = thisProcess()
+	check(t, err)
+	y.own.PID, y.own.Holder = 1<<22, ID{9} // of this host, and dead once it has written
+	old, err := y.takeable(t.Context())
+	check(t, err)
+	check(t, y.claim(t.Context(), old))
+
+	z, err := Take(t.Context(), cfg) // from y, which stands still
+	check(t, err)
+	for n := z.renewals.Load(); z.renewals.Load() == n; {
+		time.Sleep(time.Millisecond)
+	}
+	if err := y.confirm(&old); !errors.Is(err, errSlow) { // it goes on, and is killed
+		t.Fatal(err)
+	}
+	if events, err := d.readEvents(); err != nil || newest(events).Holder != z.own.Holder {
+		t.Errorf("the last event is not that of the holder (%v)", err)
+	}
+	w, err := Take(t.Context(), cfg)
+	var held *HeldError
+	if !errors.As(err, &held) {
+		t.Errorf("taken as %q from a live holder: %v; epoch %d is valid: %v, and epoch %d is valid: %v", w.own.How, err,
+			z.epoch, z.Valid(), w.epoch, w.Valid())
+		w.die()
+	}
+	z.die()
 }

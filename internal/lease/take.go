@@ -274,6 +274,9 @@ func (r *Record) contended() time.Duration { return cmp.Or(r.Duration, DefaultDu
 func (t *taking) claim(ctx context.Context, old Record) error {
 	settle := settleTime(&old)
 	t.own.State, t.own.Epoch, t.own.Seq = Claimed, old.Epoch+1, old.Seq
+	if old.State == Claimed || old.State == Held {
+		t.own.Seq++ // its holder may write an event yet, which must not take the place of ours
+	}
 	t.own.Duration = max(t.cfg.Duration, old.contended())
 	t.own.PrevEpoch, t.own.PrevRenewal, t.own.PrevHost = old.Epoch, old.Renewal, old.Host
 	for range maxSlow {
@@ -354,6 +357,9 @@ func (t *taking) confirm(old *Record) error {
 	if err := t.writeEvent(&t.own); err != nil {
 		return err
 	}
+	if err := t.inTime(old); err != nil {
+		return err
+	}
 	t.own.Seq++
 	t.began = bootNow()
 	if err := t.write(0, &t.own); err != nil {
@@ -361,6 +367,12 @@ func (t *taking) confirm(old *Record) error {
 	}
 	// Others may have seen the record of before, written once more and too late over our claim.
 	// What they read then, and write now, is no older than that, and they look for our event.
+	return t.inTime(old)
+}
+
+// inTime returns an error if so much time has gone by since the claim was looked at that
+// somebody else may have replaced it.
+func (t *taking) inTime(old *Record) error {
 	if took, limit := time.Duration(bootNow()-t.looked), settleTime(old)/2; took > limit {
 		return fmt.Errorf("%w: it took %v to write it, and may take %v", errSlow, took, limit)
 	}
