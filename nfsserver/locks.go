@@ -62,7 +62,7 @@ func (r *request) mayLock(handle []byte, exclusive bool) nlm4.Status {
 func (r *request) mayUnlock(handle []byte) nlm4.Status { return lockStatusOf(r.enterByHandle(handle)) }
 
 // lockStatusOf returns the status that answers err. When memory is short the client is
-// to come again, which NLM can say by the grace period only.
+// to come again, which NLM can say by the grace period only, and not to who reclaims.
 func lockStatusOf(err error) nlm4.Status {
 	if err == nil {
 		return nlm4.Granted
@@ -125,6 +125,9 @@ func (r *request) lock(do func(*nlm.Manager, nlm.Peer, *nlm4.LockArgs) nlm4.Stat
 		return
 	}
 	st := r.mayLock(a.Lock.Handle, a.Exclusive)
+	if st == nlm4.DeniedGracePeriod && a.Reclaim {
+		st = nlm4.Granted // the client would not come again, and had the right when it locked
+	}
 	if st == nlm4.Granted {
 		st = do(r.srv.cfg.Locks, r.lockPeer(), &a)
 	}

@@ -31,16 +31,22 @@ func serveLocks(t *testing.T, change func(*Config)) *fixture {
 // newLocks starts a lock manager whose clients have no portmapper.
 func newLocks(t testing.TB) *nlm.Manager {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	m, err := nlm.New(nlm.Config{Dir: t.TempDir(), PortmapPort: uint16(l.Addr().(*net.TCPAddr).Port), RetryFirst: time.Hour, RetryMost: time.Hour})
-	check(t, err)
+	m := startLocks(t, t.TempDir())
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	return m
+}
+
+func startLocks(t testing.TB, dir string) *nlm.Manager {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	defer l.Close()
+	m, err := nlm.New(nlm.Config{Dir: dir, PortmapPort: uint16(l.Addr().(*net.TCPAddr).Port), RetryFirst: time.Hour, RetryMost: time.Hour})
+	check(t, err)
 	return m
 }
 
@@ -202,6 +208,29 @@ func TestLockRights(t *testing.T) {
 		as(tt.uid)
 		wantLock(t, tt.name, c.lock(tt.h, 1, tt.exclusive, false), tt.want)
 	}
+}
+
+// A client asks once to have its locks back: want of memory does not refuse it.
+func TestReclaimWhenMemoryIsShort(t *testing.T) {
+	dir := t.TempDir()
+	last := startLocks(t, dir)
+	before := serve(t, func(cfg *Config) { cfg.Locks = last })
+	c := dial(t, before.addr)
+	h := c.create("f", 0o644)
+	wantLock(t, "LOCK", c.lock(h, 1, true, false), nlm4.Granted)
+	check(t, last.Close())
+
+	next := startLocks(t, dir)
+	defer next.Close()
+	f := serve(t, func(cfg *Config) { cfg.Locks = next })
+	f.fs.onGetAttr.set(func(*vfs.Op) error { return vfs.ErrJukebox })
+	c = dial(t, f.addr)
+	h = c.root() // of a file that is there
+	var res nlm4.Result
+	c.nlm(nlm4.ProcLock, &nlm4.LockArgs{Exclusive: true, Reclaim: true, Lock: lockFor(h, 1)}, &res)
+	wantLock(t, "a reclaim", res.Status, nlm4.Granted)
+	c.nlm(nlm4.ProcLock, &nlm4.LockArgs{Exclusive: true, Lock: lockFor(h, 2)}, &res)
+	wantLock(t, "another lock", res.Status, nlm4.DeniedGracePeriod)
 }
 
 func TestLocksOfReadOnlyExport(t *testing.T) {

@@ -49,6 +49,11 @@ func New(cfg Config) (*Manager, error) {
 	if m.name, err = os.Hostname(); err != nil {
 		return nil, err
 	}
+	if list.unsaved != nil { // as with the epoch, clients' memory may depend on this server
+		cfg.Logger.Error("locks: this start is not counted", "err", list.unsaved,
+			"costs", "clients are told of it by a number drawn at random; who gets its first lock now is refused",
+			"remedy", "make room on the disk with the state directory, or repair it")
+	}
 	m.statd.queued = map[netip.Addr]bool{}
 	for _, e := range list.all() {
 		m.awaited[e.Client] = true
@@ -173,8 +178,7 @@ func (m *Manager) withOwner(p Peer, caller, oh []byte, svid uint32, f func(h *ho
 // jobsFor makes the calls for what was granted. mu is held.
 func (m *Manager) jobsFor(granted []*waiter) (jobs []*job) {
 	for _, w := range granted {
-		h := w.owner.host
-		jobs = append(jobs, &job{entry: entry{h.Client, h.here}, kind: grant, id: w.id})
+		jobs = append(jobs, &job{entry: entry{w.owner.host.Client, w.here}, kind: grant, id: w.id})
 	}
 	return jobs
 }
@@ -235,13 +239,25 @@ func (m *Manager) lock(p Peer, a *nlm4.LockArgs) nlm4.Status {
 		if status := m.refusalOf(a, o, last); status != nlm4.Granted {
 			return status, nil
 		}
-		if a.State != 0 {
-			h.state = a.State
-		}
+		freed := m.freeOld(h, a.State)
 		f := m.table.file(l.Handle)
 		defer m.table.keep(f)
-		return m.table.lock(f, o, a.Exclusive, a.Block, l.Range.Start, last)
+		status, granted := m.table.lock(f, o, a.Exclusive, a.Block, l.Range.Start, last)
+		return status, append(freed, granted...)
 	})
+}
+
+// freeOld frees what h has from before it started again, if a state that it tells says that
+// it has: SM_NOTIFY may come after the first LOCK. mu is held.
+func (m *Manager) freeOld(h *host, state uint32) (granted []*waiter) {
+	if state == 0 {
+		return nil
+	}
+	if h.state != 0 && int32(state-h.state) > 0 {
+		granted = m.table.free(h)
+	}
+	h.state = state
+	return granted
 }
 
 // remember puts the client on the list, unless it is there or would get nothing, and

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"loopnfs/internal/nlm4"
 	"loopnfs/internal/sunrpc"
@@ -600,4 +601,95 @@ func FuzzParseEntry(f *testing.F) {
 			t.Fatalf("%+v comes back as %+v", e, again)
 		}
 	})
+}
+
+// The first LOCK of a client that has started again may arrive before its SM_NOTIFY.
+func TestLockBeforeNotify(t *testing.T) {
+	c := startClient(t, 1, 0)
+	d := startClient(t, 2, c.port())
+	m := manager(t, c, "", nil)
+	want(t, "lock", m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 3, Lock: lockOf(1, 0, 10)}), nlm4.Granted)
+	// The client starts again, with state 5; its first lock is of something else.
+	want(t, "lock after the start", m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 5, Lock: lockOf(7, 100, 10)}), nlm4.Granted)
+	m.Rebooted(c.peer.Addr, []byte("c"), 5)
+	want(t, "what nobody has any more", d.lock(m, 1, false), nlm4.Granted)
+}
+
+// A disk that cannot be written does not keep a server from starting.
+func TestStartOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	c := startClient(t, 1, 0)
+	want(t, "lock", c.lock(manager(t, c, dir, nil), 1, false), nlm4.Granted)
+	for i := 0; ; i++ {
+		if os.WriteFile(filepath.Join(dir, fmt.Sprint("x", i)), make([]byte, 4096), 0o600) != nil {
+			break
+		}
+	}
+	m, err := New(Config{Dir: dir, PortmapPort: c.port()})
+	if err != nil {
+		t.Fatalf("no start on a full disk: %v", err)
+	}
+	defer m.Close()
+	again, err := New(Config{Dir: dir, PortmapPort: c.port()})
+	if err != nil || m.State() == again.State() {
+		t.Errorf("the next start has the number of this one, %d: %v", m.State(), err)
+	}
+	again.Close()
+}
+
+// However much one client waits for, others can wait, too.
+func TestNobodyTakesAllWaiting(t *testing.T) {
+	c := startClient(t, 1, 0)
+	d := startClient(t, 2, c.port())
+	m := manager(t, c, "", nil)
+	for f := range 4 {
+		for svid := range uint32(300) {
+			l := lockOf(svid, 0, 10)
+			l.Handle = fmt.Append(nil, "file", f)
+			m.Lock(c.peer, &nlm4.LockArgs{Block: true, Exclusive: true, Lock: l})
+		}
+	}
+	want(t, "lock of another client", d.lock(m, 1, true), nlm4.Granted)
+	want(t, "another client waits for itself", d.lock(m, 2, true), nlm4.Blocked)
+}
+
+// A client that has mounted by two addresses of the server heeds a call about a lock from the
+// one where it has asked for it.
+func TestGrantedFromWhereItWasAsked(t *testing.T) {
+	c := startClient(t, 1, 0)
+	m := manager(t, c, "", nil)
+	c.lock(m, 1, true)
+	want(t, "waits", c.lock(m, 2, true), nlm4.Blocked)
+	other := Peer{c.peer.Addr, netip.MustParseAddr("127.0.0.99")}
+	var res nlm4.TestResult
+	m.Test(other, &nlm4.TestArgs{Lock: lockOf(9, 1000, 1)}, &res)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range m.table.files {
+		if got := f.waiting[0].here; got != c.peer.Here {
+			t.Errorf("GRANTED will come from %v, want %v", got, c.peer.Here)
+		}
+	}
+}
+
+// A grant on top of which the same process was granted something cannot be taken back: who
+// cancels it is not told that it was.
+func TestCancelOfFinal(t *testing.T) {
+	c := startClient(t, 1, 0)
+	c.set(func() { c.absent = true })
+	m := manager(t, c, "", func(cfg *Config) { cfg.RetryFirst, cfg.RetryMost = time.Hour, time.Hour })
+	lock := func(svid uint32, start uint64, block bool) nlm4.Status {
+		return m.Lock(c.peer, &nlm4.LockArgs{Block: block, Exclusive: true, Lock: lockOf(svid, start, 10)})
+	}
+	m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, Lock: lockOf(1, 0, 0)})
+	want(t, "one thread", lock(2, 0, true), nlm4.Blocked)
+	want(t, "another", lock(2, 5, true), nlm4.Blocked)
+	m.Unlock(c.peer, &nlm4.UnlockArgs{Lock: lockOf(1, 0, 0)})
+	want(t, "CANCEL", m.Cancel(c.peer, &nlm4.CancelArgs{Block: true, Exclusive: true, Lock: lockOf(2, 0, 10)}), nlm4.Denied)
+	want(t, "the other thread unlocks", m.Unlock(c.peer, &nlm4.UnlockArgs{Lock: lockOf(2, 5, 10)}), nlm4.Granted)
+	want(t, "what was not taken back", lock(3, 0, false), nlm4.Denied)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -41,9 +44,10 @@ type entry struct {
 // one with the state of this server, which is odd and higher at each start. Without a
 // directory it is in memory alone.
 type monitor struct {
-	dir   string
-	limit int
-	state uint32
+	dir     string
+	limit   int
+	state   uint32
+	unsaved error // why the next start does not know state
 
 	mu    sync.Mutex
 	hosts map[Client]entry
@@ -61,7 +65,14 @@ func openMonitor(dir string, limit int, now time.Time) (*monitor, error) {
 	if err := m.load(); err != nil {
 		return nil, fmt.Errorf("nlm: list of clients with locks: %w", err)
 	}
-	if err := m.write(stateFile, []byte(strconv.FormatUint(uint64(m.state), 10)+"\n")); err != nil {
+	err := m.write(stateFile, []byte(strconv.FormatUint(uint64(m.state), 10)+"\n"))
+	for _, disk := range []error{unix.EROFS, unix.ENOSPC, unix.EDQUOT, unix.EIO} {
+		if errors.Is(err, disk) { // the next start may have that number, too, so this one does not
+			m.unsaved, m.state = err, rand.Uint32()&maxState|1
+			return m, nil
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("nlm: state of the lock manager: %w", err)
 	}
 	return m, nil

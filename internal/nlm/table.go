@@ -20,8 +20,9 @@ var DefaultLimits = Limits{Clients: 1024, Locks: 16384, PerClient: 4096, Waiting
 
 const (
 	// maxPerFile and maxWaitingPerFile bound the work that one call can be: their product.
-	maxPerFile        = 4096
-	maxWaitingPerFile = 256
+	maxPerFile          = 4096
+	maxWaitingPerFile   = 256
+	maxWaitingPerClient = 256 // of the hosts at one address
 	// maxNames is how many hosts there can be at one address.
 	maxNames = 64
 	// maxName bounds the name of a caller and of an owner, in bytes. Those of Linux have
@@ -80,6 +81,7 @@ type waiter struct {
 	held
 	file    *file
 	id      uint64
+	here    netip.Addr // where the client asked: it heeds calls from there
 	granted bool
 	before  []held // what the owner has there if the grant is undone
 	// unsure is set once the client may have heard of the grant, final once the owner
@@ -109,7 +111,7 @@ type table struct {
 }
 
 // usage is what the hosts at one address have.
-type usage struct{ hosts, records int }
+type usage struct{ hosts, records, waiting int }
 
 func newTable(limits Limits) *table {
 	return &table{
@@ -308,12 +310,13 @@ func (t *table) wait(f *file, o *owner, excl, block bool, start, last uint64) nl
 		return nlm4.Blocked
 	case t.deadlock(f, &want):
 		return nlm4.Deadlock
-	case t.waiting >= t.limits.Waiting || len(f.waiting) >= maxWaitingPerFile || !t.room(o, f, 1):
+	case t.waiting >= t.limits.Waiting || o.host.usage.waiting >= maxWaitingPerClient || len(f.waiting) >= maxWaitingPerFile || !t.room(o, f, 1):
 		return nlm4.DeniedNoLocks
 	}
 	t.lastID++
-	w := &waiter{held: want, file: f, id: t.lastID}
+	w := &waiter{held: want, file: f, id: t.lastID, here: o.host.here}
 	f.waiting = append(f.waiting, w)
+	o.host.usage.waiting++
 	o.waits = append(o.waits, w)
 	t.waiting++
 	t.count(o, 1)
@@ -368,6 +371,7 @@ func (t *table) settle(f *file, o *owner, match func(*waiter) bool) {
 }
 
 func (t *table) waitsNoMore(w *waiter) {
+	w.owner.host.usage.waiting--
 	w.owner.waits = slices.DeleteFunc(w.owner.waits, func(x *waiter) bool { return x == w })
 }
 
@@ -450,12 +454,17 @@ func (t *table) unlock(f *file, o *owner, start, last uint64) (nlm4.Status, []*w
 	return nlm4.Granted, t.wake(f)
 }
 
-// cancel ends a wait. It may be over already, and the client not know.
+// cancel ends a wait. It may be over already, and the client not know; if the grant is final,
+// it has to unlock.
 func (t *table) cancel(f *file, o *owner, excl bool, start, last uint64) (nlm4.Status, []*waiter) {
 	want := held{o, excl, start, last}
 	for _, w := range t.granted {
 		if w.file == f && w.held == want {
-			return nlm4.Granted, t.undo(w)
+			status := nlm4.Granted
+			if w.final {
+				status = nlm4.Denied
+			}
+			return status, t.undo(w)
 		}
 	}
 	n := len(f.waiting)
