@@ -184,18 +184,16 @@ const readBlocks = 16
 // of the directory. The lock is held exclusively, so pages are allocated under NoFS; one is
 // waited for.
 func (s *Store) readAfter(op *vfs.Op, in *inode, fd int, cookie uint64) (n int, err error) {
-	var all [readBlocks]*alloc.Folio
+	var all [max(readBlocks, orderedBlocks)]*alloc.Folio
 	have := len(in.dir.blocks)
-	pages := all[:min(1+2*have, readBlocks, s.maxBlocks-have)]
+	pages := all[:min(s.readAhead(have), s.maxBlocks-have)]
 	if s.arena.AllocInto(op.Scope.NoFS(), gfp.NoWait, pages) != nil {
 		pages = pages[:1]
 		if err := s.arena.AllocInto(op.Scope.NoFS(), gfp.Kernel, pages); err != nil {
 			return 0, fmt.Errorf("%w: %w", vfs.ErrJukebox, err)
 		}
 	}
-	if err = seekDir(fd, cookie); err == nil {
-		n, err = s.readHere(in, fd, cookie, pages)
-	}
+	n, _, err = s.readDir(in, fd, cookie, pages)
 	s.arena.PutAll(pages[n:])
 	if n > 0 {
 		err = nil // it shows when somebody reads on
@@ -203,17 +201,32 @@ func (s *Store) readAfter(op *vfs.Op, in *inode, fd int, cookie uint64) (n int, 
 	return n, err
 }
 
-// readHere appends a block for each of pages, which it takes over, as long as the directory,
-// open as fd and at cookie, has entries. It returns how many.
-func (s *Store) readHere(in *inode, fd int, cookie uint64, pages []*alloc.Folio) (int, error) {
+// readAhead returns how many pages are worth reading into a listing that has some.
+func (s *Store) readAhead(have int) int {
+	if s.ordered != nil {
+		return orderedBlocks // it costs as much as one
+	}
+	return min(1+2*have, readBlocks)
+}
+
+// readDir appends a block for each of pages, which it takes over, as long as the directory,
+// open as fd, has entries after cookie. It returns how many; end says that there is nothing
+// behind them, if that is known.
+func (s *Store) readDir(in *inode, fd int, cookie uint64, pages []*alloc.Folio) (n int, end bool, err error) {
+	if s.ordered != nil {
+		return s.ordered.read(s, in, fd, cookie, pages)
+	}
+	if err := seekDir(fd, cookie); err != nil {
+		return 0, false, err
+	}
 	for i, f := range pages {
 		n, err := fillDirents(fd, s.arena.Bytes(f))
 		if n == 0 || err != nil {
-			return i, err
+			return i, false, err
 		}
 		cookie = s.addBlock(in, f, cookie, n).last
 	}
-	return len(pages), nil
+	return len(pages), false, nil
 }
 
 // fillDirents reads entries until there is no room in p for another. A signal, as the
@@ -295,12 +308,9 @@ func (s *Store) relist(op *vfs.Op, in *inode, fd int) {
 		return
 	}
 	in.beginListing()
-	read, err := 0, seekDir(fd, 0)
-	if err == nil {
-		read, err = s.readHere(in, fd, 0, fresh[:n])
-	}
+	read, end, err := s.readDir(in, fd, 0, fresh[:n])
 	s.arena.PutAll(fresh[read:n])
-	if err == nil && atEnd(fd) { // an error shows when somebody lists
+	if err == nil && (end || s.ordered == nil && atEnd(fd)) { // an error shows when somebody lists
 		l.end, l.hasEnd = l.last(), true
 	}
 }

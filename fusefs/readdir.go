@@ -6,7 +6,7 @@ import (
 	"loopnfs/internal/vfs"
 )
 
-// ReadDir implements vfs.FS. Cookies are the backing file system's d_off: they
+// ReadDir implements vfs.FS. Cookies are the backing file system's d_off, or ordered: they
 // hold while entries come and go, and across restarts, so there is nothing that
 // a verifier would have to tell.
 func (s *Store) ReadDir(op *vfs.Op, dir vfs.NodeID, cookie uint64, verf vfs.Verifier, sink vfs.DirSink) (vfs.Verifier, bool, error) {

@@ -48,7 +48,8 @@ type Store struct {
 	ids         *idTable // nil: the backing file system has file handles
 	groups      []uint32 // of the process, to be restored
 	maxIO       uint32
-	maxBlocks   int // pages of one directory listing
+	maxBlocks   int      // pages of one directory listing
+	ordered     *ordered // nil if the backing file system has cookies that stay
 	nflush      int
 	room        KernelRoom // nil: no bound
 
@@ -150,6 +151,9 @@ func (s *Store) probe(cfg *StoreConfig) error {
 		return err
 	}
 	s.dev, s.fsType = st.Dev, fsTypeName(int64(sf.Type))
+	if countsEntries(int64(sf.Type)) {
+		s.ordered = newOrdered()
+	}
 	s.posixRights = slices.Contains([]int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC,
 		unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC}, int64(sf.Type))
 	s.readOnly = sf.Flags&unix.ST_RDONLY != 0
