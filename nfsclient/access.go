@@ -79,11 +79,12 @@ func (c *Client) cachedAccess(op *vfs.Op, ino *inode) (rights uint32, ok bool) {
 }
 
 // mayUse checks that the caller has one of the rights. The owner may always read and
-// write: it was asked when the file was opened, and a server allows it too.
+// write: it was asked when the file was opened, and a server allows it too. So may who has made
+// the file, which is another one's if the server squashes users.
 func (c *Client) mayUse(op *vfs.Op, ino *inode, oneOf uint32) error {
 	ino.mu.Lock()
 	rights, ok := c.cachedAccess(op, ino)
-	owns := op.Cred.UID == ino.attr.UID
+	owns := op.Cred.UID == ino.attr.UID || ino.made && op.Cred.UID == ino.maker
 	ino.mu.Unlock()
 	if owns {
 		return nil

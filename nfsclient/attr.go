@@ -24,7 +24,7 @@ func (c *Client) updateLocked(ino *inode, a *vfs.Attr, start uint64) {
 	if start < ino.barrier || start <= ino.applied && !newer(a.Ctime, ino.attr.Ctime) {
 		return
 	}
-	ino.applied = start
+	ino.applied = c.seq.Add(1) // calls that have begun may be answered with what was before
 	if a.Ctime != ino.attr.Ctime {
 		ino.dropAccess()
 	}
@@ -85,7 +85,7 @@ func (c *Client) take(ino *inode, a *vfs.Attr) {
 func (c *Client) adopt(ino *inode) {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
-	if !ino.stale && !ino.dirty() && !ino.hasUnstable() {
+	if !ino.outdated() && !ino.dirty() && !ino.hasUnstable() {
 		ino.base, ino.hasBase = ino.attr.Pre(), true
 	}
 }
@@ -173,14 +173,14 @@ func (c *Client) getAttrOf(op *vfs.Op, fh *nfs3.FileHandle, num uint64, attr *vf
 // and that no page is older than they are.
 func (c *Client) revalidate(op *vfs.Op, ino *inode) error {
 	ino.mu.Lock()
-	ok, stale := c.isFresh(ino), ino.stale
+	ok, stale := c.isFresh(ino), ino.outdated()
 	ino.mu.Unlock()
 	if !ok {
 		if err := c.fetchAttr(op, ino); err != nil {
 			return err
 		}
 		ino.mu.Lock()
-		stale = ino.stale
+		stale = ino.outdated()
 		ino.mu.Unlock()
 	}
 	if stale && op.MustWait() {
@@ -193,20 +193,22 @@ func (c *Client) revalidate(op *vfs.Op, ino *inode) error {
 	return nil
 }
 
+// outdated reports whether clean pages may be older than the file. ino.mu is held.
+func (ino *inode) outdated() bool {
+	if ino.suspect && !ino.dirty() && !ino.hasUnstable() {
+		ino.stale, ino.suspect = true, false
+	}
+	return ino.stale
+}
+
 // invalidate drops clean pages of a file that was changed elsewhere. What was
-// written here stays until it is committed, and so does the mark. ino.sem is
-// held.
+// written here stays, and is dropped when it is committed. ino.sem is held.
 func (c *Client) invalidate(ino *inode) {
 	ino.mu.Lock()
-	if ino.dirty() {
-		ino.mu.Unlock()
-		return
-	}
 	ino.gen++ // what is being read now was asked for too early
-	if !ino.hasUnstable() {
-		ino.stale = false
-		ino.base = ino.attr.Pre()
-	}
+	ino.suspect = ino.dirty() || ino.hasUnstable()
+	ino.stale = false
+	ino.base = ino.attr.Pre()
 	ino.mu.Unlock()
 	ino.m.InvalidateClean()
 }

@@ -204,7 +204,7 @@ func (c *Client) Unmount(ctx context.Context) error {
 	}
 	op := &vfs.Op{Scope: gfp.For(nil), Cancel: ctx.Done(), Cred: vfs.Cred{UID: c.cfg.UID, GID: c.cfg.GID}}
 	err := c.syncAll(op)
-	c.unhideAll()
+	c.unhideAll(ctx.Done())
 	if n := c.bdi.Pages(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("nfsclient: %d pages were not written to %s", n, c.cfg.Addr))
 	}

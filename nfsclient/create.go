@@ -72,7 +72,7 @@ func (c *Client) setCreated(op *vfs.Op, e *vfs.Entry, set *vfs.SetAttr) error {
 func (c *Client) created(node vfs.NodeID, uid uint32) {
 	if ino, err := c.tab.get(node); err == nil {
 		ino.mu.Lock()
-		ino.fresh, ino.freshUID = true, uid
+		ino.fresh, ino.maker = true, uid
 		ino.mu.Unlock()
 	}
 }
@@ -170,11 +170,17 @@ func (c *Client) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, 
 }
 
 // changed takes in attributes after a change of the number of links, which
-// leaves the data alone.
+// leaves the data alone: if that is not what it was, others have changed it.
 func (ino *inode) changed(a *nfs3.PostOpAttr, c *Client, start uint64) {
-	if a.Has {
-		c.updateWCC(ino, &vfs.WCC{HasPost: true, Post: a.Attr}, start, false)
+	if !a.Has {
+		ino.expire()
 		return
 	}
-	ino.expire()
+	ino.mu.Lock()
+	defer ino.mu.Unlock()
+	same := a.Attr.Size == ino.base.Size && a.Attr.Mtime == ino.base.Mtime
+	if ino.hasBase && !same && ino.writes == 0 && !ino.dirty() {
+		ino.stale = true
+	}
+	c.updateWCCLocked(ino, &vfs.WCC{HasPost: true, Post: a.Attr}, start, false)
 }

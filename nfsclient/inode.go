@@ -43,18 +43,20 @@ type inode struct {
 
 	mu sync.Mutex // guards what follows
 
-	attr     vfs.Attr // of the server
-	fetched  int64    // when, ns; 0: not to be trusted
-	applied  uint64   // Client.seq when attr was last taken
-	barrier  uint64   // replies to calls begun before that are ignored
-	base     vfs.PreAttr
-	hasBase  bool // base is what the cached pages were read under
-	stale    bool // pages may be older than the server's
-	gen      uint64
-	access   [2]accessEntry
-	nextAcc  int
-	fresh    bool // just created here, by freshUID
-	freshUID uint32
+	attr    vfs.Attr // of the server
+	fetched int64    // when, ns; 0: not to be trusted
+	applied uint64   // Client.seq when attr was last taken
+	barrier uint64   // replies to calls begun before that are ignored
+	base    vfs.PreAttr
+	hasBase bool // base is what the cached pages were read under
+	stale   bool // pages may be older than the server's
+	suspect bool // likewise, those that were written to here and are not committed
+	gen     uint64
+	access  [2]accessEntry
+	nextAcc int
+	fresh   bool // just created here, by maker
+	made    bool // likewise, and open since
+	maker   uint32
 
 	size     uint64   // i_size
 	mtime    vfs.Time // of the last write here

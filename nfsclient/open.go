@@ -18,7 +18,7 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 	}
 	if ino.isFile() {
 		ino.mu.Lock()
-		stale := ino.stale
+		stale := ino.outdated()
 		ino.mu.Unlock()
 		if stale {
 			if err := ino.lockFor(op); err != nil {
@@ -40,8 +40,8 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 // ACCESS with both. Who has just created the file knows them.
 func (c *Client) checkOpen(op *vfs.Op, ino *inode, write bool) error {
 	ino.mu.Lock()
-	mine := ino.fresh && ino.freshUID == op.Cred.UID
-	ino.fresh = false
+	mine := ino.fresh && ino.maker == op.Cred.UID
+	ino.fresh, ino.made = false, ino.made || mine
 	if mine && c.isFresh(ino) {
 		ino.mu.Unlock()
 		return nil
@@ -83,10 +83,13 @@ func (c *Client) Close(node vfs.NodeID) {
 	var silly *sillyName
 	if ino.opens == 0 {
 		silly, ino.silly = ino.silly, nil
+		ino.mu.Lock()
+		ino.made = false
+		ino.mu.Unlock()
 	}
 	t.mu.Unlock()
 	if silly != nil {
-		c.unhide(silly)
+		c.unhide(silly, c.t.stop)
 	}
 	c.evict(ino)
 }

@@ -2,10 +2,12 @@ package nfsclient
 
 import (
 	"bytes"
+	"errors"
+	"syscall"
+
 	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
 	"loopnfs/internal/xdr"
-	"syscall"
 )
 
 // ReadDir hands the entries after cookie to sink. One call is one listing of the
@@ -21,7 +23,7 @@ func (c *Client) ReadDir(op *vfs.Op, dir vfs.NodeID, cookie uint64, verf vfs.Ver
 	}
 	if !c.noReaddirplus.Load() {
 		v, eof, err := c.readDir(op, d, cookie, verf, sink, nfs3.ProcReaddirplus)
-		if err != syscall.EOPNOTSUPP {
+		if !errors.Is(err, syscall.EOPNOTSUPP) {
 			return v, eof, err
 		}
 		c.noReaddirplus.Store(true)

@@ -173,10 +173,10 @@ func (t *transport) finish(s *slot) {
 	}
 }
 
-// postpone puts off a call that the server cannot carry out now (JUKEBOX) or did
-// not understand (GARBAGE_ARGS), and reports whether it did.
+// postpone puts off a call that the server cannot carry out now (JUKEBOX, SYSTEM_ERR) or did
+// not understand (GARBAGE_ARGS), and reports whether it did (rpc_decode_header).
 func (t *transport) postpone(s *slot) bool {
-	garbage := s.err == sunrpc.GarbageArgs && s.garbage < maxGarbage
+	garbage := (s.err == sunrpc.GarbageArgs || s.err == sunrpc.SystemErr) && s.garbage < maxGarbage
 	jukebox := s.err == nil && s.call.Prog == nfs3.Program && (isJukebox(s.reply) || s.io.res.ok && s.io.res.Status == nfs3.StatusJukebox)
 	if !garbage && !jukebox {
 		return false

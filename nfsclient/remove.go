@@ -58,9 +58,9 @@ func (c *Client) remove(op *vfs.Op, d *inode, name string, proc uint32) (vfs.WCC
 // hide renames a file that is open here to a name that nobody asks for, and
 // reports whether there was one to rename (nfs_sillyrename).
 func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) {
-	ino := c.openFile(op, d, name)
+	ino, err := c.openFile(op, d, name)
 	if ino == nil {
-		return false, vfs.WCC{}, nil
+		return false, vfs.WCC{}, err
 	}
 	silly := fmt.Sprintf(".nfs%016x%016x%08x", ino.ino, c.id, c.sillySeq.Add(1)) // nobody else's
 	w, _, err := c.rename(op, d, name, d, silly)
@@ -80,7 +80,7 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 	c.tab.mu.Unlock()
 	ino.expire()
 	if closed { // while it was being renamed
-		c.unhide(hidden)
+		c.unhide(hidden, c.t.stop)
 	}
 	return true, w, nil
 }
@@ -91,29 +91,37 @@ func (c *Client) isThere(op *vfs.Op, d *inode, name string, ino *inode) bool {
 	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusOK && res.Handle == ino.fh
 }
 
-// openFile returns the inode of a name if it is open here and was not hidden
-// before.
-func (c *Client) openFile(op *vfs.Op, d *inode, name string) *inode {
+// openFile returns the inode of a name that must be kept, or nil, since it is open here and
+// was not hidden before. The name under which one is hidden is busy.
+func (c *Client) openFile(op *vfs.Op, d *inode, name string) (*inode, error) {
 	c.tab.mu.RLock()
 	open := c.tab.open
 	c.tab.mu.RUnlock()
+	if open == 0 {
+		return nil, nil
+	}
 	var res nfs3.LookupResult
-	if open == 0 || c.lookupCall(op, d, name, &res) != nil || res.Status != nfs3.StatusOK {
-		return nil
+	if err := c.lookupCall(op, d, name, &res); err != nil || res.Status != nfs3.StatusOK {
+		return nil, err // who removes it is told of a status
 	}
 	c.tab.mu.RLock()
 	defer c.tab.mu.RUnlock()
 	ino := c.tab.byFH[res.Handle]
-	if ino == nil || ino.opens == 0 || ino.silly != nil || !ino.isFile() || res.Attr.Has && res.Attr.Attr.Nlink > 1 {
-		return nil
+	switch {
+	case ino == nil || ino.opens == 0 || !ino.isFile():
+		return nil, nil
+	case ino.silly != nil && ino.silly.dir == d && ino.silly.name == name:
+		return nil, syscall.EBUSY
+	case ino.silly != nil || res.Attr.Has && res.Attr.Attr.Nlink > 1:
+		return nil, nil
 	}
-	return ino
+	return ino, nil
 }
 
 // unhide removes a file that was removed while it was open, after its last
 // close.
-func (c *Client) unhide(silly *sillyName) {
-	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: c.t.stop}
+func (c *Client) unhide(silly *sillyName, cancel <-chan struct{}) {
+	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: cancel}
 	if _, err := c.remove(op, silly.dir, silly.name, nfs3.ProcRemove); err != nil && !errors.Is(err, syscall.ENOENT) {
 		c.cfg.Logger.Warn("cannot remove a file after its last close; it stays on the server", "name", silly.name, "err", err)
 	}
@@ -121,14 +129,14 @@ func (c *Client) unhide(silly *sillyName) {
 }
 
 // unhideAll removes what was removed and is still open.
-func (c *Client) unhideAll() {
+func (c *Client) unhideAll(cancel <-chan struct{}) {
 	for _, ino := range c.inodes() {
 		c.tab.mu.Lock()
 		silly := ino.silly
 		ino.silly = nil
 		c.tab.mu.Unlock()
 		if silly != nil {
-			c.unhide(silly)
+			c.unhide(silly, cancel)
 		}
 	}
 }
@@ -144,26 +152,66 @@ func (c *Client) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.Node
 	if err != nil {
 		return from, to, err
 	}
+	var target *inode
 	if d != nd || name != newName {
-		if err := c.hideTarget(op, d, name, nd, newName); err != nil {
+		if target, err = c.hideTarget(op, d, name, nd, newName); err != nil {
 			return from, to, err
 		}
 	}
-	return c.rename(op, d, name, nd, newName)
+	from, to, err = c.rename(op, d, name, nd, newName)
+	if target != nil {
+		if refused(err) {
+			c.showTarget(target, nd, newName)
+		}
+		c.Close(target.id)
+	}
+	return from, to, err
 }
 
-// hideTarget hides what a rename will replace, unless it is the same file.
-func (c *Client) hideTarget(op *vfs.Op, d *inode, name string, nd *inode, newName string) error {
-	target := c.openFile(op, nd, newName)
+// hideTarget hides what a rename will replace, unless it is the same file or nobody has it
+// open, and returns it: open, for the caller to close.
+func (c *Client) hideTarget(op *vfs.Op, d *inode, name string, nd *inode, newName string) (*inode, error) {
+	target, err := c.openFile(op, nd, newName)
 	if target == nil {
-		return nil
+		return nil, err
 	}
 	var res nfs3.LookupResult
 	if err := c.lookupCall(op, d, name, &res); err != nil || res.Status != nfs3.StatusOK || res.Handle == target.fh {
-		return err
+		return nil, err
 	}
-	_, _, err := c.hide(op, nd, newName)
-	return err
+	c.tab.mu.Lock()
+	target.opens++
+	c.tab.open++
+	c.tab.mu.Unlock()
+	hidden, _, err := c.hide(op, nd, newName)
+	if !hidden {
+		c.Close(target.id)
+		return nil, err
+	}
+	return target, nil
+}
+
+// refused reports whether err says that a RENAME was not carried out. ENOENT may be the answer
+// to one that was sent again, and that there is no answer says nothing.
+func refused(err error) bool {
+	var status syscall.Errno
+	return errors.As(err, &status) && status != syscall.ENOENT && status != syscall.EIO && status != syscall.EINTR
+}
+
+// showTarget gives back its name to what a rename was to replace.
+func (c *Client) showTarget(target, dir *inode, name string) {
+	c.tab.mu.Lock()
+	silly := target.silly
+	target.silly = nil
+	c.tab.mu.Unlock()
+	if silly == nil {
+		return
+	}
+	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: c.t.stop}
+	if _, _, err := c.rename(op, silly.dir, silly.name, dir, name); err != nil {
+		c.cfg.Logger.Warn("cannot give a file its name back after a rename over it has failed", "name", name, "hidden", silly.name, "err", err)
+	}
+	c.Forget(silly.dir.id, 1)
 }
 
 func (c *Client) rename(op *vfs.Op, d *inode, name string, nd *inode, newName string) (from, to vfs.WCC, err error) {

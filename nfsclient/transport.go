@@ -161,10 +161,9 @@ func (t *transport) submit(s *slot, task *waitfor.Task, ino uint64) {
 	s.what, s.ino = replyNames[s.proc], ino
 	t.mu.Lock()
 	t.own(s, task)
-	t.push(s)
 	down := t.down
-	if down {
-		t.nqueue--
+	if !down { // or failAll ends it, too
+		t.push(s)
 	}
 	t.mu.Unlock()
 	if down {

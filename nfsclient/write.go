@@ -95,6 +95,16 @@ func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.V
 		return err
 	}
 	defer ino.unlock(op.Scope)
+	// Whole pages are sent: one that is out of date would undo what others have written.
+	ino.mu.Lock()
+	stale := ino.outdated()
+	ino.mu.Unlock()
+	if stale {
+		if op.MustWait() {
+			return errWouldWait
+		}
+		c.invalidate(ino)
+	}
 	pages := alloc.Pages(int(off&(alloc.PageSize-1)) + n)
 	err := c.preparePages(op, ino, off, n, w, pages)
 	if err == nil {

@@ -38,6 +38,12 @@ func DecodeTime(d *xdr.Decoder) vfs.Time {
 	return t
 }
 
+// decodeAttrTime is DecodeTime for what a server tells of a file, which others can give any
+// time: the file has to be of use all the same, so the nanoseconds are clamped.
+func decodeAttrTime(d *xdr.Decoder) vfs.Time {
+	return vfs.Time{Sec: int64(d.Uint32()), Nsec: min(d.Uint32(), nsecLimit-1)}
+}
+
 // EncodeAttr appends a as a fattr3 (RFC 1813 §2.5).
 func EncodeAttr(e *xdr.Encoder, a *vfs.Attr) {
 	e.Uint32(uint32(a.Type))
@@ -69,7 +75,7 @@ func DecodeAttr(d *xdr.Decoder, a *vfs.Attr) {
 	a.Size, a.Used = d.Uint64(), d.Uint64()
 	a.Major, a.Minor = d.Uint32(), d.Uint32()
 	a.FSID, a.Ino = d.Uint64(), d.Uint64()
-	a.Atime, a.Mtime, a.Ctime = DecodeTime(d), DecodeTime(d), DecodeTime(d)
+	a.Atime, a.Mtime, a.Ctime = decodeAttrTime(d), decodeAttrTime(d), decodeAttrTime(d)
 }
 
 // PostOpAttr is a post_op_attr (RFC 1813 §2.6): attributes that may be absent.
@@ -128,7 +134,7 @@ func DecodeWCC(d *xdr.Decoder, w *vfs.WCC) {
 	*w = vfs.WCC{HasPre: d.Bool()}
 	if w.HasPre {
 		w.Pre.Size = d.Uint64()
-		w.Pre.Mtime, w.Pre.Ctime = DecodeTime(d), DecodeTime(d)
+		w.Pre.Mtime, w.Pre.Ctime = decodeAttrTime(d), decodeAttrTime(d)
 	}
 	decodePostOp(d, &w.HasPost, &w.Post)
 }

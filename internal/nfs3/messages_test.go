@@ -396,7 +396,7 @@ func TestHostileMessages(t *testing.T) {
 		{"mount path", new(MntArgs), encode(&MntArgs{Path: long[:1025]}), ErrNameTooLong},
 		{"type 8", new(GetAttrResult), encode(&GetAttrResult{Attr: bad}), xdr.ErrBadValue},
 		{"type 0", new(GetAttrResult), encode(&GetAttrResult{Attr: none}), xdr.ErrBadValue},
-		{"nanoseconds", new(GetAttrResult), encode(&GetAttrResult{Attr: nsec}), xdr.ErrBadValue},
+		{"nanoseconds", new(SetAttrArgs), encode(&SetAttrArgs{Set: vfs.SetAttr{SetMtime: vfs.SetToClientTime, Mtime: vfs.Time{Nsec: nsecLimit}}}), xdr.ErrBadValue},
 		{"stable_how", new(WriteArgs), encode(&WriteArgs{Stable: 3}), xdr.ErrBadValue},
 		{"data length", new(WriteArgs), badLen, xdr.ErrBadValue},
 		{"createmode", new(CreateArgs), encode(&CreateArgs{How: 3}), xdr.ErrBadValue},
@@ -409,6 +409,11 @@ func TestHostileMessages(t *testing.T) {
 		if err := tt.into.Decode(&d); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
+	}
+	var res GetAttrResult
+	d := xdr.NewDecoder(encode(&GetAttrResult{Attr: nsec}))
+	if err := res.Decode(&d); err != nil || res.Attr.Ctime.Nsec != nsecLimit-1 {
+		t.Errorf("a time with many nanoseconds is %v: %v", res.Attr.Ctime, err)
 	}
 }
 
