@@ -142,8 +142,9 @@ func (c *DoorConfig) Validate() error {
 //   - NFS3ERR_JUKEBOX. The request is tried again until it is served.
 //
 // The kernel's write-back cache is off: dirty pages wait in the arena, not in
-// the kernel. O_APPEND appends at the size that the kernel knows; against
-// writers through other doors it is as good as the attribute timeout.
+// the kernel. A file that is opened with O_APPEND goes past the kernel's cache
+// (FOPEN_DIRECT_IO), since the file system knows better where the end is; such a
+// file cannot be mapped shared.
 //
 // Memory: the kernel refers to MaxNodes nodes and a quarter more for a moment, and to
 // those in use. Every WRITE in work holds a Go buffer of MaxWrite bytes, together at

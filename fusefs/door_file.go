@@ -46,10 +46,14 @@ func (f *doorFS) Open(s *doorSlot, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Stat
 
 func (f *doorFS) open(s *doorSlot, node vfs.NodeID, flags uint32, out *fuse.OpenOut) fuse.Status {
 	o := &openFile{node: node, cred: s.op.Cred, write: opensForWrite(flags)}
+	o.adds = o.write && flags&unix.O_APPEND != 0
 	s.op.File = &o.file
 	st := s.do(func() error { return f.fs.Open(&s.op, node, o.write) })
 	if st == fuse.OK {
 		out.Fh = f.handles.add(o)
+		if o.adds { // the kernel would put what is written where it thinks that the end is
+			out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+		}
 	}
 	return st
 }
@@ -162,8 +166,12 @@ func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse
 		return 0, fuse.EBADF
 	}
 	s.beginAs(opWrite, &in.InHeader, o)
-	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+	off := in.Offset
+	switch {
+	case in.WriteFlags&fuse.WRITE_CACHE != 0:
 		s.op.File = nil // of whoever has it mapped, not of o
+	case o.adds && in.Flags&unix.O_APPEND != 0:
+		off = vfs.AtEnd
 	}
 	s.data.Bufs = append(s.data.Bufs[:0], data)
 	defer func() {
@@ -173,7 +181,7 @@ func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse
 	how := stableFor(in.Flags)
 	st := s.soonLarge(len(data), func() error {
 		s.wrote = vfs.WriteResult{}
-		return f.fs.Write(&s.op, o.node, in.Offset, &s.data, how, &s.wrote)
+		return f.fs.Write(&s.op, o.node, off, &s.data, how, &s.wrote)
 	})
 	if st == fuse.OK && s.wrote.Count == 0 && s.data.Len() > 0 {
 		st = fuse.EIO

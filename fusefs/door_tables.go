@@ -124,6 +124,7 @@ type openFile struct {
 	node  vfs.NodeID
 	cred  vfs.Cred // who opened it
 	write bool
+	adds  bool // it appends (O_APPEND)
 	dir   bool
 	file  vfs.File
 

@@ -803,3 +803,46 @@ func TestDoorListsWithAnyBuffer(t *testing.T) {
 	m := mountTest(t, nil)
 	inChild(t, "getdents", m.dir, "4096", "65536", "8192", "32768", "4096", "65536", "512")
 }
+
+// What others write through another door is not written over by who appends.
+func TestDoorAppendsAtTheEnd(t *testing.T) {
+	m := mountTest(t, nil)
+	cmd := exec.Command("/bin/sh", "-c", `exec 3>>"$1"; echo one >&3; echo; read x; echo three >&3`, "sh", m.path("log"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer in.Close()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	op := vfs.Op{Scope: gfp.For(nil)}
+	e, err := m.Lookup(&op, vfs.RootID, "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Forget(e.Node, 1)
+	var res vfs.WriteResult
+	if err := m.Write(&op, e.Node, 4, &vfs.Vec{Bufs: [][]byte{[]byte("two\n")}}, vfs.Unstable, &res); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(in)
+	cmd.Wait()
+	var v vfs.Vec
+	defer v.Release()
+	if _, err := m.Read(&op, e.Node, 0, 100, &v, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(bytes.Join(v.Bufs, nil)); got != "one\ntwo\nthree\n" {
+		t.Errorf("the file is %q", got)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -471,6 +472,35 @@ func TestHoles(t *testing.T) {
 			f.t.Errorf("past the end: %d bytes, eof %v", len(p), eof)
 		}
 	})
+}
+
+// Each of those who append at the same time gets a place of its own.
+func TestAppend(t *testing.T) {
+	f := newFixture(t, options{})
+	node := f.create(vfs.RootID, "f", 0o644)
+	const writers, each, size = 4, 300, 100
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			op := f.mem.newOp("writer")
+			for range each {
+				if _, err := writeAs(f.Store, op, node, vfs.AtEnd, bytes.Repeat([]byte{byte('a' + w)}, size), vfs.Unstable); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	f.ok(f.Sync(f.op, node))
+	got := f.backing("f")
+	if len(got) != writers*each*size {
+		t.Fatalf("%d bytes, want %d", len(got), writers*each*size)
+	}
+	for w := range writers {
+		if n := bytes.Count(got, []byte{byte('a' + w)}); n != each*size {
+			t.Errorf("%d bytes of writer %d, want %d", n, w, each*size)
+		}
+	}
 }
 
 func TestTooLarge(t *testing.T) {

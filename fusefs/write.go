@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"math/bits"
 
 	"golang.org/x/sys/unix"
@@ -29,14 +30,11 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 		return err
 	}
 	defer s.fds.release(in)
-	if err := s.mayGrow(fd, off, uint64(n)); err != nil {
-		return err
-	}
 	if err := s.mayDirty(in); err != nil {
 		return err
 	}
 	failures := in.syncs.failures()
-	if err := s.writePages(op, in, fd, spanOf(off, n), v, res); err != nil {
+	if err := s.place(op, in, fd, off, n, v, res); err != nil {
 		return err
 	}
 	if how == vfs.Unstable {
@@ -51,6 +49,25 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 	}
 	return s.syncSince(op.Scope, in, how == vfs.FileSync, failures)
 }
+
+// place writes n bytes of v at off, or at the end.
+func (s *Store) place(op *vfs.Op, in *inode, fd int, off uint64, n int, v *vfs.Vec, res *vfs.WriteResult) error {
+	for {
+		at := off
+		if off == vfs.AtEnd {
+			at = in.size.Load()
+		}
+		if err := s.mayGrow(fd, at, uint64(n)); err != nil {
+			return err
+		}
+		if err := s.writePages(op, in, fd, spanOf(at, n), off == vfs.AtEnd, v, res); err != errMoved {
+			return err
+		}
+	}
+}
+
+// errMoved says that the end of the file is not where it was.
+var errMoved = errors.New("fusefs: the end of the file has moved")
 
 // mayGrow reports whether the backing file system allows a file to have n bytes
 // at off. It is asked once for each power of two: the kernel refuses to seek
@@ -77,8 +94,9 @@ func (s *Store) mayGrow(fd int, off, n uint64) error {
 	return nil
 }
 
-// writePages copies v into the page cache.
-func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, res *vfs.WriteResult) error {
+// writePages copies v into the page cache. If atEnd says that sp is to begin at the end of the
+// file, and it does not, the error is errMoved.
+func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, atEnd bool, v *vfs.Vec, res *vfs.WriteResult) error {
 	task := op.Scope.Task()
 	b := s.scratch.get()
 	defer s.scratch.put(b)
@@ -104,6 +122,10 @@ func (s *Store) writePages(op *vfs.Op, in *inode, fd int, sp span, v *vfs.Vec, r
 			return err
 		}
 		in.freshen()
+		if atEnd && in.size.Load() != sp.off {
+			in.lock.Unlock(task)
+			return errMoved
+		}
 		if s.ready(in, sp, b) {
 			break
 		}

@@ -25,7 +25,7 @@
 // which never block. It is also the one that reconnects, for ever, with a
 // back-off (a hard mount). The sender goroutine sends what callers did not send
 // themselves, and everything in flight again, with the same xids, after a
-// reconnect. Both exist from the start, and neither takes a page from the arena:
+// reconnect, and once a minute after that. Both exist from the start, and neither takes a page from the arena:
 // they are the rescuers of write-back (kernel: WQ_MEM_RECLAIM). A reply that
 // cannot be decoded closes the connection and is asked for again; after a few of
 // them for one call, the call fails with EIO. A call that is given up

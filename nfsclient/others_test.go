@@ -388,3 +388,41 @@ func TestSubmitWhileClosing(t *testing.T) {
 }
 
 func must1(i *inode, _ error) *inode { return i }
+
+// A server may drop a call that was sent again while it is at work on the first one, and reply
+// to a connection that is gone.
+func TestDuplicateIsDroppedByServer(t *testing.T) {
+	defer func(d time.Duration) { resendAfter = d }(resendAfter)
+	resendAfter = 100 * time.Millisecond
+	f, b := fakeBed(t, nil)
+	n := b.create("f")
+	writes := 0
+	f.set(func() {
+		f.before = func(c *fakeCall) verdict {
+			if c.proc != nfs3.ProcWrite {
+				return serve
+			}
+			switch writes++; writes {
+			case 1:
+				return cut
+			case 2:
+				return ignore
+			}
+			return serve
+		}
+	})
+	b.write(n, 0, []byte("x"))
+	over := make(chan error, 1)
+	go func() {
+		op := rootOp(b.mem)
+		over <- b.c.Sync(&op, n)
+	}()
+	select {
+	case err := <-over:
+		must(t, err)
+	case <-time.After(10 * time.Second):
+		t.Errorf("after %d WRITEs fsync waits on", f.counted(nfs3.ProcWrite))
+		f.cutAll()
+		<-over
+	}
+}

@@ -1,6 +1,9 @@
 package nfsclient
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // pumpBatch is how many calls a caller sends for others before it leaves the
 // rest to the sender.
@@ -178,9 +181,7 @@ func (t *transport) adopt(c *conn) {
 			gone = append(gone, s)
 			s.state = queued
 		case s.state == waiting && !s.got:
-			t.push(s)
-			t.resent.Add(1)
-			t.rerecord(s)
+			t.sendAgain(s)
 		case s.state == queued:
 			t.rerecord(s)
 		}
@@ -189,6 +190,19 @@ func (t *transport) adopt(c *conn) {
 	for _, s := range gone {
 		t.finish(s)
 	}
+}
+
+// resendAfter is when a call that was sent on two connections is sent again: a server that is
+// at work on the first may have dropped the second, and replies to a connection that is gone
+// (RC_DROPIT of nfsd_cache_lookup). A variable for tests.
+var resendAfter = 60 * time.Second
+
+// sendAgain queues a call that has had no reply, as it is. mu is held.
+func (t *transport) sendAgain(s *slot) {
+	t.push(s)
+	t.resent.Add(1)
+	t.rerecord(s)
+	s.overdue = t.now().Add(resendAfter).UnixNano()
 }
 
 // dropPartial forgets a call that was sent in part on a connection that is gone:
@@ -201,27 +215,33 @@ func (t *transport) dropPartial() {
 	}
 }
 
-// requeueDue queues the delayed calls that are due, with new xids, and returns
-// how long it is until the next one is; 0 if there is none.
+// requeueDue queues the delayed calls that are due, with new xids, and those that are overdue,
+// and returns how long it is until the next one is; 0 if there is none.
 func (t *transport) requeueDue() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now, next := t.now().UnixNano(), int64(0)
+	now, next := t.now().UnixNano(), int64(math.MaxInt64)
 	for _, s := range t.all {
-		if s.state != delayed {
-			continue
-		}
-		if s.gone || s.due <= now {
+		switch {
+		case s.state == delayed && (s.gone || s.due <= now):
 			s.newXID()
-			s.call.XID = s.xid
+			s.call.XID, s.overdue = s.xid, 0
 			s.enc.PutUint32At(xidOffset, s.xid)
 			t.push(s)
 			t.rerecord(s)
-		} else if next == 0 || s.due < next {
-			next = s.due
+		case s.state == delayed:
+			next = min(next, s.due)
+		case s.overdue == 0 || s.got || s.gone || s.state == idle || s.state == done:
+		default:
+			if s.overdue <= now && s.state == waiting {
+				t.sendAgain(s)
+			} else if s.overdue <= now { // it is on its way
+				s.overdue = now + int64(resendAfter)
+			}
+			next = min(next, s.overdue)
 		}
 	}
-	if next == 0 {
+	if next == math.MaxInt64 {
 		return 0
 	}
 	return max(time.Duration(next-now), time.Millisecond)
@@ -231,7 +251,7 @@ func (t *transport) requeueDue() time.Duration {
 // of its payload; the caller has encoded the record. It does not block.
 func (t *transport) resubmit(s *slot) {
 	t.mu.Lock()
-	s.got, s.sends = false, 0
+	s.got, s.sends, s.overdue = false, 0, 0
 	t.own(s, nil)
 	t.push(s)
 	t.mu.Unlock()

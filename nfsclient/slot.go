@@ -81,6 +81,7 @@ type slot struct {
 	got     bool      // (mu) the reply came while still sending
 	gone    bool      // (mu) given up by its owner
 	due     int64     // (mu) delayed until, ns
+	overdue int64     // (mu) sent again after that, ns; 0: never
 	tries   int       // (mu) how often it was delayed
 	damaged int       // (mu)
 	garbage int
@@ -145,7 +146,7 @@ func (s *slot) begin(prog, vers, proc uint32, sc gfp.Scope, who *identity) *xdr.
 	sys.Machine = s.t.machine
 	sys.UID, sys.GID, sys.GIDs, sys.NGIDs = who.uid, who.gid, who.gids, who.n
 	s.t.mu.Lock()
-	s.sends, s.tries, s.damaged, s.garbage, s.got, s.gone = 0, 0, 0, 0, false, false
+	s.sends, s.tries, s.damaged, s.garbage, s.got, s.gone, s.overdue = 0, 0, 0, 0, false, false, 0
 	s.newXID()
 	s.t.mu.Unlock()
 	return s.header()

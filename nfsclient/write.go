@@ -17,10 +17,6 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 	if err != nil {
 		return err
 	}
-	if op.NoWait && !c.canWriteNow(op, off, v.Len(), how) {
-		op.MustWait()
-		return errWouldWait
-	}
 	if err := c.mayUse(op, ino, vfs.AccessModify|vfs.AccessExtend); err != nil {
 		return err
 	}
@@ -28,12 +24,26 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 		return err
 	}
 	total := v.Len()
+	atEnd := off == vfs.AtEnd
+	if atEnd {
+		if off, err = c.end(op, ino); err != nil {
+			return err
+		}
+	}
+	if op.NoWait && !c.canWriteNow(op, off, total, how) {
+		op.MustWait()
+		return errWouldWait
+	}
 	if uint64(total) > math.MaxInt64-min(off, math.MaxInt64) || c.maxSize != 0 && off+uint64(total) > c.maxSize {
 		return syscall.EFBIG
 	}
 	done := 0
 	for done < total {
-		n, err := c.writeSome(op, ino, off+uint64(done), v, done, total-done)
+		n, err := c.writeSome(op, ino, off+uint64(done), atEnd && done == 0, v, done, total-done)
+		if err == errMoved {
+			off = c.sizeOf(ino)
+			continue
+		}
 		if err != nil {
 			if done == 0 {
 				return err
@@ -55,6 +65,16 @@ func (c *Client) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how 
 	return nil
 }
 
+// end returns the size of ino, as new as its attributes have to be.
+func (c *Client) end(op *vfs.Op, ino *inode) (uint64, error) {
+	var attr vfs.Attr
+	err := c.getAttr(op, ino, &attr)
+	return attr.Size, err
+}
+
+// errMoved says that the end of the file is not where it was.
+var errMoved = errors.New("nfsclient: the end of the file has moved")
+
 // canWriteNow reports whether a write of n bytes would be one call of writeSome, and nothing
 // to wait for after it.
 func (c *Client) canWriteNow(op *vfs.Op, off uint64, n int, how vfs.Stable) bool {
@@ -63,8 +83,9 @@ func (c *Client) canWriteNow(op *vfs.Op, off uint64, n int, how vfs.Stable) bool
 }
 
 // writeSome writes up to left bytes from offset at of v to offset off, as many
-// as a scratch has pages for, and returns how many.
-func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, left int) (int, error) {
+// as a scratch has pages for, and returns how many. If atEnd says that off is to be the end of
+// the file, and it is not, the error is errMoved.
+func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, atEnd bool, v *vfs.Vec, at, left int) (int, error) {
 	first := off >> alloc.PageShift
 	skip := int(off & (alloc.PageSize - 1))
 	n := min(left, c.scratch.size*alloc.PageSize-skip)
@@ -77,7 +98,7 @@ func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, l
 			return 0, err
 		}
 		c.putFolios(w, pages)
-		err := c.writeLocked(op, ino, off, n, v, at, w)
+		err := c.writeLocked(op, ino, off, n, atEnd, v, at, w)
 		if err == errMorePages {
 			continue // pages were freed since they were counted
 		}
@@ -90,15 +111,18 @@ func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, l
 }
 
 // writeLocked copies n bytes under the lock of the inode.
-func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, v *vfs.Vec, at int, w *scratch) error {
+func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bool, v *vfs.Vec, at int, w *scratch) error {
 	if err := ino.lockFor(op); err != nil {
 		return err
 	}
 	defer ino.unlock(op.Scope)
 	// Whole pages are sent: one that is out of date would undo what others have written.
 	ino.mu.Lock()
-	stale := ino.outdated()
+	stale, moved := ino.outdated(), atEnd && ino.size != off
 	ino.mu.Unlock()
+	if moved {
+		return errMoved
+	}
 	if stale {
 		if op.MustWait() {
 			return errWouldWait

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"math"
 	"sync/atomic"
 	"syscall"
 
@@ -151,6 +152,9 @@ const (
 // when it changes, unstable data may have been lost and must be sent again.
 type Verifier [8]byte
 
+// AtEnd is the offset of a Write that appends (O_APPEND): behind what anybody else has written.
+const AtEnd uint64 = math.MaxUint64
+
 // WriteResult is what Write returns.
 type WriteResult struct {
 	Count    uint32 // bytes written
@@ -222,8 +226,9 @@ type FS interface {
 	// offset off. Fewer bytes than asked for are returned only at the end of
 	// the file or at the FS's own limit. attr, if not nil, gets the attributes.
 	Read(op *Op, node NodeID, off uint64, count uint32, v *Vec, attr *Attr) (eof bool, err error)
-	// Write writes the bytes of v, which stays the caller's, at offset off
-	// and makes them as durable as asked.
+	// Write writes the bytes of v, which stays the caller's, at offset off, or at
+	// the end of the file for AtEnd, and makes them as durable as asked. Only the FUSE
+	// door asks for AtEnd.
 	Write(op *Op, node NodeID, off uint64, v *Vec, how Stable, res *WriteResult) error
 	// Commit puts the data of [off, off+count) on stable storage; count 0
 	// means to the end of the file.
