@@ -612,3 +612,15 @@ func TestLateEvent(t *testing.T) {
 	}
 	z.die()
 }
+
+// Numbers that were left out have events of the lap before in the ring, without what came next.
+func TestEventsOfTheLapBefore(t *testing.T) {
+	taken := func(seq, epoch uint64) Record {
+		return Record{State: Held, Seq: seq, Epoch: epoch, PrevEpoch: epoch - 1, How: WasReleased}
+	}
+	ring := []Record{taken(10+Events, 40), taken(9, 8), {State: Released, Seq: 9 + Events, Epoch: 39}, taken(8+Events, 39), taken(10, 9)}
+	got := inOrder(ring)
+	if len(got) != 3 || got[0].Epoch != 39 || got[2].Epoch != 40 || len(doubts(got)) > 0 {
+		t.Errorf("%d events, doubts: %v", len(got), doubts(got))
+	}
+}

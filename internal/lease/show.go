@@ -32,9 +32,20 @@ func Show(path string) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lease %s: %w", path, err)
 	}
-	slices.SortFunc(r.Events, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
+	r.Events = inOrder(r.Events)
 	r.Doubts = doubts(r.Events)
 	return &r, nil
+}
+
+// inOrder returns the events of a ring, oldest first. Some numbers are left out, and what lies
+// there is from a lap before: what came next to it is gone.
+func inOrder(ring []Record) []Record {
+	slices.SortFunc(ring, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
+	if len(ring) == 0 {
+		return nil
+	}
+	last := ring[len(ring)-1].Seq
+	return slices.DeleteFunc(ring, func(e Record) bool { return e.Seq+Events <= last })
 }
 
 // doubts looks at each taking, and what was before: who takes a lease has seen it given
