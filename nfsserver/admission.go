@@ -13,8 +13,8 @@ import (
 type ReceiveLoad struct {
 	Limit    int64 // what all connections together can have
 	Used     int64 // what they have
+	Remote   int64 // what of that clients on other hosts have
 	ConnUsed int64 // what the connection that asks has
-	Conns    int   // connections that have anything, with the one that asks
 	Need     int64 // what it asks for
 }
 
@@ -23,18 +23,18 @@ type ReceivePolicy interface {
 	Admit(l ReceiveLoad, local bool) bool
 }
 
-// FairShare is the mechanism "socket-reserve": a connection gets an equal part
-// of the limit, with one part left for whoever comes next, and a quarter of the
+// FairShare is the mechanism "socket-reserve": a connection gets no more than it
+// leaves, so that there is something for whoever comes next, and a quarter of the
 // limit is for clients on this host, whose requests free memory.
 type FairShare struct{}
 
 // Admit implements ReceivePolicy.
 func (FairShare) Admit(l ReceiveLoad, local bool) bool {
-	limit := l.Limit
+	left := l.Limit - l.Used
 	if !local {
-		limit -= limit / 4
+		left = min(left, l.Limit-l.Limit/4-l.Remote)
 	}
-	return l.Used+l.Need <= limit && l.withinShare()
+	return l.fits(left)
 }
 
 // EqualShare has no part set aside: ordinary connections can keep those out
@@ -42,18 +42,20 @@ func (FairShare) Admit(l ReceiveLoad, local bool) bool {
 type EqualShare struct{}
 
 // Admit implements ReceivePolicy.
-func (EqualShare) Admit(l ReceiveLoad, _ bool) bool {
-	return l.Used+l.Need <= l.Limit && l.withinShare()
-}
+func (EqualShare) Admit(l ReceiveLoad, _ bool) bool { return l.fits(l.Limit - l.Used) }
 
-func (l *ReceiveLoad) withinShare() bool {
-	return l.ConnUsed == 0 || l.ConnUsed+l.Need <= l.Limit/int64(l.Conns+1)
+// fits compares with what is left, as the dynamic thresholds of a switch do: n busy
+// connections get an equal part each, of n+1.
+func (l *ReceiveLoad) fits(left int64) bool {
+	return l.Need <= left && (l.ConnUsed == 0 || l.ConnUsed+l.Need <= left)
 }
 
 // usage is what a connection has of what is shared; guarded by admission.mu.
 type usage struct{ slots, bytes int64 }
 
 func (u *usage) idle() bool { return u.slots == 0 && u.bytes == 0 }
+
+func (u *usage) add(slots, bytes int64) { u.slots, u.bytes = u.slots+slots, u.bytes+bytes }
 
 // admission hands out request slots and the right to hold pages of the arena,
 // and with them decides which connections go on reading (back-pressure).
@@ -66,8 +68,8 @@ type admission struct {
 
 	mu     sync.Mutex
 	closed bool
-	used   usage
-	conns  int // connections that are not idle
+	used   usage // by all
+	remote usage // by clients on other hosts
 	free   []*request
 }
 
@@ -80,27 +82,15 @@ func (a *admission) dataResource() waitfor.Resource {
 	return waitfor.Resource{Kind: waitfor.Request, ID: a.poolID<<1 | 1}
 }
 
-// load describes the state to the policy. a.mu is held.
-func (a *admission) load(c *conn, limit, used, connUsed, need int64) ReceiveLoad {
-	l := ReceiveLoad{Limit: limit, Used: used, ConnUsed: connUsed, Conns: a.conns, Need: need}
-	if c.usage.idle() {
-		l.Conns++
-	}
-	return l
-}
-
 // add changes what c has. a.mu is held.
 func (a *admission) add(c *conn, slots, bytes int64) {
-	was := c.usage.idle()
-	c.usage.slots += slots
-	c.usage.bytes += bytes
-	a.used.slots += slots
-	a.used.bytes += bytes
-	switch is := c.usage.idle(); {
-	case was && !is:
-		a.conns++
-	case !was && is:
-		a.conns--
+	if c.usage.idle() { // where it counts must not change before it is idle again
+		c.remote = !c.isLocal()
+	}
+	c.usage.add(slots, bytes)
+	a.used.add(slots, bytes)
+	if c.remote {
+		a.remote.add(slots, bytes)
 	}
 }
 
@@ -108,7 +98,7 @@ func (a *admission) add(c *conn, slots, bytes int64) {
 func (a *admission) trySlot(c *conn) *request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.load(c, a.limit.slots, a.used.slots, c.usage.slots, 1)
+	l := ReceiveLoad{Limit: a.limit.slots, Used: a.used.slots, Remote: a.remote.slots, ConnUsed: c.usage.slots, Need: 1}
 	if len(a.free) == 0 || !a.policy.Admit(l, c.isLocal()) {
 		return nil
 	}
@@ -122,7 +112,7 @@ func (a *admission) trySlot(c *conn) *request {
 func (a *admission) tryBytes(c *conn, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.load(c, a.limit.bytes, a.used.bytes, c.usage.bytes, n)
+	l := ReceiveLoad{Limit: a.limit.bytes, Used: a.used.bytes, Remote: a.remote.bytes, ConnUsed: c.usage.bytes, Need: n}
 	if !a.policy.Admit(l, c.isLocal()) {
 		return false
 	}

@@ -46,7 +46,8 @@ type conn struct {
 	inflight  sync.WaitGroup // requests that have a slot
 	lastCall  atomic.Int64   // or its start, in ns since the server's
 
-	usage usage // guarded by admission.mu
+	usage  usage // guarded by admission.mu
+	remote bool  // it is counted so, since usage was idle; guarded by admission.mu
 
 	// Owned by the reader.
 	own       []byte // its read buffer, while it has a larger one
