@@ -142,6 +142,9 @@ type export struct {
 	sharesDisk  bool       // what it announces is in the same file system as the journal
 }
 
+// word begins the handles of x.
+func (x *export) word() uint32 { return handleVersion<<24 | x.ID }
+
 // allows reports whether a client may use x at all.
 func (x *export) allows(peer netip.AddrPort) bool {
 	return !(x.Secure && peer.Port() >= 1024) && x.allowsAddr(peer.Addr())

@@ -448,6 +448,43 @@ func TestSetExports(t *testing.T) {
 	}
 }
 
+// reloadFS has the exports set when it is asked for a handle.
+type reloadFS struct {
+	*memFS
+	set func() // or nil
+}
+
+func (f *reloadFS) ByHandle(op *vfs.Op, h []byte) (vfs.NodeID, error) {
+	if f.set != nil {
+		f.set()
+	}
+	return f.memFS.ByHandle(op, h)
+}
+
+// Two handles of one export are of one export, whatever happens between them.
+func TestSetExportsWithinRename(t *testing.T) {
+	var fs *reloadFS
+	f := serve(t, func(c *Config) {
+		fs = &reloadFS{memFS: c.Exports[0].FS.(*memFS)}
+		c.Exports[0].FS = fs
+	})
+	f.fs.put(t, rootNode, "file", nil)
+	c := dial(t, f.addr)
+	root := c.root()
+	name := "/data"
+	fs.set = func() { check(t, f.srv.SetExports([]Export{{Name: name, FS: fs, Squash: SquashNone}})) }
+	for _, mv := range [][3]string{{"/data", "file", "a"}, {"/other", "a", "b"}} {
+		name = mv[0]
+		var res nfs3.RenameResult
+		c.call(nfs3.ProcRename, &nfs3.RenameArgs{
+			From: nfs3.DirOpArgs{Dir: root, Name: []byte(mv[1])}, To: nfs3.DirOpArgs{Dir: root, Name: []byte(mv[2])},
+		}, &res)
+		if res.Status != nfs3.StatusOK {
+			t.Errorf("RENAME while %s is exported: %v", name, res.Status)
+		}
+	}
+}
+
 // Clients by IPv6, and those by IPv4 of a server that listens for both.
 func TestIPv6(t *testing.T) {
 	for _, x := range []struct {

@@ -41,19 +41,18 @@ func (r *request) ownHandle(decodeErr error, fh *nfs3.FileHandle) ([]byte, error
 		return nil, r.undecodable(decodeErr)
 	}
 	h := r.handle[:copy(r.handle[:], fh.Bytes())]
-	return h[min(handlePrefix, len(h)):], r.enterByHandle(h)
-}
-
-// enterByHandle enters the export that the handle h belongs to.
-func (r *request) enterByHandle(h []byte) error {
 	if len(h) < handlePrefix {
-		return vfs.ErrBadHandle
+		return nil, vfs.ErrBadHandle
 	}
-	x, err := r.srv.exports.Load().ofHandle(binary.BigEndian.Uint32(h))
+	word := binary.BigEndian.Uint32(h)
+	if r.exp != nil && r.exp.word() == word { // as the request began, whatever SetExports does
+		return h[handlePrefix:], nil
+	}
+	x, err := r.srv.exports.Load().ofHandle(word)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.enter(x)
+	return h[handlePrefix:], r.enter(x)
 }
 
 // nodeToChange is node for a procedure that changes something.
@@ -68,9 +67,6 @@ func (r *request) nodeToChange(decodeErr error, fh *nfs3.FileHandle) (vfs.NodeID
 // enter makes x the export of the request, and the caller's identity in x that
 // of its op.
 func (r *request) enter(x *export) error {
-	if r.exp == x {
-		return nil
-	}
 	if r.exp != nil {
 		return syscall.EXDEV
 	}
@@ -101,7 +97,7 @@ func (r *request) fileHandle(node vfs.NodeID) (nfs3.FileHandle, error) {
 
 // handlePrefix begins a handle of the request's export.
 func (r *request) handlePrefix() []byte {
-	return binary.BigEndian.AppendUint32(r.handle[:0], handleVersion<<24|r.exp.ID)
+	return binary.BigEndian.AppendUint32(r.handle[:0], r.exp.word())
 }
 
 // hold has a reference to node given back when the request ends.

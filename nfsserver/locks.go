@@ -58,8 +58,14 @@ func (r *request) mayLock(handle []byte, exclusive bool) nlm4.Status {
 	return lockStatusOf(err)
 }
 
-// mayUnlock checks that the caller may use the export at all. The file may be gone.
-func (r *request) mayUnlock(handle []byte) nlm4.Status { return lockStatusOf(r.enterByHandle(handle)) }
+// mayUnlock checks no more than what the handle looks like: locks are the caller's own,
+// and it can give them up when the file is gone, and when it may not use the export any more.
+func mayUnlock(handle []byte) nlm4.Status {
+	if len(handle) < handlePrefix || len(handle) > nfs3.MaxHandle || handle[0] != handleVersion {
+		return nlm4.StaleHandle
+	}
+	return nlm4.Granted
+}
 
 // lockStatusOf returns the status that answers err. When memory is short the client is
 // to come again, which NLM can say by the grace period only, and not to who reclaims.
@@ -140,7 +146,7 @@ func lockCancel(r *request) {
 	if !r.decoded(a.Decode(&r.dec)) {
 		return
 	}
-	st := r.mayUnlock(a.Lock.Handle)
+	st := mayUnlock(a.Lock.Handle)
 	if st == nlm4.Granted {
 		st = r.srv.cfg.Locks.Cancel(r.lockPeer(), &a)
 	}
@@ -153,7 +159,7 @@ func lockUnlock(r *request) {
 	if !r.decoded(a.Decode(&r.dec)) {
 		return
 	}
-	st := r.mayUnlock(a.Lock.Handle)
+	st := mayUnlock(a.Lock.Handle)
 	if st == nlm4.Granted {
 		st = r.srv.cfg.Locks.Unlock(r.lockPeer(), &a)
 	}
@@ -180,7 +186,7 @@ func lockUnshare(r *request) {
 	if !r.decoded(a.Decode(&r.dec)) {
 		return
 	}
-	st := r.mayUnlock(a.Handle)
+	st := mayUnlock(a.Handle)
 	if st == nlm4.Granted {
 		st = r.srv.cfg.Locks.Unshare(r.lockPeer(), &a)
 	}

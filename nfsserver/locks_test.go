@@ -3,6 +3,7 @@ package nfsserver
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -240,6 +241,30 @@ func TestLocksOfReadOnlyExport(t *testing.T) {
 	check(t, f.srv.SetExports([]Export{{Name: "/data", FS: f.fs, Squash: SquashNone, ReadOnly: true}}))
 	wantLock(t, "exclusive", c.lock(h, 1, true, false), nlm4.ReadOnly)
 	wantLock(t, "shared", c.lock(h, 1, false, false), nlm4.Granted)
+}
+
+// A lock can be given up where none can be had any more: it must not stay.
+func TestUnlockWithoutExport(t *testing.T) {
+	for name, x := range map[string]Export{
+		"export is away": {Name: "/other"}, "client is not allowed": {Name: "/data", Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := serveLocks(t, nil)
+			c := dial(t, f.addr)
+			h := c.create("f", 0o644)
+			wantLock(t, "LOCK", c.lock(h, 1, true, false), nlm4.Granted)
+			x.FS = f.fs
+			check(t, f.srv.SetExports([]Export{x}))
+			if st := c.lock(h, 1, true, false); st == nlm4.Granted {
+				t.Error("LOCK was granted")
+			}
+			var res nlm4.Result
+			c.nlm(nlm4.ProcUnlock, &nlm4.UnlockArgs{Lock: lockFor(h, 1)}, &res)
+			wantLock(t, "UNLOCK", res.Status, nlm4.Granted)
+			check(t, f.srv.SetExports([]Export{{Name: "/data", FS: f.fs, Squash: SquashNone}}))
+			wantLock(t, "LOCK by another when it is as it was", c.lock(h, 2, true, false), nlm4.Granted)
+		})
+	}
 }
 
 func TestLockPrograms(t *testing.T) {
