@@ -37,6 +37,37 @@ func FindMount(path string) (*MountPoint, error) {
 	return &MountPoint{Path: m.Mountpoint, Source: m.Source, Type: m.FSType, ID: m.Minor}, nil
 }
 
+// maxLinks is how many symbolic links a path may have, as in the kernel.
+const maxLinks = 40
+
+// RealMountpoint follows the symbolic links of path, an absolute one, up to where
+// something is mounted, which is not looked at: it may be dead. What it cannot follow
+// stays as it is.
+func RealMountpoint(path string) (string, error) {
+	for range maxLinks {
+		if m, err := FindMount(path); m != nil || err != nil {
+			return path, err
+		}
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return path, nil
+		}
+		path = filepath.Join(dir, filepath.Base(path))
+		if m, err := FindMount(path); m != nil || err != nil {
+			return path, err
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			return path, nil
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(dir, to)
+		}
+		path = filepath.Clean(to)
+	}
+	return path, nil
+}
+
 // device is one connection to the kernel's FUSE, and where it is mounted. The
 // door mounts by itself, so that nothing here ever looks at a path inside the mount.
 type device struct {
@@ -49,11 +80,17 @@ type device struct {
 }
 
 func newDevice(cfg *DoorConfig) (*device, error) {
-	if err := clearDead(cfg); err != nil {
+	path, err := filepath.Abs(cfg.Mountpoint)
+	if err != nil {
+		return nil, fmt.Errorf("mount point %s: %w", cfg.Mountpoint, err)
+	}
+	if path, err = RealMountpoint(path); err != nil {
 		return nil, err
 	}
-	path, err := checkMountpoint(cfg.Mountpoint)
-	if err != nil {
+	if err := clearDead(path, cfg); err != nil {
+		return nil, err
+	}
+	if err := checkMountpoint(path); err != nil {
 		return nil, err
 	}
 	d := &device{watchFD: -1}
@@ -86,11 +123,7 @@ func (d *device) identify(path string) error {
 
 // clearDead takes away what a process that was killed has left at the mount point:
 // a mount of the same thing, whose connection is gone.
-func clearDead(cfg *DoorConfig) error {
-	path, err := filepath.Abs(cfg.Mountpoint)
-	if err != nil {
-		return nil // checkMountpoint says so
-	}
+func clearDead(path string, cfg *DoorConfig) error {
 	m, err := FindMount(path)
 	if err != nil || m == nil || m.Type != "fuse."+cfg.Type || m.Source != cfg.FsName || !m.dead() {
 		return err
@@ -116,30 +149,21 @@ func (m *MountPoint) dead() bool {
 	}
 }
 
-// checkMountpoint returns the real path of a directory where nothing is mounted.
-// A mount point is recognised without touching it: it may be a dead one.
-func checkMountpoint(path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("mount point %s: %w", path, err)
+// checkMountpoint checks that path is that of a directory where nothing is mounted.
+func checkMountpoint(path string) error {
+	if err := notMounted(path); err != nil {
+		return err
 	}
-	if err := notMounted(abs); err != nil {
-		return "", err
-	}
-	st, err := os.Stat(abs)
+	st, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return "", fmt.Errorf("mount point %s does not exist: create it with mkdir -p %s", abs, abs)
+		return fmt.Errorf("mount point %s does not exist: create it with mkdir -p %s", path, path)
 	case err != nil:
-		return "", fmt.Errorf("mount point %s: %w", abs, err)
+		return fmt.Errorf("mount point %s: %w", path, err)
 	case !st.IsDir():
-		return "", fmt.Errorf("mount point %s is not a directory: name an existing directory", abs)
+		return fmt.Errorf("mount point %s is not a directory: name an existing directory", path)
 	}
-	abs, err = filepath.EvalSymlinks(abs)
-	if err != nil {
-		return "", fmt.Errorf("mount point %s: %w", path, err)
-	}
-	return abs, notMounted(abs)
+	return nil
 }
 
 func notMounted(abs string) error {

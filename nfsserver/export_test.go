@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"loopnfs/internal/nfs3"
@@ -451,12 +452,12 @@ func TestSetExports(t *testing.T) {
 // reloadFS has the exports set when it is asked for a handle.
 type reloadFS struct {
 	*memFS
-	set func() // or nil
+	set atomic.Pointer[func()]
 }
 
 func (f *reloadFS) ByHandle(op *vfs.Op, h []byte) (vfs.NodeID, error) {
-	if f.set != nil {
-		f.set()
+	if set := f.set.Load(); set != nil {
+		(*set)()
 	}
 	return f.memFS.ByHandle(op, h)
 }
@@ -471,16 +472,15 @@ func TestSetExportsWithinRename(t *testing.T) {
 	f.fs.put(t, rootNode, "file", nil)
 	c := dial(t, f.addr)
 	root := c.root()
-	name := "/data"
-	fs.set = func() { check(t, f.srv.SetExports([]Export{{Name: name, FS: fs, Squash: SquashNone}})) }
 	for _, mv := range [][3]string{{"/data", "file", "a"}, {"/other", "a", "b"}} {
-		name = mv[0]
+		set := func() { check(t, f.srv.SetExports([]Export{{Name: mv[0], FS: fs, Squash: SquashNone}})) }
+		fs.set.Store(&set)
 		var res nfs3.RenameResult
 		c.call(nfs3.ProcRename, &nfs3.RenameArgs{
 			From: nfs3.DirOpArgs{Dir: root, Name: []byte(mv[1])}, To: nfs3.DirOpArgs{Dir: root, Name: []byte(mv[2])},
 		}, &res)
 		if res.Status != nfs3.StatusOK {
-			t.Errorf("RENAME while %s is exported: %v", name, res.Status)
+			t.Errorf("RENAME while %s is exported: %v", mv[0], res.Status)
 		}
 	}
 }

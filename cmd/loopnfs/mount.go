@@ -136,7 +136,7 @@ func mountFuse(ctx context.Context, opts *mountOptions) error {
 
 // config turns flags into a configuration of the mount by FUSE.
 func (o *mountOptions) config() (cfg stack.ClientConfig, err error) {
-	if o.mountpoint, err = absolute(o.mountpoint); err != nil {
+	if o.mountpoint, err = realMountpoint(o.mountpoint); err != nil {
 		return cfg, err
 	}
 	host, port, name, err := parseSource(o.source)

@@ -24,8 +24,7 @@ const clientBackground = 8 << 20
 // ready fails: a mount that was interrupted must not appear later.
 func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig, guard *hostguard.Guard, ready func() error) error {
 	outliveReaders()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signals := notifyEnd(opts.foreground)
 	defer signal.Stop(signals)
 	log, flush := newLogger(os.Stderr, opts.verbose)
 	defer flush()
@@ -64,6 +63,19 @@ func serveMount(ctx context.Context, opts *mountOptions, cfg stack.ClientConfig,
 		cfg.Logger.Info("stopping", "signal", s)
 	}
 	return finish(client, st, signals, cfg.Logger)
+}
+
+// notifyEnd returns a channel of the signals that end a mount: the end of the terminal, too,
+// unless the process has none or is to outlive it (nohup).
+func notifyEnd(foreground bool) chan os.Signal {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if foreground && !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	} else {
+		signal.Ignore(syscall.SIGHUP)
+	}
+	return signals
 }
 
 // startClient connects and mounts, for as long as the options allow and no

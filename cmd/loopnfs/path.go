@@ -26,19 +26,22 @@ func absolute(path string) (string, error) {
 	return filepath.Join(string(buf[:n-1]), path), nil
 }
 
-// findMount returns our mount at path. Symbolic links are followed up to the
-// mount point itself, which is not looked at.
-func findMount(path string) (*fusefs.MountPoint, string, error) {
+// realMountpoint is absolute without symbolic links: those of the path are followed up to
+// what is mounted there.
+func realMountpoint(path string) (string, error) {
 	abs, err := absolute(path)
+	if err != nil {
+		return "", err
+	}
+	return fusefs.RealMountpoint(abs)
+}
+
+// findMount returns our mount at path, and where that is.
+func findMount(path string) (*fusefs.MountPoint, string, error) {
+	path, err := realMountpoint(path)
 	if err != nil {
 		return nil, "", err
 	}
-	m, err := fusefs.FindMount(abs)
-	if m == nil && err == nil {
-		if dir, err2 := filepath.EvalSymlinks(filepath.Dir(abs)); err2 == nil {
-			abs = filepath.Join(dir, filepath.Base(abs))
-			m, err = fusefs.FindMount(abs)
-		}
-	}
-	return m, abs, err
+	m, err := fusefs.FindMount(path)
+	return m, path, err
 }
