@@ -31,6 +31,9 @@ import (
 // stopLimit is how long the orderly end may take for what depends on others.
 const stopLimit = 30 * time.Second
 
+// reloadLimit is after how long it is told that a reload takes long.
+const reloadLimit = 5 * time.Second
+
 type serveOptions struct {
 	exports []string
 	file    string // with more exports
@@ -259,23 +262,23 @@ func runServe(ctx context.Context, opts *serveOptions) (err error) {
 	if watch != nil {
 		go refill(ctx, keep, watch, room, cfg.Logger)
 	}
-	for {
-		select {
-		case <-hup:
+	go func() { // directories may not answer
+		for range hup {
 			manager.reloading()
 			manager.ready(opts.reload(server, cfg.Logger))
-			continue
-		case <-ctx.Done():
-			stop() // a second signal ends the process at once
-			manager.stopping()
-			cfg.Logger.Info("stopping")
-		case err = <-server.Failed():
-			if errors.Is(err, nfsserver.ErrClosed) { // not by us: the lease is lost
-				select {} // who has closed it ends the process
-			}
 		}
-		return errors.Join(err, stopServer())
+	}()
+	select {
+	case <-ctx.Done():
+		stop() // a second signal ends the process at once
+		manager.stopping()
+		cfg.Logger.Info("stopping")
+	case err = <-server.Failed():
+		if errors.Is(err, nfsserver.ErrClosed) { // not by us: the lease is lost
+			select {} // who has closed it ends the process
+		}
 	}
+	return errors.Join(err, stopServer())
 }
 
 // register tells the portmapper where the server is, if it is to know, and sees to it
@@ -311,6 +314,11 @@ func registerAt(addr string, port int, progs []portmap.Program, restarted bool, 
 
 // reload reads the exports again, and returns what came of it.
 func (o *serveOptions) reload(server *stack.Server, log *slog.Logger) string {
+	slow := time.AfterFunc(reloadLimit, func() {
+		log.Warn("the exports are still being read", "file", o.file,
+			"costs", "they stay as they were until then", "remedy", "see which directory does not answer, and take it out of the file")
+	})
+	defer slow.Stop()
 	exports, err := o.allExports()
 	if err == nil {
 		err = server.SetExports(exports)

@@ -176,8 +176,9 @@ type Server struct {
 
 	serving sync.WaitGroup // status
 
-	mu     sync.Mutex
-	stores []exportStore // also of exports that are no more
+	mu      sync.Mutex
+	stores  []exportStore // also of exports that are no more
+	stopped bool          // there are to be no more stores
 }
 
 // exportStore is the store of an export.
@@ -219,7 +220,9 @@ func StartServer(mem *Memory, cfg ServerConfig) (_ *Server, err error) {
 }
 
 // SetExports replaces the exports. An export that is gone is refused to clients; its
-// store is kept until the server stops, for it may come back.
+// store is kept until the server stops, for it may come back. It takes as long as their
+// directories take to answer, and stops with an error if the server does. It is not called
+// twice at once.
 func (s *Server) SetExports(list []ExportConfig) error {
 	list = slices.Clone(list)
 	if err := validateExports(list); err != nil {
@@ -237,8 +240,6 @@ func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
 	if err := s.cfg.checkDirs(list); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var exports []nfsserver.Export
 	for i := range list {
 		x := &list[i]
@@ -251,6 +252,8 @@ func (s *Server) startStores(list []ExportConfig) ([]nfsserver.Export, error) {
 			Allow: x.Allow, ReadOnly: x.ReadOnly, Secure: x.Secure,
 		})
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, st := range s.stores { // those of exports that are gone have some, too
 		st.SetMaxInodes(s.inodesOfEach(len(s.stores)))
 	}
@@ -265,13 +268,10 @@ func (s *Server) inodesOfEach(exports int) int {
 	return max(s.cfg.Inodes/exports, fusefs.MinInodes)
 }
 
-// storeOf returns the store of an export, which keeps so many inodes if it is new. s.mu
-// is held.
+// storeOf returns the store of an export, which keeps so many inodes if it is new.
 func (s *Server) storeOf(x *ExportConfig, inodes int) (*fusefs.Store, error) {
-	for _, st := range s.stores {
-		if st.dir == x.Dir && st.name == x.Name {
-			return st.Store, nil
-		}
+	if store := s.findStore(x); store != nil {
+		return store, nil
 	}
 	state := filepath.Join(s.cfg.StateDir, fmt.Sprintf("export-%06x", nfsserver.ExportID(x.Name)))
 	if err := os.MkdirAll(state, 0o700); err != nil {
@@ -285,10 +285,26 @@ func (s *Server) storeOf(x *ExportConfig, inodes int) (*fusefs.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("export %s: %w", x.Dir, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return nil, errors.Join(fmt.Errorf("export %s: the server stops", x.Dir), store.Shutdown())
+	}
 	s.stores = append(s.stores, exportStore{x.Dir, x.Name, store})
 	s.mem.Reclaim.AddDevice(store.BDI())
 	store.Start()
 	return store, nil
+}
+
+func (s *Server) findStore(x *ExportConfig) *fusefs.Store {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.stores {
+		if st.dir == x.Dir && st.name == x.Name {
+			return st.Store
+		}
+	}
+	return nil
 }
 
 func (s *Server) startNFS(exports []nfsserver.Export) error {
@@ -419,7 +435,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	for _, st := range s.stores {
 		errs = append(errs, st.Shutdown())
 	}
-	s.stores = nil
+	s.stores, s.stopped = nil, true
 	if s.state != nil {
 		errs = append(errs, s.state.Close())
 		s.state = nil
