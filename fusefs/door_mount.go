@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ type MountPoint struct {
 	Source string // FsName
 	Type   string // "fuse.loopnfs"
 	ID     int    // minor device number, the number of the connection
+	Owner  int    // the user who has mounted it
 }
 
 // FindMount returns what is mounted on path, an absolute path without symbolic
@@ -34,7 +36,18 @@ func FindMount(path string) (*MountPoint, error) {
 		return nil, nil
 	}
 	m := all[len(all)-1]
-	return &MountPoint{Path: m.Mountpoint, Source: m.Source, Type: m.FSType, ID: m.Minor}, nil
+	return &MountPoint{Path: m.Mountpoint, Source: m.Source, Type: m.FSType, ID: m.Minor, Owner: ownerOf(m.VFSOptions)}, nil
+}
+
+// ownerOf returns the user in the options of a FUSE mount; 0 if there is none.
+func ownerOf(options string) int {
+	for opt := range strings.SplitSeq(options, ",") {
+		if id, ok := strings.CutPrefix(opt, "user_id="); ok {
+			n, _ := strconv.Atoi(id)
+			return n
+		}
+	}
+	return 0
 }
 
 // maxLinks is how many symbolic links a path may have, as in the kernel.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,12 +58,25 @@ type status struct {
 func listenStatus(mountpoint string) (*status, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: statusName(mountpoint), Net: "unix"})
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("mount point %s is in use: it is mounted, or an earlier mount is still writing to its server; see loopnfs umount %s", mountpoint, mountpoint)
+		return nil, nameTaken(mountpoint)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a socket for %s: %w", mountpoint, err)
 	}
 	return &status{l: l, giveUp: make(chan struct{}), ended: make(chan struct{})}, nil
+}
+
+// nameTaken returns the error for a mount point whose socket another process has. Every user
+// may take the name.
+func nameTaken(mountpoint string) error {
+	c, cred, err := dialPeer(mountpoint)
+	if err == nil {
+		c.Close()
+	}
+	if err == nil && !trusted(cred) {
+		return fmt.Errorf("mount point %s: process %d of user %d has taken the name of its socket: end it", mountpoint, cred.Pid, cred.Uid)
+	}
+	return fmt.Errorf("mount point %s is in use: it is mounted, or an earlier mount is still writing to its server; see loopnfs umount %s", mountpoint, mountpoint)
 }
 
 // serve answers until close. unwritten returns how many bytes are left.
@@ -72,7 +86,7 @@ func (s *status) serve(unwritten func() int64) {
 		if err != nil {
 			return
 		}
-		if !trusted(c) {
+		if !trustedPeer(c) {
 			c.Close()
 			continue
 		}
@@ -80,10 +94,13 @@ func (s *status) serve(unwritten func() int64) {
 	}
 }
 
-// trusted reports whether the peer is root or who we are.
-func trusted(c *net.UnixConn) bool {
-	cred, err := peerCred(c)
-	return err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+// trusted reports whether a peer is root or who we are.
+func trusted(peer *unix.Ucred) bool { return peer.Uid == 0 || int(peer.Uid) == os.Geteuid() }
+
+// trustedPeer reports whether that of c is.
+func trustedPeer(c *net.UnixConn) bool {
+	peer, err := peerCred(c)
+	return err == nil && trusted(peer)
 }
 
 func peerCred(c *net.UnixConn) (cred *unix.Ucred, err error) {
@@ -140,36 +157,69 @@ type statusClient struct {
 	r    *bufio.Reader
 	line []byte // what came of a line before the deadline
 	pid  int
+	uid  int
 	left int64 // bytes that were not written when it said so last, or -1
 	// first is the first report, until next returns it.
 	first *statusReport
 }
 
-// dialStatus connects to the process that serves mountpoint; nil if there is
-// none.
-func dialStatus(mountpoint string) (*statusClient, error) {
-	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: statusName(mountpoint), Net: "unix"})
+// dialStatus connects to the process that serves mountpoint, which is root's or that of a
+// user with believe; nil if there is none.
+func dialStatus(mountpoint string, believe func(uid int) bool) (*statusClient, error) {
+	c, cred, err := dialPeer(mountpoint)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask the process that serves %s: %w", mountpoint, err)
 	}
-	cred, err := peerCred(c)
-	if err == nil && cred.Uid != 0 && os.Geteuid() != 0 && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("process %d of user %d pretends to serve %s", cred.Pid, cred.Uid, mountpoint)
-	}
-	if err != nil {
+	if !trusted(cred) && !believe(int(cred.Uid)) {
 		c.Close()
-		return nil, err
+		return nil, nil
 	}
-	s := &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), left: -1}
+	s := &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), uid: int(cred.Uid), left: -1}
 	// Once it has answered, it does not end without the last report.
 	if rep, err := s.next(time.Now().Add(answerTime)); err == nil {
 		s.left = rep.Unwritten
 		s.first = &rep
 	}
 	return s, nil
+}
+
+// dialPeer connects to who has the socket of mountpoint.
+func dialPeer(mountpoint string) (c *net.UnixConn, peer *unix.Ucred, err error) {
+	c, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: statusName(mountpoint), Net: "unix"})
+	if err != nil {
+		return nil, nil, err
+	}
+	if peer, err = peerCred(c); err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, peer, nil
+}
+
+// kill ends the process, if it is still that of the same user: its number may be another's
+// by now.
+func (s *statusClient) kill() {
+	p, err := os.FindProcess(s.pid) // which stays this one
+	if err != nil {
+		return
+	}
+	defer p.Release()
+	if uid, err := userOf(s.pid); err == nil && uid == s.uid {
+		_ = p.Kill() // it may have ended by now
+	}
+}
+
+// userOf returns the effective user of a process.
+func userOf(pid int) (int, error) {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return 0, err
+	}
+	st, err := p.NewStatus()
+	return int(st.UIDs[1]), err
 }
 
 func (s *statusClient) close() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +68,7 @@ func runUmount(ctx context.Context, opts *umountOptions) error {
 	if m != nil && m.Type != "fuse.loopnfs" {
 		return fmt.Errorf("%s is not a mount of loopnfs: %s of type %s is mounted there; use umount", path, m.Source, m.Type)
 	}
-	daemon, err := dialStatus(path)
+	daemon, err := dialStatus(path, func(uid int) bool { return os.Geteuid() == 0 && (m == nil || m.Owner == uid) })
 	if err != nil {
 		return err
 	}
@@ -174,7 +173,7 @@ func awaitForced(daemon *statusClient, deadline time.Time) error {
 			return err
 		}
 	}
-	_ = syscall.Kill(daemon.pid, syscall.SIGKILL) // it may have ended by now
+	daemon.kill()
 	return codeError{exitLost, fmt.Errorf("unmounted; process %d did not end and was killed: %s are lost", daemon.pid, amount(daemon.left))}
 }
 

@@ -44,7 +44,7 @@ type trustedListener struct{ *net.UnixListener }
 func (l trustedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.AcceptUnix()
-		if err != nil || trusted(c) {
+		if err != nil || trustedPeer(c) {
 			return c, err
 		}
 		c.Close()
