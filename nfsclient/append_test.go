@@ -106,3 +106,43 @@ func TestAppend(t *testing.T) {
 		}
 	}
 }
+
+// Who may write a file but not read it can change parts of pages.
+func TestWriteWithoutReading(t *testing.T) {
+	s := testServer(t, 16<<20)
+	b := newBed(t, 16<<20, s.addr, "/data", nil)
+	other := newBed(t, 8<<20, s.addr, "/data", nil)
+	n := b.create("log")
+	must(t, b.c.Open(&b.op, n, true))
+	want := bytes.Repeat([]byte("before\n"), 2000)
+	b.write(n, 0, want)
+	_, err := b.c.SetAttr(&b.op, n, &vfs.SetAttr{SetMode: true, Mode: 0o622})
+	must(t, err)
+	b.sync(n)
+	b.c.Close(n)
+	o, err := other.c.Lookup(&other.op, vfs.RootID, "log")
+	must(t, err)
+	other.op.Cred = vfs.Cred{UID: 1000, GID: 1000}
+	put := func(off int, data []byte) {
+		t.Helper()
+		other.write(o.Node, off, data)
+		want = append(want, make([]byte, max(0, off+len(data)-len(want)))...)
+		copy(want[off:], data)
+	}
+	must(t, other.c.Open(&other.op, o.Node, true))
+	put(len(want), []byte("at the end\n"))
+	put(len(want), []byte("and again\n"))
+	put(100, bytes.Repeat([]byte("across pages\n"), 700))
+	put(20000, bytes.Repeat([]byte("behind the end\n"), 700))
+	put(40000, []byte("far behind the end\n"))
+	if _, err := readAt(other.c, &other.op, o.Node, 0, 10); err != syscall.EACCES {
+		t.Errorf("reading: %v", err)
+	}
+	must(t, other.c.Flush(&other.op, o.Node))
+	other.c.Close(o.Node)
+	must(t, b.c.Open(&b.op, n, false))
+	if got := b.read(n, 0, len(want)+10); !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d; they differ at %d", len(got), len(want), firstDiff(got, want))
+	}
+	b.c.Close(n)
+}

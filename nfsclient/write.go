@@ -6,7 +6,9 @@ import (
 	"syscall"
 
 	"loopnfs/alloc"
+	"loopnfs/internal/nfs3"
 	"loopnfs/internal/vfs"
+	"loopnfs/internal/xdr"
 )
 
 // Write puts the bytes of v into the page cache and, if how asks for it, on
@@ -98,22 +100,20 @@ func (c *Client) writeSome(op *vfs.Op, ino *inode, off uint64, atEnd bool, v *vf
 			return 0, err
 		}
 		c.putFolios(w, pages)
-		err := c.writeLocked(op, ino, off, n, atEnd, v, at, w)
+		written, err := c.writeLocked(op, ino, off, n, atEnd, v, at, w)
 		if err == errMorePages {
 			continue // pages were freed since they were counted
 		}
 		c.putFresh(w)
-		if err != nil {
-			return 0, err
-		}
-		return n, nil
+		return written, err
 	}
 }
 
-// writeLocked copies n bytes under the lock of the inode.
-func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bool, v *vfs.Vec, at int, w *scratch) error {
+// writeLocked copies n bytes under the lock of the inode, or as many as it can, and returns
+// how many.
+func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bool, v *vfs.Vec, at int, w *scratch) (int, error) {
 	if err := ino.lockFor(op); err != nil {
-		return err
+		return 0, err
 	}
 	defer ino.unlock(op.Scope)
 	// Whole pages are sent: one that is out of date would undo what others have written.
@@ -121,25 +121,35 @@ func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bo
 	stale, moved := ino.outdated(), atEnd && ino.size != off
 	ino.mu.Unlock()
 	if moved {
-		return errMoved
+		return 0, errMoved
 	}
 	if stale {
 		if op.MustWait() {
-			return errWouldWait
+			return 0, errWouldWait
 		}
 		c.invalidate(ino)
 	}
-	pages := alloc.Pages(int(off&(alloc.PageSize-1)) + n)
-	err := c.preparePages(op, ino, off, n, w, pages)
+	skip := int(off & (alloc.PageSize - 1))
+	pages := alloc.Pages(skip + n)
+	ready, err := c.preparePages(op, ino, off, n, w, pages)
+	if err == syscall.EACCES && ready > 0 {
+		n, err = ready*alloc.PageSize-skip, nil // what is behind is for the next call
+	}
 	if err == nil {
-		c.copyIn(w, pages, off, n, v, at)
+		c.copyIn(w, ready, off, n, v, at)
 		ino.grow(off+uint64(n), c.now(), identify(&op.Cred))
-		ino.m.MarkDirty(w.folios[:pages]...)
+		ino.m.MarkDirty(w.folios[:ready]...)
 		ino.settle()
 	}
 	ino.m.Unlock(err == nil, w.ours...)
 	c.putFolios(w, pages)
-	return err
+	if err == syscall.EACCES {
+		return c.writeThrough(op, ino, off, v, at, min(n, alloc.PageSize-skip))
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
 }
 
 // errMorePages says that fewer pages were allocated than are needed now.
@@ -147,21 +157,54 @@ var errMorePages = errors.New("nfsclient: more pages needed")
 
 // preparePages makes every page that [off, off+n) touches ready to be written
 // to: in the mapping, referenced, and valid where the bytes do not go
-// (write_begin). ino.sem is held.
-func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scratch, pages int) error {
+// (write_begin). It returns how many of them, from the first, are. ino.sem is held.
+func (c *Client) preparePages(op *vfs.Op, ino *inode, off uint64, n int, w *scratch, pages int) (int, error) {
 	first := off >> alloc.PageShift
 	w.ours = w.ours[:0]
 	ino.m.GetRange(first, w.folios[:pages])
 	if op.NoWait && !c.canPrepareNow(ino, off, n, w.folios[:pages]) {
 		op.MustWait()
-		return errWouldWait
+		return 0, errWouldWait
 	}
 	for i := range pages {
 		if err := c.preparePage(op, ino, first+uint64(i), off, off+uint64(n), w, i); err != nil {
-			return err
+			return i, err
 		}
 	}
-	return nil
+	return pages, nil
+}
+
+// writeThrough writes n bytes of one page straight to the server: the caller may write the
+// file, but not read what else is in the page. ino.sem is held.
+func (c *Client) writeThrough(op *vfs.Op, ino *inode, off uint64, v *vfs.Vec, at, n int) (int, error) {
+	s, err := c.begin(op, nfs3.ProcWrite)
+	if err != nil {
+		return 0, err
+	}
+	args := nfs3.WriteArgs{Handle: ino.fh, Offset: off, Count: uint32(n), Stable: vfs.FileSync}
+	args.Encode(&s.enc)
+	data := make([]byte, n)
+	v.CopyTo(data, at)
+	s.enc.FixedOpaque(data)
+	start := c.seq.Add(1)
+	var res nfs3.WriteResult
+	_, err = c.call(op, s, ino.ino, func(d *xdr.Decoder) error { return res.Decode(d) })
+	if err != nil {
+		ino.expire()
+		return 0, err
+	}
+	c.updateWCC(ino, &res.WCC, start, false)
+	c.invalidate(ino)
+	if err = nfs3.Errno(res.Status); err == nil && (res.Count == 0 || res.Count > args.Count) {
+		err = syscall.EIO
+	}
+	if err != nil {
+		return 0, err
+	}
+	ino.mu.Lock()
+	ino.size = max(ino.size, off+uint64(res.Count))
+	ino.mu.Unlock()
+	return int(res.Count), nil
 }
 
 // canPrepareNow reports whether fs, which are the pages that [off, off+n) touches as far as
