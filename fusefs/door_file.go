@@ -179,7 +179,11 @@ func (f *doorFS) Write(s *doorSlot, in *fuse.WriteIn, data []byte) (uint32, fuse
 		s.data.Reset()
 	}()
 	how := stableFor(in.Flags)
+	s.wrote = vfs.WriteResult{}
 	st := s.soonLarge(len(data), func() error {
+		if off == vfs.AtEnd && s.wrote.Count > 0 { // it is there, and would be a second time
+			return f.fs.Sync(&s.op, o.node)
+		}
 		s.wrote = vfs.WriteResult{}
 		return f.fs.Write(&s.op, o.node, off, &s.data, how, &s.wrote)
 	})

@@ -21,7 +21,8 @@ func (c *Client) update(ino *inode, a *vfs.Attr, start uint64) {
 }
 
 func (c *Client) updateLocked(ino *inode, a *vfs.Attr, start uint64) {
-	if start < ino.barrier || start <= ino.applied && !newer(a.Ctime, ino.attr.Ctime) {
+	later := newer(a.Ctime, ino.attr.Ctime) || a.Ctime == ino.attr.Ctime && a.Size > ino.attr.Size // in one tick
+	if start < ino.barrier || start <= ino.applied && !later {
 		return
 	}
 	ino.applied = c.seq.Add(1) // calls that have begun may be answered with what was before
@@ -73,10 +74,14 @@ func (c *Client) take(ino *inode, a *vfs.Attr) {
 		ino.dropAccess()
 	}
 	ino.attr, ino.fetched = *a, c.ticks()
-	if !ino.dirty() && !ino.hasUnstable() {
-		ino.size = a.Size
-	} else {
-		ino.size = max(ino.size, a.Size)
+	switch {
+	case !ino.dirty() && !ino.hasUnstable():
+		ino.size, ino.grown = a.Size, false
+	case a.Size > ino.size: // by somebody else
+		if !ino.grown {
+			ino.grown, ino.ours = true, ino.size
+		}
+		ino.size, ino.stale = a.Size, true
 	}
 }
 
@@ -208,6 +213,7 @@ func (c *Client) invalidate(ino *inode) {
 	ino.gen++ // what is being read now was asked for too early
 	ino.suspect = ino.dirty() || ino.hasUnstable()
 	ino.stale = false
+	ino.grown = ino.grown && ino.suspect
 	ino.base = ino.attr.Pre()
 	ino.mu.Unlock()
 	ino.m.InvalidateClean()

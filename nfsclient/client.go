@@ -61,6 +61,7 @@ type Client struct {
 	wantAll    atomic.Bool
 	commitKick chan struct{}
 	worker     sync.WaitGroup
+	series     sync.WaitGroup // toTheEnd
 	closed     atomic.Bool
 
 	// listMu guards which inodes have unstable pages, and which the commit
@@ -204,6 +205,7 @@ func (c *Client) Unmount(ctx context.Context) error {
 	}
 	op := &vfs.Op{Scope: gfp.For(nil), Cancel: ctx.Done(), Cred: vfs.Cred{UID: c.cfg.UID, GID: c.cfg.GID}}
 	err := c.syncAll(op)
+	c.awaitSeries(ctx)
 	c.unhideAll(ctx.Done())
 	if n := c.bdi.Pages(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("nfsclient: %d pages were not written to %s", n, c.cfg.Addr))
@@ -211,8 +213,22 @@ func (c *Client) Unmount(ctx context.Context) error {
 	c.t.close()
 	c.flusher.Stop()
 	c.worker.Wait()
+	c.series.Wait()
 	c.dropAll()
 	return errors.Join(err, c.unmountExport(ctx))
+}
+
+// awaitSeries waits for those whose callers were killed.
+func (c *Client) awaitSeries(ctx context.Context) {
+	over := make(chan struct{})
+	go func() {
+		c.series.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
 }
 
 // syncAll writes back and commits every file.

@@ -196,6 +196,7 @@ func (ino *inode) committed(io *ioCall, verf vfs.Verifier, err error) {
 // held.
 func (ino *inode) settled(io *ioCall) {
 	ino.m.EndUnstable(io.seqNow, pagecache.Clean)
+	ino.stale = ino.stale || ino.suspect // what is clean now is no better than before
 	ino.covered = max(ino.covered, io.covers)
 }
 

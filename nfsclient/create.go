@@ -2,6 +2,7 @@ package nfsclient
 
 import (
 	"crypto/rand"
+	"errors"
 	"syscall"
 
 	"loopnfs/internal/nfs3"
@@ -16,18 +17,13 @@ func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateM
 	if how == vfs.Exclusive && verf == (vfs.Verifier{}) {
 		rand.Read(verf[:])
 	}
-	d, s, err := c.beginMake(op, dir, name, nfs3.ProcCreate)
-	if err != nil {
-		return vfs.Entry{}, vfs.WCC{}, err
-	}
-	args := nfs3.CreateArgs{Where: where(d, name), How: how, Set: *set, Verf: verf}
-	args.Set.SetSize = false
-	args.Encode(&s.enc)
-	e, w, err := c.finishMake(op, s, d, name)
+	e, w, made, err := c.create(op, dir, name, how, set, verf)
 	if err != nil {
 		return e, w, err
 	}
-	c.created(e.Node, op.Cred.UID)
+	if made {
+		c.created(e.Node, op.Cred.UID)
+	}
 	switch {
 	case how == vfs.Exclusive && changes(set):
 		err = c.setCreated(op, &e, exclusiveSet(set))
@@ -35,6 +31,33 @@ func (c *Client) Create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateM
 		err = c.setCreated(op, &e, &vfs.SetAttr{SetSize: true, Size: set.Size})
 	}
 	return e, w, err
+}
+
+// create is CREATE alone, and reports whether it has made the file for sure: Unchecked is
+// tried as Guarded before, since whoever has made a file may do more with it.
+func (c *Client) create(op *vfs.Op, dir vfs.NodeID, name string, how vfs.CreateMode, set *vfs.SetAttr, verf vfs.Verifier) (e vfs.Entry, w vfs.WCC, made bool, err error) {
+	args := nfs3.CreateArgs{How: how, Set: *set, Verf: verf}
+	args.Set.SetSize = false
+	if how == vfs.Unchecked {
+		args.How = vfs.Guarded
+	}
+	e, w, err = c.createCall(op, dir, name, &args)
+	if how != vfs.Unchecked || !errors.Is(err, syscall.EEXIST) {
+		return e, w, true, err
+	}
+	args.How = how
+	e, w, err = c.createCall(op, dir, name, &args)
+	return e, w, false, err
+}
+
+func (c *Client) createCall(op *vfs.Op, dir vfs.NodeID, name string, args *nfs3.CreateArgs) (vfs.Entry, vfs.WCC, error) {
+	d, s, err := c.beginMake(op, dir, name, nfs3.ProcCreate)
+	if err != nil {
+		return vfs.Entry{}, vfs.WCC{}, err
+	}
+	args.Where = where(d, name)
+	args.Encode(&s.enc)
+	return c.finishMake(op, s, d, name)
 }
 
 // changes reports whether set changes anything.
@@ -148,25 +171,35 @@ func (c *Client) Link(op *vfs.Op, node, dir vfs.NodeID, name string) (vfs.Attr, 
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
 	}
-	d, s, err := c.beginMake(op, dir, name, nfs3.ProcLink)
+	d, err := c.named(dir, name)
 	if err != nil {
 		return vfs.Attr{}, vfs.WCC{}, err
+	}
+	w, err := c.link(op, ino, d, name)
+	if err != nil {
+		return vfs.Attr{}, w, err
+	}
+	var attr vfs.Attr
+	err = c.getAttr(op, ino, &attr)
+	return attr, w, err
+}
+
+// link is LINK alone.
+func (c *Client) link(op *vfs.Op, ino, d *inode, name string) (vfs.WCC, error) {
+	s, err := c.begin(op, nfs3.ProcLink)
+	if err != nil {
+		return vfs.WCC{}, err
 	}
 	args := nfs3.LinkArgs{Handle: ino.fh, To: where(d, name)}
 	args.Encode(&s.enc)
 	start := c.seq.Add(1)
 	var res nfs3.LinkResult
 	if _, err = c.call(op, s, ino.ino, func(x *xdr.Decoder) error { return res.Decode(x) }); err != nil {
-		return vfs.Attr{}, vfs.WCC{}, err
+		return vfs.WCC{}, err
 	}
 	c.updateWCC(d, &res.DirWCC, start, true)
 	ino.changed(&res.Attr, c, start)
-	if err := nfs3.Errno(res.Status); err != nil {
-		return vfs.Attr{}, res.DirWCC, err
-	}
-	var attr vfs.Attr
-	err = c.getAttr(op, ino, &attr)
-	return attr, res.DirWCC, err
+	return res.DirWCC, nfs3.Errno(res.Status)
 }
 
 // changed takes in attributes after a change of the number of links, which
@@ -179,7 +212,7 @@ func (ino *inode) changed(a *nfs3.PostOpAttr, c *Client, start uint64) {
 	ino.mu.Lock()
 	defer ino.mu.Unlock()
 	same := a.Attr.Size == ino.base.Size && a.Attr.Mtime == ino.base.Mtime
-	if ino.hasBase && !same && ino.writes == 0 && !ino.dirty() {
+	if ino.hasBase && !same && ino.writes == 0 {
 		ino.stale = true
 	}
 	c.updateWCCLocked(ino, &vfs.WCC{HasPost: true, Post: a.Attr}, start, false)

@@ -127,8 +127,8 @@ func (c *Client) endRead(s *slot, err error) {
 	ino.mu.Lock()
 	ino.rerr = err
 	ok := err == nil && io.gen == ino.gen
+	ino.m.Unlock(ok, io.folios...) // before invalidate, or not ok
 	ino.mu.Unlock()
-	ino.m.Unlock(ok, io.folios...)
 	c.arena.PutAll(io.folios)
 	if io.ahead {
 		c.aheadPages.Add(int64(-len(io.folios)))

@@ -82,6 +82,9 @@ func (c *Client) sendWrite(s *slot) {
 	io.off = io.folios[0].Index << alloc.PageShift
 	ino.mu.Lock()
 	size := ino.size
+	if ino.grown {
+		size = min(size, ino.ours)
+	}
 	ino.writes++
 	ino.overlap = ino.overlap || ino.writes > 1
 	ino.mu.Unlock()
@@ -174,7 +177,7 @@ func (c *Client) endWrite(s *slot, err error) {
 	switch {
 	case err != nil:
 		ino.wbErr.Set(err)
-		ino.stale = true
+		ino.stale, ino.fetched = true, 0 // the file does not end where it was to
 	case io.mixed:
 		to = pagecache.Dirty
 		ino.lost++
@@ -182,6 +185,8 @@ func (c *Client) endWrite(s *slot, err error) {
 		to = pagecache.Unstable
 		ino.verifier(io.verf)
 		ino.answered++
+	default:
+		ino.stale = ino.stale || ino.suspect
 	}
 	ino.m.EndWriteback(io.folios, to)
 	if ino.writes--; ino.writes == 0 {

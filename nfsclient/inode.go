@@ -59,6 +59,8 @@ type inode struct {
 	maker   uint32
 
 	size     uint64   // i_size
+	grown    bool     // others have written behind ours, and the pages here lack it
+	ours     uint64   // the size before, if grown
 	mtime    vfs.Time // of the last write here
 	pending  int      // writes between growing size and marking dirty
 	writes   int      // WRITE calls in flight

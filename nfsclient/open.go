@@ -28,6 +28,9 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 			ino.unlock(op.Scope)
 		}
 	}
+	ino.mu.Lock()
+	ino.fresh, ino.made = false, ino.made || ino.fresh && ino.maker == op.Cred.UID
+	ino.mu.Unlock()
 	c.tab.mu.Lock()
 	ino.opens++
 	c.tab.open++
@@ -41,7 +44,6 @@ func (c *Client) Open(op *vfs.Op, node vfs.NodeID, write bool) error {
 func (c *Client) checkOpen(op *vfs.Op, ino *inode, write bool) error {
 	ino.mu.Lock()
 	mine := ino.fresh && ino.maker == op.Cred.UID
-	ino.fresh, ino.made = false, ino.made || mine
 	if mine && c.isFresh(ino) {
 		ino.mu.Unlock()
 		return nil

@@ -47,6 +47,9 @@ func (t *transport) receiveOne(st *sunrpc.Stream) error {
 		return nil // to a call that was given up, or a duplicate
 	}
 	if err := t.take(s, st, head); err != nil {
+		t.mu.Lock()
+		s.taking = false
+		t.mu.Unlock()
 		return t.damage(s, err)
 	}
 	t.deliver(s)
@@ -65,6 +68,7 @@ func (t *transport) claim(xid uint32) *slot {
 	if s.xid != xid || s.got || s.state != waiting && s.state != sending {
 		return nil
 	}
+	s.taking = true
 	return s
 }
 
@@ -142,7 +146,7 @@ func (t *transport) damage(s *slot, err error) error {
 // sent: then whoever sends does it.
 func (t *transport) deliver(s *slot) {
 	t.mu.Lock()
-	s.got = true
+	s.got, s.taking = true, false
 	early := s.state == sending
 	t.mu.Unlock()
 	if !early {

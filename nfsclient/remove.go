@@ -3,6 +3,7 @@ package nfsclient
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"loopnfs/alloc/gfp"
@@ -24,10 +25,44 @@ func (c *Client) Remove(op *vfs.Op, dir vfs.NodeID, name string) (vfs.WCC, error
 	if err != nil {
 		return vfs.WCC{}, err
 	}
-	if hidden, w, err := c.hide(op, d, name); hidden || err != nil {
-		return w, err
+	ino, err := c.openFile(op, d, name)
+	if err != nil {
+		return vfs.WCC{}, err
 	}
-	return c.remove(op, d, name, nfs3.ProcRemove)
+	if ino == nil {
+		return c.remove(op, d, name, nfs3.ProcRemove)
+	}
+	return toTheEnd(c, op, func(op *vfs.Op) (vfs.WCC, error) { return c.hide(op, d, name, ino) }, d)
+}
+
+// toTheEnd carries out f, a series of calls that belong together and of which each is waited
+// for. Who is killed meanwhile gets EINTR, and f goes on. It refers to the dirs until then.
+func toTheEnd[T any](c *Client, op *vfs.Op, f func(op *vfs.Op) (T, error), dirs ...*inode) (T, error) {
+	type result struct {
+		val T
+		err error
+	}
+	c.tab.mu.Lock()
+	for _, d := range dirs {
+		d.refs++
+	}
+	c.tab.mu.Unlock()
+	own := vfs.Op{Scope: gfp.For(nil), Cred: op.Cred, Cancel: c.t.stop}
+	own.Cred.Groups = slices.Clone(op.Cred.Groups)
+	over := make(chan result, 1)
+	c.series.Go(func() {
+		val, err := f(&own)
+		for _, d := range dirs {
+			c.Forget(d.id, 1)
+		}
+		over <- result{val, err}
+	})
+	select {
+	case r := <-over:
+		return r.val, r.err
+	case <-op.Cancel:
+		return *new(T), syscall.EINTR
+	}
 }
 
 // Rmdir removes an empty directory.
@@ -55,22 +90,18 @@ func (c *Client) remove(op *vfs.Op, d *inode, name string, proc uint32) (vfs.WCC
 	return res.WCC, nfs3.Errno(res.Status)
 }
 
-// hide renames a file that is open here to a name that nobody asks for, and
-// reports whether there was one to rename (nfs_sillyrename).
-func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) {
-	ino, err := c.openFile(op, d, name)
-	if ino == nil {
-		return false, vfs.WCC{}, err
-	}
+// hide renames ino, which is open here, to a name that nobody asks for
+// (nfs_sillyrename).
+func (c *Client) hide(op *vfs.Op, d *inode, name string, ino *inode) (vfs.WCC, error) {
 	silly := fmt.Sprintf(".nfs%016x%016x%08x", ino.ino, c.id, c.sillySeq.Add(1)) // nobody else's
 	w, _, err := c.rename(op, d, name, d, silly)
 	if errors.Is(err, syscall.ENOENT) && c.isThere(op, d, silly, ino) {
 		err = nil // the call was sent twice
 	}
 	if err != nil {
-		return false, w, err
+		return w, err
 	}
-	hidden := &sillyName{dir: d, name: silly, who: vfs.Cred{UID: op.Cred.UID, GID: op.Cred.GID, Groups: append([]uint32(nil), op.Cred.Groups...)}}
+	hidden := &sillyName{dir: d, name: silly, who: op.Cred}
 	c.tab.mu.Lock()
 	d.refs++ // until the file is removed
 	closed := ino.opens == 0
@@ -82,7 +113,7 @@ func (c *Client) hide(op *vfs.Op, d *inode, name string) (bool, vfs.WCC, error) 
 	if closed { // while it was being renamed
 		c.unhide(hidden, c.t.stop)
 	}
-	return true, w, nil
+	return w, nil
 }
 
 // isThere reports whether name is one of ino.
@@ -152,25 +183,32 @@ func (c *Client) Rename(op *vfs.Op, dir vfs.NodeID, name string, newDir vfs.Node
 	if err != nil {
 		return from, to, err
 	}
-	var target *inode
-	if d != nd || name != newName {
-		if target, err = c.hideTarget(op, d, name, nd, newName); err != nil {
-			return from, to, err
-		}
+	target, err := c.openTarget(op, d, name, nd, newName)
+	if err != nil {
+		return from, to, err
 	}
-	from, to, err = c.rename(op, d, name, nd, newName)
-	if target != nil {
-		if refused(err) {
-			c.showTarget(target, nd, newName)
-		}
-		c.Close(target.id)
+	if target == nil {
+		return c.rename(op, d, name, nd, newName)
 	}
-	return from, to, err
+	w, err := toTheEnd(c, op, func(op *vfs.Op) (w [2]vfs.WCC, err error) {
+		defer c.Close(target.id)
+		if _, err = c.hide(op, nd, newName, target); err != nil {
+			return w, err
+		}
+		if w[0], w[1], err = c.rename(op, d, name, nd, newName); err != nil {
+			c.showTarget(op, target, nd, newName)
+		}
+		return w, err
+	}, d, nd)
+	return w[0], w[1], err
 }
 
-// hideTarget hides what a rename will replace, unless it is the same file or nobody has it
-// open, and returns it: open, for the caller to close.
-func (c *Client) hideTarget(op *vfs.Op, d *inode, name string, nd *inode, newName string) (*inode, error) {
+// openTarget returns the file that a rename will replace, unless it is the same file or nobody
+// has it open: open once more, for the caller to close.
+func (c *Client) openTarget(op *vfs.Op, d *inode, name string, nd *inode, newName string) (*inode, error) {
+	if d == nd && name == newName {
+		return nil, nil
+	}
 	target, err := c.openFile(op, nd, newName)
 	if target == nil {
 		return nil, err
@@ -180,26 +218,18 @@ func (c *Client) hideTarget(op *vfs.Op, d *inode, name string, nd *inode, newNam
 		return nil, err
 	}
 	c.tab.mu.Lock()
+	defer c.tab.mu.Unlock()
+	if target.opens == 0 {
+		return nil, nil
+	}
 	target.opens++
 	c.tab.open++
-	c.tab.mu.Unlock()
-	hidden, _, err := c.hide(op, nd, newName)
-	if !hidden {
-		c.Close(target.id)
-		return nil, err
-	}
 	return target, nil
 }
 
-// refused reports whether err says that a RENAME was not carried out. ENOENT may be the answer
-// to one that was sent again, and that there is no answer says nothing.
-func refused(err error) bool {
-	var status syscall.Errno
-	return errors.As(err, &status) && status != syscall.ENOENT && status != syscall.EIO && status != syscall.EINTR
-}
-
-// showTarget gives back its name to what a rename was to replace.
-func (c *Client) showTarget(target, dir *inode, name string) {
+// showTarget gives back its name to what a rename was to replace, unless something has that
+// name: then the rename was carried out, whatever its answer, or somebody else was faster.
+func (c *Client) showTarget(op *vfs.Op, target, dir *inode, name string) {
 	c.tab.mu.Lock()
 	silly := target.silly
 	target.silly = nil
@@ -207,11 +237,29 @@ func (c *Client) showTarget(target, dir *inode, name string) {
 	if silly == nil {
 		return
 	}
-	op := &vfs.Op{Scope: gfp.For(nil), Cred: silly.who, Cancel: c.t.stop}
-	if _, _, err := c.rename(op, silly.dir, silly.name, dir, name); err != nil {
+	_, err := c.link(op, target, dir, name)
+	switch {
+	case err == nil:
+		c.unhide(silly, c.t.stop)
+		return
+	case errors.Is(err, syscall.EEXIST):
+		c.tab.mu.Lock()
+		target.silly = silly
+		c.tab.mu.Unlock()
+		return
+	case c.isFree(op, dir, name): // the server has no links, or not for this user
+		_, _, err = c.rename(op, silly.dir, silly.name, dir, name)
+	}
+	if err != nil {
 		c.cfg.Logger.Warn("cannot give a file its name back after a rename over it has failed", "name", name, "hidden", silly.name, "err", err)
 	}
 	c.Forget(silly.dir.id, 1)
+}
+
+// isFree reports whether nothing is called name.
+func (c *Client) isFree(op *vfs.Op, d *inode, name string) bool {
+	var res nfs3.LookupResult
+	return c.lookupCall(op, d, name, &res) == nil && res.Status == nfs3.StatusNoEnt
 }
 
 func (c *Client) rename(op *vfs.Op, d *inode, name string, nd *inode, newName string) (from, to vfs.WCC, err error) {

@@ -231,10 +231,10 @@ func (t *transport) requeueDue() time.Duration {
 			t.rerecord(s)
 		case s.state == delayed:
 			next = min(next, s.due)
-		case s.overdue == 0 || s.got || s.gone || s.state == idle || s.state == done:
+		case s.overdue == 0 || s.got || s.state == idle || s.state == done:
 		default:
-			if s.overdue <= now && s.state == waiting {
-				t.sendAgain(s)
+			if s.overdue <= now && s.state == waiting && !s.taking {
+				t.sendAgain(s) // or ended by pop, if it was given up
 			} else if s.overdue <= now { // it is on its way
 				s.overdue = now + int64(resendAfter)
 			}

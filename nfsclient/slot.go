@@ -80,6 +80,7 @@ type slot struct {
 	sends   int       // (mu) on how many connections it was sent, in part or whole
 	got     bool      // (mu) the reply came while still sending
 	gone    bool      // (mu) given up by its owner
+	taking  bool      // (mu) its reply is being received
 	due     int64     // (mu) delayed until, ns
 	overdue int64     // (mu) sent again after that, ns; 0: never
 	tries   int       // (mu) how often it was delayed
@@ -146,7 +147,7 @@ func (s *slot) begin(prog, vers, proc uint32, sc gfp.Scope, who *identity) *xdr.
 	sys.Machine = s.t.machine
 	sys.UID, sys.GID, sys.GIDs, sys.NGIDs = who.uid, who.gid, who.gids, who.n
 	s.t.mu.Lock()
-	s.sends, s.tries, s.damaged, s.garbage, s.got, s.gone, s.overdue = 0, 0, 0, 0, false, false, 0
+	s.sends, s.tries, s.damaged, s.garbage, s.got, s.gone, s.taking, s.overdue = 0, 0, 0, 0, false, false, false, 0
 	s.newXID()
 	s.t.mu.Unlock()
 	return s.header()

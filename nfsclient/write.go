@@ -118,7 +118,7 @@ func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bo
 	defer ino.unlock(op.Scope)
 	// Whole pages are sent: one that is out of date would undo what others have written.
 	ino.mu.Lock()
-	stale, moved := ino.outdated(), atEnd && ino.size != off
+	stale, moved := ino.outdated() || ino.suspect, atEnd && ino.size != off
 	ino.mu.Unlock()
 	if moved {
 		return 0, errMoved
@@ -126,6 +126,9 @@ func (c *Client) writeLocked(op *vfs.Op, ino *inode, off uint64, n int, atEnd bo
 	if stale {
 		if op.MustWait() {
 			return 0, errWouldWait
+		}
+		if err := c.makeStable(op, ino); err != nil { // to be dropped, too
+			return 0, err
 		}
 		c.invalidate(ino)
 	}
