@@ -393,3 +393,23 @@ func TestSyncsAreShared(t *testing.T) {
 		t.Error("a sync with nothing to do did something")
 	}
 }
+
+// Who opens a directory after the loss was told is not told of it.
+func TestDirectorySyncTellsOnce(t *testing.T) {
+	m := mountTest(t, nil)
+	s := m.FS.(*Store)
+	in, err := s.inode(vfs.RootID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.afterLoss(in, unix.EIO)
+	sync := func() error { return exec.Command("sync", m.dir).Run() }
+	if sync() == nil {
+		t.Error("the first one was not told")
+	}
+	for range 3 {
+		if sync() != nil {
+			t.Error("who opened it later was told, too")
+		}
+	}
+}

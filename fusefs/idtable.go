@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"log/slog"
@@ -262,7 +263,7 @@ func (t *idTable) see(r *idRecord, id *fileID, p place, upper bool) {
 func (t *idTable) place(r *idRecord, id *fileID, p place) {
 	i, most := 0, maxPlaces
 	if t.live >= t.most {
-		most = 1
+		most = 2 // while a file is being renamed
 	}
 	t.turn(r, id)
 	t.live -= r.size()
@@ -436,10 +437,19 @@ func (t *idTable) moving(was *fileID, from, to place) (had []place, err error) {
 	t.mu.Lock()
 	if r := t.recordAt(was, from); r != nil {
 		had = slices.Clone(r.at)
+		t.keep(r, was, from)
 		t.see(r, was, to, false)
 	}
 	t.mu.Unlock()
 	return had, t.disk.write()
+}
+
+// keep has p, if r has it, not be what the next one takes the place of. mu is held.
+func (t *idTable) keep(r *idRecord, id *fileID, p place) {
+	if r.has(p) && r.at[0] != p {
+		t.place(r, id, p)
+		t.disk.put(opFile, r, p)
+	}
 }
 
 // moved notes that the file open as fd, which was what was says, has another name
@@ -454,14 +464,26 @@ func (t *idTable) moved(fd int, was *fileID, from, to place) {
 	defer t.mu.Unlock()
 	if r := t.recordAt(was, from); r != nil {
 		t.see(r, &id, to, true)
+		t.shrink(r)
 	}
+}
+
+// shrink leaves r one place if no room is left. mu is held.
+func (t *idTable) shrink(r *idRecord) {
+	if t.live < t.most {
+		return
+	}
+	t.live -= r.size()
+	clear(r.at[1:])
+	r.at = r.at[:1]
+	t.live += r.size()
 }
 
 // stays takes back what moving has noted: the file is at from, and had these places.
 func (t *idTable) stays(was *fileID, from, to place, had []place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r := t.recordAt(was, from)
+	r := cmp.Or(t.recordAt(was, from), t.recordAt(was, to))
 	if r == nil || had == nil || slices.Contains(had, to) {
 		return
 	}

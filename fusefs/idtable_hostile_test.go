@@ -491,3 +491,98 @@ func TestTableOfAnotherFileSystem(t *testing.T) {
 		t.Error("a handle of one file system leads to a file of another")
 	}
 }
+
+// A rename is refused where the table has no room left.
+func TestRefusedRenameInFullTable(t *testing.T) {
+	for _, c := range []string{"ramfs", "overlay"} {
+		t.Run(c, func(t *testing.T) {
+			var f *fixture
+			if c == "ramfs" {
+				f = newFixture(t, options{dir: ramfsDir(t), state: t.TempDir()})
+			} else {
+				f = tableFixture(t, nil)
+			}
+			if f.ids == nil {
+				t.Skip("no table")
+			}
+			n := f.create(vfs.RootID, "x", 0o644)
+			h, ino := f.handle(n), f.getattr(n).Ino
+			f.mkdir(vfs.RootID, "dir", 0o755)
+			f.ids.mu.Lock()
+			f.ids.most = f.ids.live
+			f.ids.mu.Unlock()
+			_, _, err := f.Rename(f.op, vfs.RootID, "x", vfs.RootID, "dir")
+			f.wants(err, unix.EISDIR)
+			fd, err := f.ids.find(f.rawOf(n))
+			if err != nil {
+				t.Errorf("in the running server: %v", err)
+			} else {
+				unix.Close(fd)
+			}
+			f.Forget(n, 1)
+			f.ok(f.ids.rewrite()) // as tend does
+			f.again().opens(h, ino)
+		})
+	}
+}
+
+// The rename of the name that was seen the longest time ago is refused.
+func TestRefusedRenameOfOldestName(t *testing.T) {
+	f := newFixture(t, options{dir: ramfsDir(t), state: t.TempDir()})
+	if f.ids == nil {
+		t.Skip("no table")
+	}
+	n := f.create(vfs.RootID, "0", 0o644)
+	h, ino := f.handle(n), f.getattr(n).Ino
+	for i := 1; i < maxPlaces; i++ {
+		_, _, err := f.Link(f.op, n, vfs.RootID, fmt.Sprint(i))
+		f.ok(err)
+	}
+	f.mkdir(vfs.RootID, "dir", 0o755)
+	_, _, err := f.Rename(f.op, vfs.RootID, "0", vfs.RootID, "dir")
+	f.wants(err, unix.EISDIR)
+	for i := 1; i < maxPlaces; i++ {
+		f.remove(vfs.RootID, fmt.Sprint(i))
+	}
+	f.Forget(n, 1)
+	f.again().opens(h, ino)
+}
+
+// Killed between the note and the rename where the table has no room left.
+func TestKilledRenameInFullTable(t *testing.T) {
+	f := tableFixture(t, nil)
+	file := f.create(vfs.RootID, "x", 0o644)
+	h, ino := f.handle(file), f.getattr(file).Ino
+	f.ids.mu.Lock()
+	f.ids.most = f.ids.live
+	f.ids.mu.Unlock()
+	d := &dirOp{s: f.Store, b: f.scratch.get()}
+	d.in, _ = f.inode(vfs.RootID)
+	d.fd = f.rootFD
+	src, err := d.lookAtMoved("x", d, "moved")
+	f.ok(err)
+	f.ok(f.ids.rewrite()) // tend
+	f.killed().opens(h, ino)
+	src.moved(d, "moved", false)
+}
+
+// Killed between the note and the rename of the name that was seen the longest time ago.
+func TestKilledRenameOfOldestName(t *testing.T) {
+	f := tableFixture(t, nil)
+	n := f.create(vfs.RootID, "0", 0o644)
+	h, ino := f.handle(n), f.getattr(n).Ino
+	for i := 1; i < maxPlaces; i++ {
+		_, _, err := f.Link(f.op, n, vfs.RootID, fmt.Sprint(i))
+		f.ok(err)
+	}
+	d := &dirOp{s: f.Store, b: f.scratch.get()}
+	d.in, _ = f.inode(vfs.RootID)
+	d.fd = f.rootFD
+	src, err := d.lookAtMoved("0", d, "moved")
+	f.ok(err)
+	for i := 1; i < maxPlaces; i++ {
+		f.ok(os.Remove(filepath.Join(f.dir, fmt.Sprint(i))))
+	}
+	f.killed().opens(h, ino)
+	src.moved(d, "moved", false)
+}

@@ -253,7 +253,10 @@ func (m *Manager) freeOld(h *host, state uint32) (granted []*waiter) {
 	if state == 0 {
 		return nil
 	}
-	if h.state != 0 && int32(state-h.state) > 0 {
+	if h.state != 0 {
+		if int32(state-h.state) <= 0 { // a LOCK of before may come late
+			return nil
+		}
 		granted = m.table.free(h)
 	}
 	h.state = state

@@ -693,3 +693,16 @@ func TestCancelOfFinal(t *testing.T) {
 	want(t, "the other thread unlocks", m.Unlock(c.peer, &nlm4.UnlockArgs{Lock: lockOf(2, 5, 10)}), nlm4.Granted)
 	want(t, "what was not taken back", lock(3, 0, false), nlm4.Denied)
 }
+
+// A LOCK from before the client's start that was under way for long (UDP, or sent again) does
+// not make its next LOCK free what it has locked since.
+func TestLateLock(t *testing.T) {
+	c := startClient(t, 1, 0)
+	d := startClient(t, 2, c.port())
+	m := manager(t, c, "", nil)
+	want(t, "lock", m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 3, Lock: lockOf(1, 200, 10)}), nlm4.Granted)
+	want(t, "lock after the start", m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 5, Lock: lockOf(7, 0, 10)}), nlm4.Granted)
+	m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 3, Lock: lockOf(1, 200, 10)}) // late
+	want(t, "another lock", m.Lock(c.peer, &nlm4.LockArgs{Exclusive: true, State: 5, Lock: lockOf(8, 100, 10)}), nlm4.Granted)
+	want(t, "what a live process has", d.lock(m, 1, false), nlm4.Denied)
+}

@@ -7,11 +7,13 @@ import "sync"
 type File struct {
 	seen    uint64 // errors of write-back that Advance has told of
 	refused uint64 // those that Refuse has
+	opened  bool   // by WbErr.Open, which is not called for directories
 }
 
 // WbErr is what became of the data of one file that was written back: everybody who has the
-// file open is told of an error, once (errseq_t, lib/errseq.c). A nil *File is somebody who
-// has not opened it: of those, the first one is told. The zero value has no error. It may be
+// file open is told of an error, once (errseq_t, lib/errseq.c). A nil *File, and one
+// that Open was not called for, is somebody who has not opened it: of those, the first one is
+// told. The zero value has no error. It may be
 // used concurrently.
 type WbErr struct {
 	mu   sync.Mutex
@@ -36,7 +38,7 @@ func (e *WbErr) Open(f *File) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	*f = File{seen: e.told, refused: e.told}
+	*f = File{seen: e.told, refused: e.told, opened: true}
 }
 
 // Count returns how many errors there were.
@@ -52,7 +54,7 @@ func (e *WbErr) Advance(f *File, since uint64) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	seen := &e.told
-	if f != nil {
+	if f != nil && f.opened {
 		seen = &f.seen
 	}
 	return e.tell(seen, min(*seen, since))
