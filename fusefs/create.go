@@ -53,6 +53,9 @@ func (s *Store) enter(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
 // enterNew is enter for calls that make something.
 func (s *Store) enterNew(op *vfs.Op, dir vfs.NodeID, name string) (*dirOp, error) {
 	s.makeRoom(op)
+	if s.nodes.noRoom() {
+		return nil, unix.ENOMEM // and nothing is made
+	}
 	d, err := s.enter(op, dir, name)
 	if err != nil || s.ids == nil {
 		return d, err
@@ -215,16 +218,32 @@ func setNew(op *vfs.Op, typ vfs.FileType, fd int, set *vfs.SetAttr) error {
 	if err := setOwner(fd, &own); err != nil {
 		return err
 	}
-	if set.SetMode && set.Mode&0o7000 != 0 {
-		if err := setMode(typ, fd, set.Mode); err != nil {
-			return err
-		}
+	if err := setRest(typ, fd, set); err != nil {
+		return err
 	}
 	if set.SetAtime == vfs.DontChange && set.SetMtime == vfs.DontChange {
 		return nil
 	}
 	ts := [2]unix.Timespec{timespec(set.SetAtime, set.Atime), timespec(set.SetMtime, set.Mtime)}
 	return setTimes(fd, &ts)
+}
+
+// setRest sets the bits of the mode that the call which made the object leaves out. A
+// directory, which is open with O_PATH, keeps the set-gid bit that it has inherited.
+func setRest(typ vfs.FileType, fd int, set *vfs.SetAttr) error {
+	switch {
+	case !set.SetMode || set.Mode&0o7000 == 0:
+		return nil
+	case typ != vfs.TypeDirectory:
+		return setMode(typ, fd, set.Mode)
+	case set.Mode&0o6000 == 0:
+		return nil // mkdir(2) knows the sticky bit
+	}
+	var st unix.Stat_t
+	if err := fstat(fd, &st); err != nil {
+		return err
+	}
+	return chmodPath(fd, set.Mode&0o7777|st.Mode&unix.S_ISGID)
 }
 
 // Create implements vfs.FS.
@@ -414,17 +433,7 @@ func (d *dirOp) dress(name string, typ vfs.FileType, set *vfs.SetAttr) (int, err
 	if err != nil {
 		return -1, err
 	}
-	real := fd
-	if typ == vfs.TypeDirectory && set.SetMode && set.Mode&0o7000 != 0 {
-		// fchmod wants a real descriptor.
-		if real, err = d.s.openReal(d.fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == nil {
-			defer unix.Close(real)
-		}
-	}
-	if err == nil {
-		err = setNew(d.op, typ, real, set)
-	}
-	if err != nil {
+	if err = setNew(d.op, typ, fd, set); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

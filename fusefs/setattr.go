@@ -10,7 +10,8 @@ import (
 )
 
 // SetAttr implements vfs.FS. Several changes are several system calls: one that
-// fails leaves those before it done, in the order size, owner, mode, times.
+// fails leaves those before it done, in the order size, owner, mode, times; times that
+// are to be now come before the owner.
 func (s *Store) SetAttr(op *vfs.Op, node vfs.NodeID, set *vfs.SetAttr) (w vfs.WCC, err error) {
 	in, err := s.inode(node)
 	if err != nil {
@@ -71,6 +72,11 @@ func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
 		s.stripSuid(op, in, fd)
 		in.am.Unlock()
 	}
+	if set.SetAtime != vfs.SetToClientTime && set.SetMtime != vfs.SetToClientTime {
+		if err := s.touch(op, in, fd, set); err != nil {
+			return err
+		}
+	}
 	id, err := s.become(&op.Cred)
 	if err != nil {
 		return err
@@ -84,8 +90,27 @@ func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
 			return err
 		}
 	}
+	if set.SetAtime != vfs.SetToClientTime && set.SetMtime != vfs.SetToClientTime {
+		return nil
+	}
+	return in.setTimes(fd, set)
+}
+
+// touch sets times to now, which who may write may do, as part of O_TRUNC for example
+// (setattr_prepare); utimensat(2) wants the owner if it is one of them. The lock is held
+// exclusively.
+func (s *Store) touch(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
 	if set.SetAtime == vfs.DontChange && set.SetMtime == vfs.DontChange {
 		return nil
+	}
+	in.am.Lock()
+	var err error
+	if op.Cred.UID != in.st.Uid {
+		err = s.permission(op, in, fd, vfs.MayWrite)
+	}
+	in.am.Unlock()
+	if err != nil {
+		return err
 	}
 	return in.setTimes(fd, set)
 }
@@ -104,8 +129,7 @@ func setOwner(fd int, set *vfs.SetAttr) error {
 	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 }
 
-// setMode changes the mode. What cannot be opened is changed by way of /proc
-// where the kernel has no fchmodat2 (before Linux 6.6).
+// setMode changes the mode. A file or directory is open otherwise than with O_PATH.
 func setMode(typ vfs.FileType, fd int, mode uint32) error {
 	mode &= 0o7777
 	switch typ {
@@ -114,6 +138,12 @@ func setMode(typ vfs.FileType, fd int, mode uint32) error {
 	case vfs.TypeSymlink:
 		return nil // a symbolic link has no mode that means something
 	}
+	return chmodPath(fd, mode)
+}
+
+// chmodPath changes the mode of what is open with O_PATH: by way of /proc where the kernel has
+// no fchmodat2 (before Linux 6.6).
+func chmodPath(fd int, mode uint32) error {
 	err := unix.Fchmodat(fd, "", mode, unix.AT_EMPTY_PATH)
 	if err == unix.ENOSYS || err == unix.EOPNOTSUPP {
 		err = unix.Fchmodat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(fd), mode, 0)

@@ -267,11 +267,9 @@ func (s *Store) Commit(op *vfs.Op, node vfs.NodeID, _ uint64, _ uint32) (vfs.Ver
 		return s.Verifier(), w, err
 	}
 	defer s.fds.release(in)
-	if err := s.pre(in, fd, &w); err != nil {
-		return s.Verifier(), w, err
-	}
 	err = s.syncInode(op.Scope, in, true)
 	s.post(in, fd, &w)
+	w.Pre, w.HasPre = w.Post.Pre(), w.HasPost // this has changed nothing; others may have, meanwhile
 	// Read last: whatever was lost before, the client sees that it changed.
 	return s.Verifier(), w, err
 }

@@ -113,13 +113,23 @@ func (t *table) insert(in *inode) (*inode, error) {
 		t.take(old)
 		return old, nil
 	}
-	if len(t.byID) >= min(t.limit*referencedShare, MaxReferenced) {
+	if t.isFull() {
 		return nil, unix.ENOMEM // nobody should wait for what may never come
 	}
 	t.last++ // never used again: RootID comes first
 	in.id, in.refs = t.last, 1
 	t.byID[in.id], t.byRaw[k] = in, in
 	return in, nil
+}
+
+// isFull reports whether there is no room for another inode. mu is held.
+func (t *table) isFull() bool { return len(t.byID) >= min(t.limit*referencedShare, MaxReferenced) }
+
+// noRoom is isFull for now.
+func (t *table) noRoom() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.isFull()
 }
 
 // forget gives back n references. It returns the inode if it left the table

@@ -19,6 +19,7 @@ func (r *request) complete(node vfs.NodeID, w *vfs.WCC) {
 	if node == 0 || w.HasPost || r.op.Waits {
 		return
 	}
+	w.HasPre = false // others may have changed it since
 	if r.exp.FS.GetAttr(&r.op, node, &r.attr) == nil {
 		w.Post, w.HasPost = r.attr, true
 	}
