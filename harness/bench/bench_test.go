@@ -170,6 +170,39 @@ func TestServersAndMounts(t *testing.T) {
 	}
 }
 
+// Below the table is how long calls took, and what a server is beside the others and TCP.
+func TestComparison(t *testing.T) {
+	r := newReport(&bench{}, []*server{{name: "a"}, {name: "b"}, {name: "c"}})
+	var out strings.Builder
+	r.out = &out
+	show := func(w row, values ...float64) {
+		r.begin(&w, limits{Stream: 400})
+		for i, v := range values {
+			var err error
+			if v == 0 {
+				err = errors.New("no")
+			}
+			r.add(r.servers[i], &result{Value: v, P50: v, P99: 12 * v, P999: 120 * v}, 0, err)
+		}
+		r.end()
+	}
+	show(row{name: "more", unit: "MB/s"}, 300, 120, 0)
+	show(row{name: "less", unit: "s"}, 2, 3, 1)
+	if err := r.finish(); err != nil {
+		t.Fatal(err)
+	}
+	_, below, _ := strings.Cut(out.String(), "how long")
+	got := strings.Join(strings.Fields(below), " ")
+	for _, want := range []string{
+		"p99.9 a b c more 300 / 3600 / 36k 120 / 1440 / 14k -",
+		"as fast as b c TCP limit more 2.50 - 0.75 less 1.50 0.50",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the report does not say %q: %s", want, got)
+		}
+	}
+}
+
 // Each axis is a panel, and each point of it has its place in there.
 func TestScalePicture(t *testing.T) {
 	b := &bench{scale: true, picture: filepath.Join(t.TempDir(), "svg")}

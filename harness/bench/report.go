@@ -25,6 +25,7 @@ type line struct {
 	Commit  string  `json:"commit,omitempty"`
 	Machine string  `json:"machine"`
 	Time    string  `json:"time"`
+	limit   float64 // the one of Limits that the row has; 0 for none
 }
 
 // report prints rows as they come and remembers them.
@@ -88,7 +89,7 @@ func (w *row) limit(l limits) float64 {
 
 func (r *report) add(s *server, res *result, peak int64, err error) {
 	l := line{Row: r.row.name, Axis: r.row.axis, At: r.row.at, Server: s.name, Unit: r.row.unit, result: res, PeakMiB: float64(peak) / (1 << 20),
-		Limits: r.lim, Commit: r.b.commit, Machine: r.machine, Time: time.Now().UTC().Format(time.RFC3339)}
+		Limits: r.lim, limit: r.row.limit(r.lim), Commit: r.b.commit, Machine: r.machine, Time: time.Now().UTC().Format(time.RFC3339)}
 	if err != nil {
 		l.Error, l.result = err.Error(), nil
 	}
@@ -133,7 +134,7 @@ func (r *report) end() {
 	}
 }
 
-// finish prints the peaks and writes the files that were asked for.
+// finish prints what compares the rows and writes the files that were asked for.
 func (r *report) finish() error {
 	fmt.Fprintf(r.out, "%-45s %5s", "peak resident memory of all rows", "MiB")
 	for _, s := range r.servers {
@@ -146,6 +147,10 @@ func (r *report) finish() error {
 		fmt.Fprintf(r.out, " %18s", number(peak))
 	}
 	fmt.Fprintln(r.out)
+	if !r.b.scale && len(r.lines) > 0 {
+		r.printLatencies()
+		r.printRatios()
+	}
 	return errors.Join(r.writeJSON(), r.draw())
 }
 

@@ -44,11 +44,13 @@ type row struct {
 
 // result is what a row gave for a server.
 type result struct {
-	Value      float64 `json:"value"`
-	MicrosCPU  float64 `json:"server_cpu_us,omitempty"` // per operation
-	Syscalls   float64 `json:"syscalls,omitempty"`      // reads and writes per operation
-	P50, P99   float64 `json:",omitempty"`              // µs
-	P999, Most float64 `json:",omitempty"`
+	Value     float64 `json:"value"`
+	MicrosCPU float64 `json:"server_cpu_us,omitempty"` // per operation
+	Syscalls  float64 `json:"syscalls,omitempty"`      // reads and writes per operation
+	P50       float64 `json:"p50_us,omitempty"`
+	P99       float64 `json:"p99_us,omitempty"`
+	P999      float64 `json:"p99.9_us,omitempty"`
+	Most      float64 `json:"most_us,omitempty"`
 }
 
 // target is a server that runs, as the rows see it.
