@@ -305,11 +305,11 @@ func TestNoSpaceDoesNotHangWriters(t *testing.T) {
 		}
 		// And it goes on by itself when there is room.
 		makeRoom()
-		deadline := time.Now().Add(20 * time.Second)
-		for f.bdi.Pages() > 0 && time.Now().Before(deadline) {
+		done := func() bool { return f.bdi.Pages() == 0 && f.failing.Load() == 0 }
+		for end := time.Now().Add(20 * time.Second); !done() && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 		}
-		if f.bdi.Pages() > 0 || f.failing.Load() != 0 {
+		if !done() {
 			f.t.Errorf("%d pages are still dirty, %d inodes fail", f.bdi.Pages(), f.failing.Load())
 		}
 	})

@@ -96,21 +96,28 @@ func (f *fake) counted(proc uint32) int {
 // crash loses what was not committed, and all connections.
 func (f *fake) crash() {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.verf[0]++
 	for _, x := range f.files {
 		x.data = append([]byte(nil), x.stable...)
 		x.attr.Size = uint64(len(x.data))
 	}
-	f.mu.Unlock()
-	f.cutAll()
+	f.cutConns()
 }
 
 func (f *fake) cutAll() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.cutConns()
+}
+
+// cutConns closes all connections; what was read from them is not carried out any more.
+// mu is held.
+func (f *fake) cutConns() {
 	for c := range f.conns {
 		c.Close()
 	}
+	clear(f.conns)
 }
 
 func (f *fake) add(typ vfs.FileType) int {
@@ -163,7 +170,7 @@ func (f *fake) talk(c net.Conn) {
 		if _, err := io.ReadFull(in, rec); err != nil {
 			return
 		}
-		reply, end := f.answer(rec, uint16(c.RemoteAddr().(*net.TCPAddr).Port))
+		reply, end := f.answer(c, rec)
 		if reply != nil {
 			if _, err := c.Write(reply); err != nil {
 				return
@@ -176,16 +183,19 @@ func (f *fake) talk(c net.Conn) {
 }
 
 // answer carries out one call.
-func (f *fake) answer(rec []byte, port uint16) (reply []byte, end bool) {
+func (f *fake) answer(c net.Conn, rec []byte) (reply []byte, end bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, ok := f.conns[c]; !ok {
+		return nil, true
+	}
 	d := xdr.NewDecoder(rec)
 	var call sunrpc.Call
 	if err := sunrpc.DecodeCall(&d, &call); err != nil {
 		f.t.Errorf("fake: bad call: %v", err)
 		return nil, true
 	}
-	fc := &fakeCall{xid: call.XID, proc: call.Proc, stamp: call.Cred.Sys.Stamp, port: port, cred: call.Cred.Sys}
+	fc := &fakeCall{xid: call.XID, proc: call.Proc, stamp: call.Cred.Sys.Stamp, port: uint16(c.RemoteAddr().(*net.TCPAddr).Port), cred: call.Cred.Sys}
 	how := serve
 	if call.Prog == nfs3.Program {
 		f.count[call.Proc]++
