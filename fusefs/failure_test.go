@@ -3,9 +3,11 @@ package fusefs
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"loopnfs/alloc"
 	"loopnfs/internal/pagecache"
 	"loopnfs/internal/vfs"
 )
@@ -313,6 +316,170 @@ func TestNoSpaceDoesNotHangWriters(t *testing.T) {
 			f.t.Errorf("%d pages are still dirty, %d inodes fail", f.bdi.Pages(), f.failing.Load())
 		}
 	})
+}
+
+// An export whose disk is full takes a part of the memory that all share, and its writers are
+// refused then; those of others go on.
+func TestFullDiskSparesOtherExports(t *testing.T) {
+	f := newFixture(t, options{})
+	small := tmpfsDir(t, "size=1m")
+	full, err := NewStore(StoreConfig{
+		Dir: small, Cache: f.mem.cache, Domain: f.mem.dom, Graph: f.mem.graph, StateDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler),
+	})
+	f.ok(err)
+	f.mem.rec.AddDevice(full.BDI())
+	full.Start()
+	t.Cleanup(func() {
+		f.ok(unix.Mount("none", small, "tmpfs", unix.MS_REMOUNT, "size=64m"))
+		f.ok(full.Shutdown())
+	})
+	other := &fixture{Store: full, t: t, mem: f.mem, dir: small, op: f.mem.newOp("full")}
+	refused := false
+	for i := 0; i < 500 && !refused; i++ { // each file until its own data cannot be written
+		node := other.create(vfs.RootID, strconv.Itoa(i), 0o644)
+		for off, err := uint64(0), error(nil); err == nil && off < 1<<20; off += 64 << 10 {
+			_, err = writeAs(full, other.op, node, off, pattern(64<<10, 1), vfs.Unstable)
+			refused = off == 0 && errors.Is(err, unix.ENOSPC)
+		}
+	}
+	if !refused {
+		t.Errorf("a new file is not refused while %d pages cannot be written", f.mem.dom.Stuck())
+	}
+	if stuck, total := f.mem.dom.Stuck(), f.arena.Total(); stuck == 0 || stuck > total/2 {
+		t.Errorf("%d of %d pages cannot be written", stuck, total)
+	}
+	writeMuch(t, f, "good", 8<<20)
+}
+
+// A disk that does not answer keeps only what was written to it.
+func TestHungDiskSparesOtherExports(t *testing.T) {
+	f := newFixture(t, options{})
+	dir := diskDir(t)
+	hung, err := NewStore(StoreConfig{ // not started: nothing is written
+		Dir: dir, Cache: f.mem.cache, Domain: f.mem.dom, Graph: f.mem.graph, StateDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler),
+	})
+	f.ok(err)
+	f.mem.rec.AddDevice(hung.BDI())
+	t.Cleanup(func() { f.ok(hung.Shutdown()) })
+	other := &fixture{Store: hung, t: t, mem: f.mem, dir: dir, op: f.mem.newOp("hung")}
+	node := other.create(vfs.RootID, "a", 0o644)
+	cancel, ended := make(chan struct{}), make(chan struct{})
+	other.op.Cancel = cancel
+	go func() {
+		defer close(ended)
+		for off, err := uint64(0), error(nil); err == nil && off < 8<<20; off += 64 << 10 {
+			_, err = writeAs(hung, other.op, node, off, pattern(64<<10, 1), vfs.Unstable)
+		}
+	}()
+	for n := 0; n == 0; time.Sleep(time.Millisecond) {
+		n, _ = f.mem.dom.Throttled()
+	}
+	writeMuch(t, f, "good", 8<<20)
+	close(cancel)
+	<-ended
+}
+
+// writeMuch overwrites a file of that size, more than may be dirty, and fails the test if that
+// takes long, or is refused.
+func writeMuch(t *testing.T, f *fixture, name string, size uint64) {
+	e, _, err := f.Create(f.op, vfs.RootID, name, vfs.Unchecked, &vfs.SetAttr{SetMode: true, Mode: 0o644}, vfs.Verifier{})
+	f.ok(err)
+	if pages := int(size >> alloc.PageShift); pages < f.arena.Total()/5 {
+		t.Fatalf("all of %d pages may be dirty", pages)
+	}
+	op := f.mem.newOp(name)
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for off := uint64(0); off < 4*size && err == nil; off += 64 << 10 {
+			_, err = writeAs(f.Store, op, e.Node, off%size, pattern(64<<10, 1), vfs.Unstable)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		f.ok(err)
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s waits for %d pages, %d cannot be written", name, f.mem.dom.Pages(), f.mem.dom.Stuck())
+	}
+}
+
+// A file that cannot be written stands in the way of no other, even of the same disk.
+func TestOneBadFileSparesOthers(t *testing.T) {
+	f := newFixture(t, options{dir: tmpfsDir(t, "size=6m")})
+	good := f.create(vfs.RootID, "good", 0o644)
+	const size = 5 << 20
+	for off := uint64(0); off < size; off += 64 << 10 {
+		f.write(good, off, pattern(64<<10, 2), vfs.FileSync)
+	}
+	for i := range 200 { // more than a flusher looks at in vain
+		node := f.create(vfs.RootID, "bad"+strconv.Itoa(i), 0o644)
+		_, _ = writeAs(f.Store, f.op, node, 0, pattern(8<<10, 1), vfs.Unstable)
+	}
+	for end := time.Now().Add(20 * time.Second); f.failing.Load() <= maxVain; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d files fail", f.failing.Load())
+		}
+	}
+	writeMuch(t, f, "good", size)
+	f.ok(unix.Mount("none", f.dir, "tmpfs", unix.MS_REMOUNT, "size=64m"))
+}
+
+// One page cannot be written; what became dirty after it is, by COMMIT and at the end.
+func TestBadPageSparesOthers(t *testing.T) {
+	for _, atEnd := range []bool{false, true} {
+		dir, chattr := ext4WithSmallFiles(t)
+		f := newFixture(t, options{dir: dir, lenient: true, noStart: true})
+		node := f.create(vfs.RootID, "f", 0o644)
+		chattr("f")
+		in, err := f.inode(node)
+		f.ok(err)
+		in.maxSeen.Store(1 << 40) // as if the file had become smaller than it was allowed to be
+		f.write(node, 20<<30, pattern(4096, 1), vfs.Unstable)
+		want := pattern(100<<10, 3)
+		f.write(node, 0, want, vfs.Unstable)
+		if atEnd {
+			if err := f.Shutdown(); err == nil || !strings.Contains(err.Error(), "1 pages") {
+				t.Errorf("shutdown: %v", err)
+			}
+		} else {
+			f.wants(f.Sync(f.op, node), unix.EFBIG)
+			if n := f.bdi.Pages(); n != 1 {
+				t.Errorf("%d pages are dirty", n)
+			}
+		}
+		if got := f.backing("f")[:len(want)]; !bytes.Equal(got, want) {
+			t.Error("what the disk can take is not there")
+		}
+		f.ok(os.Remove(f.path("f")))
+	}
+}
+
+// ext4WithSmallFiles returns an ext4, and what makes the files in it as small as those of ext3:
+// at most 16 GiB.
+func ext4WithSmallFiles(t *testing.T) (dir string, chattr func(name string)) {
+	needRoot(t)
+	base := diskDir(t)
+	img, dir := filepath.Join(base, "img"), filepath.Join(base, "mnt")
+	run(t, "truncate", "-s", "64M", img)
+	run(t, "mkfs.ext4", "-q", "-m", "0", "-b", "1024", img)
+	mountLoop(t, img, dir)
+	return dir, func(name string) { run(t, "chattr", "-e", filepath.Join(dir, name)) }
+}
+
+// Files of one file system do not all have the same limit.
+func TestTooLargeForThisFile(t *testing.T) {
+	dir, chattr := ext4WithSmallFiles(t)
+	f := newFixture(t, options{dir: dir})
+	old := f.create(vfs.RootID, "old", 0o644)
+	chattr("old")
+	const far = 20 << 30
+	f.write(f.create(vfs.RootID, "new", 0o644), far, pattern(4096, 1), vfs.FileSync)
+	_, err := writeAs(f.Store, f.op, old, far, pattern(4096, 1), vfs.Unstable)
+	f.wants(err, unix.EFBIG)
+	_, err = f.SetAttr(f.op, old, &vfs.SetAttr{SetSize: true, Size: far})
+	f.wants(err, unix.EFBIG)
+	f.write(old, 1<<30, pattern(4096, 1), vfs.FileSync)
 }
 
 func TestRemovingAFileThatCannotBeWrittenHelps(t *testing.T) {

@@ -30,7 +30,8 @@ type inode struct {
 	syncs     syncs
 	changes   atomic.Uint64 // counts changes of the backing file
 	writeFail writeFailure
-	wbErr     vfs.WbErr // data that is lost
+	maxSeen   atomic.Uint64 // a size that the backing file is known to be allowed to have
+	wbErr     vfs.WbErr     // data that is lost
 
 	fds fdSet // guarded by fdCache.mu
 
@@ -215,7 +216,7 @@ func (s *Store) reap(task *waitfor.Task, in *inode) {
 	in.lock.Lock(task, "")
 	in.drop()
 	in.lock.Unlock(task)
-	in.writeFail.clear(s)
+	in.writeFail.clear(s, in)
 	s.fds.drop(in)
 	if s.nodes.bury(in) {
 		s.discard(in)

@@ -21,7 +21,8 @@ type scratch struct {
 	spare []*alloc.Folio // folios that are not in the cache: not yet, or not any more
 	iov   []unix.Iovec
 	runs  []int   // where each run of adjacent pages in fs ends, in write-out
-	got   []int64 // how many bytes of each run are written
+	got   []int64 // how many bytes of each run were written at once
+	done  []int   // how many pages of each run are written
 
 	raw     rawHandle
 	mountID int32
@@ -61,7 +62,7 @@ func (p *scratchPool) get() *scratch {
 func (p *scratchPool) make() *scratch {
 	b := &scratch{
 		fs: make([]*alloc.Folio, p.pages), mine: make([]bool, p.pages),
-		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages), runs: make([]int, 0, maxRuns), got: make([]int64, 0, maxRuns),
+		spare: make([]*alloc.Folio, p.pages), iov: make([]unix.Iovec, p.pages), runs: make([]int, 0, maxRuns), got: make([]int64, 0, maxRuns), done: make([]int, 0, maxRuns),
 	}
 	clear(b.fs)
 	clear(b.mine)

@@ -188,7 +188,7 @@ func (in *inode) setTimes(fd int, set *vfs.SetAttr) error {
 
 // mayTruncate checks a change of the size.
 func (s *Store) mayTruncate(op *vfs.Op, in *inode, fd int, size uint64) error {
-	if err := s.mayGrow(fd, size, 0); err != nil {
+	if err := s.mayGrow(in, fd, size, 0); err != nil {
 		return err
 	}
 	in.am.Lock()
@@ -224,7 +224,7 @@ func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	}
 	in.endIO(fd)
 	if !in.dirty() {
-		in.writeFail.clear(s)
+		in.writeFail.clear(s, in)
 	}
 	return err
 }

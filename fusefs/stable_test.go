@@ -209,3 +209,26 @@ func TestSyncWaitsForPagesThatAFlusherTakesMeanwhile(t *testing.T) {
 		f.ok(<-synced)
 	}
 }
+
+// A sync that cannot be carried out for now has told nobody of what is lost: who tries again is.
+func TestLossIsToldByTheSyncThatEnds(t *testing.T) {
+	f := newFixture(t, options{noStart: true})
+	node := f.create(vfs.RootID, "f", 0o644)
+	in, err := f.inode(node)
+	f.ok(err)
+	op := f.mem.newOp("fsync")
+	op.File = &vfs.File{}
+	f.ok(f.Open(op, node, true))
+	defer f.Close(node)
+	f.write(node, 0, pattern(8192, 1), vfs.Unstable) // wants a descriptor with O_DIRECT
+	f.afterLoss(in, unix.EIO)
+	var was unix.Rlimit
+	f.ok(unix.Getrlimit(unix.RLIMIT_NOFILE, &was))
+	f.fds.closeIdle()
+	f.ok(unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: was.Max}))
+	err = f.Sync(op, node)
+	f.ok(unix.Setrlimit(unix.RLIMIT_NOFILE, &was))
+	f.wants(err, vfs.ErrJukebox)
+	f.wants(f.Sync(op, node), unix.EIO)
+	f.ok(f.Sync(op, node))
+}

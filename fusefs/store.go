@@ -60,11 +60,10 @@ type Store struct {
 	flusher *writeback.Flusher
 
 	verifier   atomic.Uint64
-	copyWrites bool          // see StoreConfig
-	holds      func() bool   // likewise; nil: always
-	noDirect   atomic.Bool   // O_DIRECT is not wanted, or the backing refuses it
-	maxFile    uint64        // StatFS.MaxFile
-	maxSeen    atomic.Uint64 // a file size that the backing is known to allow
+	copyWrites bool        // see StoreConfig
+	holds      func() bool // likewise; nil: always
+	noDirect   atomic.Bool // O_DIRECT is not wanted, or the backing refuses it
+	maxFile    uint64      // StatFS.MaxFile
 	failMu     sync.Mutex
 	failing    atomic.Int32 // inodes that cannot be written out; changes with failMu held
 	failure    atomic.Int32 // why the last of them could not

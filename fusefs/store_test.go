@@ -39,7 +39,7 @@ func newMemory(t testing.TB, bytes int64, policy alloc.Policy) *memory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dom, err := writeback.NewDomain(writeback.Config{Pages: arena.Total(), DirtyRatio: 20, BackgroundRatio: 10, Throttle: writeback.GlobalThrottle{}})
+	dom, err := writeback.NewDomain(writeback.Config{Pages: arena.Total(), DirtyRatio: 20, BackgroundRatio: 10, Throttle: writeback.LocalThrottle{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,8 +185,8 @@ func (f *fixture) stop(lenient bool) {
 	if a := f.mem.arena; a.Free() != a.Total() {
 		f.t.Errorf("%d of %d pages were not given back", a.Total()-a.Free(), a.Total())
 	}
-	if n := f.mem.dom.Pages(); n != 0 {
-		f.t.Errorf("%d pages count as dirty after shutdown", n)
+	if n, stuck := f.mem.dom.Pages(), f.mem.dom.Stuck(); n != 0 || stuck != 0 {
+		f.t.Errorf("%d pages count as dirty after shutdown, %d as such that cannot be written", n, stuck)
 	}
 }
 

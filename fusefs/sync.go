@@ -248,7 +248,7 @@ func (s *Store) Sync(op *vfs.Op, node vfs.NodeID) error {
 	}
 	since := in.wbErr.Count()
 	err = s.syncInode(op.Scope, in, true)
-	if op.File == nil { // NFS has the verifier for that
+	if op.File == nil || err == vfs.ErrJukebox { // NFS has the verifier; who is to try again is told then
 		return err
 	}
 	return cmp.Or(err, in.wbErr.Advance(op.File, since))

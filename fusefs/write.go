@@ -57,7 +57,7 @@ func (s *Store) place(op *vfs.Op, in *inode, fd int, off uint64, n int, v *vfs.V
 		if off == vfs.AtEnd {
 			at = in.size.Load()
 		}
-		if err := s.mayGrow(fd, at, uint64(n)); err != nil {
+		if err := s.mayGrow(in, fd, at, uint64(n)); err != nil {
 			return err
 		}
 		if err := s.writePages(op, in, fd, spanOf(at, n), off == vfs.AtEnd, v, res); err != errMoved {
@@ -69,15 +69,18 @@ func (s *Store) place(op *vfs.Op, in *inode, fd int, off uint64, n int, v *vfs.V
 // errMoved says that the end of the file is not where it was.
 var errMoved = errors.New("fusefs: the end of the file has moved")
 
-// mayGrow reports whether the backing file system allows a file to have n bytes
-// at off. It is asked once for each power of two: the kernel refuses to seek
-// past the end of what it could write.
-func (s *Store) mayGrow(fd int, off, n uint64) error {
+// anyFile is a size in bytes that each file may have, if any file can (MAX_NON_LFS).
+const anyFile = 1<<31 - 1
+
+// mayGrow reports whether the backing file system allows in to have n bytes at off: files of
+// one file system have different limits (ext4, with extents or without). It is asked once
+// for each power of two: the kernel refuses to seek past the end of what it could write.
+func (s *Store) mayGrow(in *inode, fd int, off, n uint64) error {
 	end := off + n
 	if end < off || end > 1<<63-1 {
 		return unix.EFBIG
 	}
-	if end <= s.maxSeen.Load() {
+	if end <= max(in.maxSeen.Load(), min(s.maxFile, anyFile)) {
 		return nil
 	}
 	up := uint64(1<<63 - 1)
@@ -85,7 +88,7 @@ func (s *Store) mayGrow(fd int, off, n uint64) error {
 		up = 1 << l
 	}
 	if _, err := unix.Seek(fd, int64(up), unix.SEEK_SET); err == nil {
-		s.maxSeen.Store(up)
+		in.maxSeen.Store(up)
 		return nil
 	}
 	if _, err := unix.Seek(fd, int64(end), unix.SEEK_SET); err != nil {

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -32,16 +33,17 @@ type writeFailure struct {
 // set records err.
 func (w *writeFailure) set(s *Store, in *inode, err error) {
 	w.seq.Add(1)
-	delay := min(max(2*w.delay.Load(), retryMin), retryMax)
-	w.delay.Store(delay)
-	w.retry.Store(time.Now().UnixNano() + delay)
+	if now := time.Now().UnixNano(); now >= w.retry.Load() { // else it is of the same attempt
+		delay := min(max(2*w.delay.Load(), retryMin), retryMax)
+		w.delay.Store(delay)
+		w.retry.Store(now + delay)
+	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		errno = unix.EIO
 	}
 	s.failure.Store(int32(errno))
-	if w.errno.Swap(int32(errno)) == 0 {
-		s.countFailing(1)
+	if s.setFailing(in, errno) {
 		s.verifier.Add(1)
 		s.log.Error("cannot write to the backing file: its data stays in memory and is tried again",
 			"inode", in.ino, "error", err)
@@ -49,30 +51,38 @@ func (w *writeFailure) set(s *Store, in *inode, err error) {
 }
 
 // clear records that there is nothing left that could not be written.
-func (w *writeFailure) clear(s *Store) {
+func (w *writeFailure) clear(s *Store, in *inode) {
 	if w.errno.Load() == 0 {
 		return
 	}
 	w.delay.Store(0)
 	w.retry.Store(0)
-	if w.errno.Swap(0) != 0 {
-		s.countFailing(-1)
-	}
+	s.setFailing(in, 0)
 }
 
-// countFailing counts the inodes that cannot be written out. While there are
-// any, nobody is made to wait for pages of ours to become clean.
-func (s *Store) countFailing(n int32) {
+// setFailing says why in cannot be written out, or with 0 that it can, and whether that
+// is new. Nobody is made to wait for pages that fail to become clean.
+func (s *Store) setFailing(in *inode, errno syscall.Errno) (changed bool) {
 	s.failMu.Lock()
 	defer s.failMu.Unlock()
-	s.bdi.SetStuck(s.failing.Add(n) > 0)
+	was := in.writeFail.errno.Swap(int32(errno)) != 0
+	if was == (errno != 0) {
+		return false
+	}
+	in.m.SetStuck(!was)
+	if was {
+		s.failing.Add(-1)
+	} else {
+		s.failing.Add(1)
+	}
+	return true
 }
 
 // err returns the present failure, or nil.
 func (w *writeFailure) err() error { return errnoOf(syscall.Errno(w.errno.Load())) }
 
-// mayDirty refuses new data for an inode that cannot be written out, and for
-// any inode when there is no room to wait for one that cannot.
+// mayDirty refuses new data for an inode that cannot be written out and, if such data
+// takes as much memory as all that is dirty may, for any inode of this file system.
 func (s *Store) mayDirty(in *inode) error {
 	if s.failing.Load() == 0 {
 		return nil
@@ -80,7 +90,7 @@ func (s *Store) mayDirty(in *inode) error {
 	if err := in.writeFail.err(); err != nil {
 		return err
 	}
-	if thresh, _ := s.dom.Thresholds(); s.dom.Pages() < thresh {
+	if thresh, _ := s.dom.Thresholds(); s.dom.Stuck() < thresh {
 		return nil
 	}
 	return errnoOf(syscall.Errno(s.failure.Load()))
@@ -93,17 +103,13 @@ func (s *Store) WritePages(sc gfp.Scope, nr int) int {
 	defer task.Release(writeback.DirtyResource)
 	b := s.scratch.get()
 	defer s.scratch.put(b)
-	done := 0
+	done := s.writeStuck(b, nr)
 	for vain := 0; done < nr && vain < maxVain; vain++ {
 		m := s.back.NextDirty()
 		if m == nil {
 			break
 		}
-		in := m.Host.(*inode)
-		if time.Now().UnixNano() < in.writeFail.retry.Load() {
-			continue
-		}
-		n, _ := s.writeSome(in, b, nr-done, ^uint64(0))
+		n, _ := s.writeSome(m.Host.(*inode), b, nr-done, ^uint64(0))
 		if done += n; n > 0 {
 			vain = 0
 		}
@@ -111,22 +117,40 @@ func (s *Store) WritePages(sc gfp.Scope, nr int) int {
 	return done
 }
 
-// writeSome writes out up to nr pages of in that were dirty when upTo was the
-// latest change, and returns how many.
-func (s *Store) writeSome(in *inode, b *scratch, nr int, upTo uint64) (done int, err error) {
-	for done < nr {
-		n, err := s.writeRuns(in, b, upTo)
-		done += n
-		if err != nil || n == 0 {
-			return done, err
+// writeStuck is WritePages for what could not be written before, and is to be tried again.
+func (s *Store) writeStuck(b *scratch, nr int) (done int) {
+	for range min(maxVain, s.failing.Load()) {
+		m := s.back.NextStuck()
+		if m == nil || done >= nr {
+			break
 		}
+		in := m.Host.(*inode)
+		if time.Now().UnixNano() < in.writeFail.retry.Load() {
+			continue
+		}
+		n, _ := s.writeSome(in, b, nr-done, ^uint64(0))
+		done += n
 	}
-	return done, nil
+	return done
 }
 
-// writeRuns writes out some runs of adjacent pages. It returns how many pages are clean
-// now; those that could not be written are dirty again.
-func (s *Store) writeRuns(in *inode, b *scratch, upTo uint64) (int, error) {
+// writeSome writes out up to nr pages of in that were dirty when upTo was the
+// latest change, and returns how many, and the first error: what cannot be written keeps
+// nothing else from it.
+func (s *Store) writeSome(in *inode, b *scratch, nr int, upTo uint64) (done int, err error) {
+	upTo = min(upTo, in.m.Seq()) // what cannot be written is dirty anew
+	for taken := 1; taken > 0 && done < nr; {
+		var n int
+		var e error
+		taken, n, e = s.writeRuns(in, b, upTo)
+		done, err = done+n, cmp.Or(err, e)
+	}
+	return done, err
+}
+
+// writeRuns takes some runs of adjacent pages and writes them out. It returns how many pages
+// it took, and how many are clean now; those that could not be written are dirty again.
+func (s *Store) writeRuns(in *inode, b *scratch, upTo uint64) (taken, done int, err error) {
 	fs := b.fs[:cap(b.fs)-1]
 	b.runs = b.runs[:0]
 	n := 0
@@ -139,38 +163,55 @@ func (s *Store) writeRuns(in *inode, b *scratch, upTo uint64) (int, error) {
 		b.runs = append(b.runs, n)
 	}
 	if n == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	fs = fs[:n]
-	done, err := s.store(in, b, fs)
-	if err != nil {
+	if err = s.store(in, b, fs); err == nil {
+		in.m.EndWriteback(fs, pagecache.Clean)
+		done = n
+	} else {
 		// Before the pages leave write-back: a COMMIT that waits for that
 		// must see the failure.
 		in.writeFail.set(s, in, err)
+		done = in.endRuns(b, fs)
 	}
-	in.m.EndWriteback(fs[:done], pagecache.Clean)
-	in.m.EndWriteback(fs[done:], pagecache.Dirty)
 	s.arena.PutAll(fs)
 	clear(fs)
 	if err == nil && in.m.Nr(pagecache.Dirty) == 0 {
-		in.writeFail.clear(s)
+		in.writeFail.clear(s, in)
 	}
-	return done, err
+	return n, done, err
 }
 
-// store writes pages under write-back, the runs of b, to the backing file and returns how
-// many from the first it need not be asked to write again.
-func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (done int, err error) {
+// endRuns ends the write-back of the runs of b, of which b.done is written, and returns how
+// many pages that are.
+func (in *inode) endRuns(b *scratch, fs []*alloc.Folio) (done int) {
+	first := 0
+	for i, end := range b.runs {
+		run, n := fs[first:end], b.done[i]
+		in.m.EndWriteback(run[:n], pagecache.Clean)
+		in.m.EndWriteback(run[n:], pagecache.Dirty)
+		done, first = done+n, end
+	}
+	return done
+}
+
+// store writes pages under write-back, the runs of b, to the backing file. If there is an
+// error, the first one is returned, and b.done says how many pages of each run, from its first
+// on, need not be written again.
+func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) error {
+	b.done = b.done[:len(b.runs)]
+	clear(b.done)
 	fd, err := s.acquire(in, fdWrite)
-	if err != nil {
-		if errors.Is(err, vfs.ErrStale) {
-			if !in.dead.Load() {
-				in.wbErr.Set(unix.EIO)
-				s.verifier.Add(1) // it may be found again
-			}
-			return len(fs), nil // the file is gone, and its data with it
+	if errors.Is(err, vfs.ErrStale) {
+		if !in.dead.Load() {
+			in.wbErr.Set(unix.EIO)
+			s.verifier.Add(1) // it may be found again
 		}
-		return 0, err
+		return nil // the file is gone, and its data with it
+	}
+	if err != nil {
+		return err
 	}
 	defer s.fds.release(in)
 	in.beginIO(fd)
@@ -179,13 +220,12 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) (done int, err e
 	// makes the file shorter from now on waits for them.
 	size := in.size.Load()
 	s.storeAtOnce(in, b, fs, size)
+	first := 0
 	for i, end := range b.runs {
-		n, err := s.storeRun(in, fd, b, fs[done:end], size, b.got[i])
-		if done += n; err != nil {
-			return done, err
-		}
+		n, e := s.storeRun(in, fd, b, fs[first:end], size, b.got[i])
+		b.done[i], first, err = n, end, cmp.Or(err, e)
 	}
-	return done, nil
+	return err
 }
 
 // storeAtOnce has the device write the whole pages of several runs at the same time, if

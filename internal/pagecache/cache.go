@@ -143,8 +143,8 @@ type Backing struct {
 	bdi   *writeback.BDI
 	ops   Ops
 
-	mu    sync.Mutex
-	dirty mappingList // mappings with dirty folios, longest waiting first
+	mu           sync.Mutex
+	dirty, stuck mappingList // mappings with dirty folios, longest waiting first
 }
 
 // NewBacking adds a file system whose pages are accounted to bdi.
@@ -158,18 +158,31 @@ func (b *Backing) Cache() *Cache { return b.cache }
 // BDI returns the device that pages are accounted to.
 func (b *Backing) BDI() *writeback.BDI { return b.bdi }
 
-// NextDirty returns a mapping with dirty folios, the one that was returned
-// longest ago, or nil (queue_io). The mapping stays listed until it has no
+// NextDirty returns a mapping with dirty folios that is not stuck, the one that was
+// returned longest ago, or nil (queue_io). The mapping stays listed until it has no
 // dirty folio.
-func (b *Backing) NextDirty() *Mapping {
+func (b *Backing) NextDirty() *Mapping { return b.next(&b.dirty) }
+
+// NextStuck is NextDirty for those that are stuck.
+func (b *Backing) NextStuck() *Mapping { return b.next(&b.stuck) }
+
+func (b *Backing) next(l *mappingList) *Mapping {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.dirty.head
+	m := l.head
 	if m != nil {
-		b.dirty.remove(m)
-		b.dirty.append(m)
+		l.remove(m)
+		l.append(m)
 	}
 	return m
+}
+
+// listOf returns the list that m belongs into if it has dirty folios.
+func (b *Backing) listOf(m *Mapping) *mappingList {
+	if m.stuck {
+		return &b.stuck
+	}
+	return &b.dirty
 }
 
 // setDirty says whether m, whose lock is held, has dirty folios.
@@ -178,9 +191,22 @@ func (b *Backing) setDirty(m *Mapping, dirty bool) {
 	defer b.mu.Unlock()
 	m.onDirty = dirty
 	if dirty {
-		b.dirty.append(m)
+		b.listOf(m).append(m)
 	} else {
-		b.dirty.remove(m)
+		b.listOf(m).remove(m)
+	}
+}
+
+// setStuck says whether m, whose lock is held, is stuck.
+func (b *Backing) setStuck(m *Mapping, stuck bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if m.onDirty {
+		b.listOf(m).remove(m)
+	}
+	m.stuck = stuck
+	if m.onDirty {
+		b.listOf(m).append(m)
 	}
 }
 

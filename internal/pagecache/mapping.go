@@ -30,6 +30,7 @@ type Mapping struct {
 	lists   [numStates]folioList
 	counts  writeback.Counts // what the device has not been told; zero while mu is free
 	onDirty bool             // in the list of those with dirty folios; changes with back.mu held
+	stuck   bool             // its dirty folios cannot be written for now; likewise
 }
 
 // NewMapping returns an empty mapping. Close it when the file is forgotten.
@@ -291,13 +292,32 @@ func (m *Mapping) leave(f *alloc.Folio) {
 // unlock tells of what has become of folios, and gives up m.mu.
 func (m *Mapping) unlock() {
 	if m.counts != (writeback.Counts{}) {
-		m.back.bdi.Add(&m.counts)
+		m.back.bdi.Add(&m.counts, m.stuck)
 		m.counts = writeback.Counts{}
 	}
 	if dirty := m.lists[Dirty].n > 0; dirty != m.onDirty {
 		m.back.setDirty(m, dirty)
 	}
 	m.mu.Unlock()
+}
+
+// SetStuck says that the dirty folios of m, and those that become dirty, cannot be written for
+// now, or that they can again (BDI.Stick).
+func (m *Mapping) SetStuck(stuck bool) {
+	m.mu.Lock()
+	defer m.unlock()
+	if stuck == m.stuck {
+		return
+	}
+	n := 0
+	for s := Dirty; s < numStates; s++ {
+		n += m.lists[s].n
+	}
+	if !stuck {
+		n = -n
+	}
+	m.back.setStuck(m, stuck)
+	m.back.bdi.Stick(n)
 }
 
 // move brings f to state s. m.mu is held, until unlock.

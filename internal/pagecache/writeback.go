@@ -24,7 +24,7 @@ func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 		return 0
 	}
 	index := f.Index
-	for room := len(dst) - 1; room > 0 && index > 0 && m.isDirty(index-1); room-- {
+	for room := len(dst) - 1; room > 0 && index > 0 && m.isDirty(index-1, upTo); room-- {
 		index--
 	}
 	n := 0
@@ -32,7 +32,7 @@ func (m *Mapping) BeginWriteback(dst []*alloc.Folio, upTo uint64) int {
 		some := dst[n:min(n+lineSlots, len(dst))]
 		m.back.cache.findRange(m.id, index+uint64(n), some)
 		for _, f := range some {
-			if f == nil || State(f.State) != Dirty {
+			if f == nil || State(f.State) != Dirty || f.Seq > upTo {
 				return n
 			}
 			f.Get()
@@ -62,9 +62,10 @@ func (m *Mapping) WritebackResource() waitfor.Resource {
 	return waitfor.Resource{Kind: waitfor.Writeback, ID: uint64(m.id)}
 }
 
-func (m *Mapping) isDirty(index uint64) bool {
+// isDirty reports whether page index has been dirty since upTo or before. m.mu is held.
+func (m *Mapping) isDirty(index, upTo uint64) bool {
 	f := m.back.cache.find(m.id, index)
-	return f != nil && State(f.State) == Dirty
+	return f != nil && State(f.State) == Dirty && f.Seq <= upTo
 }
 
 // EndWriteback ends the write-back of folios from BeginWriteback, which are now

@@ -58,7 +58,8 @@ func (c *Config) Validate() error {
 // Domain is the memory that a dirty limit is for (struct wb_domain).
 type Domain struct {
 	cfg       Config
-	nr        atomic.Int64 // all pages of all devices that count
+	nr        atomic.Int64 // all pages of all devices that become clean sooner or later
+	stuck     atomic.Int64 // those that cannot be written for now
 	throttled atomic.Uint64
 	closed    atomic.Bool
 	wq        waitq.Queue // throttled writers
@@ -76,12 +77,13 @@ func NewDomain(cfg Config) (*Domain, error) {
 const minThresh = 16
 
 // Thresholds returns the hard and the background limit of this moment, in pages
-// (global_dirty_limits).
+// (global_dirty_limits). Pages that are stuck are not there to be dirty.
 func (d *Domain) Thresholds() (thresh, background int) {
 	pages := d.cfg.Pages
 	if d.cfg.Dirtyable != nil {
 		pages = min(pages, d.cfg.Dirtyable())
 	}
+	pages = max(pages-d.Stuck(), 0)
 	thresh = max(pages*d.cfg.DirtyRatio/100, minThresh)
 	background = pages * d.cfg.BackgroundRatio / 100
 	if d.cfg.BackgroundPages > 0 {
@@ -93,6 +95,11 @@ func (d *Domain) Thresholds() (thresh, background int) {
 
 // Pages returns how many pages count towards the limit now.
 func (d *Domain) Pages() int { return int(d.nr.Load()) }
+
+// Stuck returns how many pages cannot be written for now. They do not count towards the
+// limit, as nobody who waits for them to become clean would be served; who makes pages dirty
+// bounds them.
+func (d *Domain) Stuck() int { return int(d.stuck.Load()) }
 
 // Throttled returns how many writers wait now, and how many ever waited.
 func (d *Domain) Throttled() (now int, total uint64) { return d.wq.Len(), d.throttled.Load() }
@@ -113,7 +120,7 @@ type BDI struct {
 	kick     chan struct{} // wakes a flusher
 	stream   chan struct{} // wakes a flusher, to write only
 	written  atomic.Uint64
-	stuck    atomic.Bool
+	stuck    atomic.Int64 // of all, those that cannot be written for now
 }
 
 // NewBDI adds a device to the domain.
@@ -127,19 +134,30 @@ func (b *BDI) Name() string { return b.name }
 // Counts is a number of pages for each counter.
 type Counts [numCounters]int
 
-// Add counts so many more pages, or fewer where by is negative. Those who are throttled look
-// again when there are fewer, or when some were written: what is then left may be a COMMIT.
-func (b *BDI) Add(by *Counts) {
-	sum := 0
+// Sum returns how many pages they are together.
+func (c *Counts) Sum() (sum int) {
+	for _, n := range c {
+		sum += n
+	}
+	return sum
+}
+
+// Add counts so many more pages, or fewer where by is negative, of a file that is stuck or not.
+// Those who are throttled look again when there are fewer, or when some were written: what is
+// then left may be a COMMIT.
+func (b *BDI) Add(by *Counts, stuck bool) {
 	for c, n := range by {
 		if n != 0 {
 			b.nr[c].Add(int64(n))
-			sum += n
 		}
 	}
+	sum := by.Sum()
 	if sum != 0 {
 		b.all.Add(int64(sum))
-		if b.dom.nr.Add(int64(sum)) < 0 {
+		if stuck {
+			b.stuck.Add(int64(sum))
+			b.dom.stuck.Add(int64(sum))
+		} else if b.dom.nr.Add(int64(sum)) < 0 {
 			panic("writeback: more pages became clean than were dirty")
 		}
 	}
@@ -148,10 +166,22 @@ func (b *BDI) Add(by *Counts) {
 	}
 }
 
+// Stick says that pages of the device that were counted cannot be written for now or, if
+// it is negative, that so many can again. Nobody is made to wait for pages that do not
+// become clean; their file system refuses more of them, with the reason.
+func (b *BDI) Stick(pages int) {
+	b.stuck.Add(int64(pages))
+	b.dom.stuck.Add(int64(pages))
+	b.dom.nr.Add(-int64(pages))
+	if pages > 0 {
+		b.dom.wq.Wake()
+	}
+}
+
 // Nr returns the number of pages under c.
 func (b *BDI) Nr(c Counter) int { return int(b.nr[c].Load()) }
 
-// Pages returns the number of pages of this device that count.
+// Pages returns the number of pages of this device that are not clean.
 func (b *BDI) Pages() int { return int(b.all.Load()) }
 
 // DirtyResource is what a throttled writer waits for. Tasks that clean pages
@@ -176,26 +206,16 @@ func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 	}
 }
 
-// SetStuck says that nothing can be written to the device for now, or that it
-// can again. Its writers are not made to wait for pages that do not become
-// clean; their file system refuses them with the reason instead.
-func (b *BDI) SetStuck(stuck bool) {
-	b.stuck.Store(stuck)
-	if stuck {
-		b.dom.wq.Wake()
-	}
-}
-
 // Exceeded reports whether BalanceDirtyPages would wait. Above the background limit it
 // has the flusher begin.
 func (b *BDI) Exceeded(sc gfp.Scope) bool {
 	d := b.dom
-	l := Load{Pages: d.Pages(), DevicePages: b.Pages()}
+	l := Load{Pages: d.Pages(), DevicePages: int(b.all.Load() - b.stuck.Load())}
 	l.Thresh, l.Background = d.Thresholds()
 	if l.Pages > l.Background {
 		b.WakeFlusher()
 	}
-	return !d.closed.Load() && !b.stuck.Load() && d.cfg.Throttle.Exceeded(l, sc)
+	return !d.closed.Load() && d.cfg.Throttle.Exceeded(l, sc)
 }
 
 const (

@@ -21,7 +21,10 @@ func TestThrottle(t *testing.T) {
 		want   bool
 	}{
 		{"below", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 99, 99}, false},
-		{"at the limit", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 100, 0}, true},
+		{"at the limit", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 100, 100}, true},
+		{"limit full of others' pages", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 100, 11}, false},
+		{"likewise, and more than a share of its own", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 100, 12}, true},
+		{"twice the limit", LocalThrottle{}, gfp.Scope{}, Load{100, 50, 200, 0}, true},
 		{"local writer, limit full of others' pages", LocalThrottle{}, local, Load{100, 50, 200, 10}, false},
 		{"local writer, its own device is behind", LocalThrottle{}, local, Load{100, 50, 75, 75}, true},
 		{"off: the local writer waits for itself", GlobalThrottle{}, local, Load{100, 50, 100, 0}, true},
@@ -75,7 +78,7 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDomain(t)
 		b := d.NewBDI("client")
-		b.Add(&Counts{Dirty: 200})
+		b.Add(&Counts{Dirty: 200}, false)
 		graph := waitfor.New()
 		task := graph.NewTask("fuse")
 		task.Begin("write")
@@ -91,17 +94,48 @@ func TestWritersWaitUntilPagesAreClean(t *testing.T) {
 		if w := graph.Waits(); len(w) != 1 || w[0] != "fuse: write waits for dirty pages to fall below the limit" {
 			t.Errorf("waits: %q", w)
 		}
-		b.Add(&Counts{Dirty: -200, Writeback: 200})
-		b.Add(&Counts{Writeback: -200, Unstable: 200})
+		b.Add(&Counts{Dirty: -200, Writeback: 200}, false)
+		b.Add(&Counts{Writeback: -200, Unstable: 200}, false)
 		synctest.Wait()
 		if done {
 			t.Error("pages that are not clean stopped to count")
 		}
-		b.Add(&Counts{Unstable: -1})
+		b.Add(&Counts{Unstable: -1}, false)
 		synctest.Wait()
 		if !done {
 			t.Error("the writer still waits")
 		}
+	})
+}
+
+// What cannot be written is waited for by nobody, and is not memory that can be dirty.
+func TestStuckPagesDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain(t)
+		bad, good := d.NewBDI("bad"), d.NewBDI("good")
+		bad.Add(&Counts{Dirty: 200}, false)
+		good.Add(&Counts{Dirty: 30}, false) // more than its share
+		done := false
+		go func() {
+			good.BalanceDirtyPages(gfp.Scope{}, nil)
+			done = true
+		}()
+		synctest.Wait()
+		if done {
+			t.Fatal("the writer was not throttled")
+		}
+		bad.Stick(200)
+		synctest.Wait()
+		if thresh, _ := d.Thresholds(); !done || d.Pages() != 30 || d.Stuck() != 200 || thresh != 160 || bad.Nr(Dirty) != 200 {
+			t.Errorf("done %v, %d pages of at most %d, %d stuck, %d dirty", done, d.Pages(), thresh, d.Stuck(), bad.Nr(Dirty))
+		}
+		good.Add(&Counts{Dirty: -30}, false)
+		bad.Add(&Counts{Dirty: -50}, true)
+		bad.Stick(-150)
+		if thresh, _ := d.Thresholds(); d.Pages() != 150 || d.Stuck() != 0 || thresh != 200 || bad.Pages() != 150 {
+			t.Errorf("%d pages of at most %d, %d stuck", d.Pages(), thresh, d.Stuck())
+		}
+		bad.Add(&Counts{Dirty: -150}, false)
 	})
 }
 
@@ -120,7 +154,7 @@ func TestThrottledWriterLooksAgain(t *testing.T) {
 		}
 		defer d.Close()
 		b := d.NewBDI("client")
-		b.Add(&Counts{Writeback: 200})
+		b.Add(&Counts{Writeback: 200}, false)
 		done := false
 		go func() {
 			b.BalanceDirtyPages(gfp.Scope{}, nil)
@@ -131,7 +165,7 @@ func TestThrottledWriterLooksAgain(t *testing.T) {
 			t.Fatal("the writer was not throttled")
 		}
 		dirtyable.Store(2000)
-		b.Add(&Counts{Writeback: -200, Unstable: 200})
+		b.Add(&Counts{Writeback: -200, Unstable: 200}, false)
 		synctest.Wait()
 		if !done {
 			t.Error("the writer still waits")
@@ -142,7 +176,7 @@ func TestThrottledWriterLooksAgain(t *testing.T) {
 func TestThrottledWriterCanBeCancelled(t *testing.T) {
 	d := newDomain(t)
 	b := d.NewBDI("client")
-	b.Add(&Counts{Dirty: 500})
+	b.Add(&Counts{Dirty: 500}, false)
 	cancel := make(chan struct{})
 	close(cancel)
 	b.BalanceDirtyPages(gfp.Scope{}, cancel) // hangs if it does not look
@@ -162,7 +196,7 @@ func (c counter) WritePages(sc gfp.Scope, nr int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := min(nr, c.b.Nr(Dirty))
-	c.b.Add(&Counts{Dirty: -n})
+	c.b.Add(&Counts{Dirty: -n}, false)
 	return n
 }
 
@@ -172,20 +206,20 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		b := d.NewBDI("store")
 		f := StartFlusher(b, counter{b, new(sync.Mutex)}, waitfor.New(), 2)
 		defer f.Stop()
-		b.Add(&Counts{Dirty: 5})
+		b.Add(&Counts{Dirty: 5}, false)
 		b.BalanceDirtyPages(gfp.Scope{}, nil)
 		synctest.Wait()
 		if b.Nr(Dirty) != 5 {
 			t.Error("a few fresh pages were written at once")
 		}
-		b.Add(&Counts{Dirty: 100})
+		b.Add(&Counts{Dirty: 100}, false)
 		b.BalanceDirtyPages(gfp.Scope{}, nil)
 		synctest.Wait()
 		if b.Nr(Dirty) != 0 {
 			t.Error("nothing was written above the background limit")
 		}
 		for range 2 * minStream {
-			b.Add(&Counts{Dirty: 1})
+			b.Add(&Counts{Dirty: 1}, false)
 			b.Streamed(1)
 		}
 		synctest.Wait()
@@ -203,7 +237,7 @@ func TestFlusherWritesOverTheBackgroundLimitAndWhatIsOld(t *testing.T) {
 		if b.Nr(Dirty) != 0 {
 			t.Error("large writes were left to wait")
 		}
-		b.Add(&Counts{Dirty: 5})
+		b.Add(&Counts{Dirty: 5}, false)
 		time.Sleep(2 * interval)
 		synctest.Wait()
 		if b.Nr(Dirty) != 0 || b.Written() != 110+2*minStream {
@@ -226,7 +260,7 @@ func TestNoCommitForAStream(t *testing.T) {
 		w := committing{counter{b, new(sync.Mutex)}, new(atomic.Int32)}
 		f := StartFlusher(b, w, waitfor.New(), 2)
 		defer f.Stop()
-		b.Add(&Counts{Dirty: minStream, Unstable: 10})
+		b.Add(&Counts{Dirty: minStream, Unstable: 10}, false)
 		b.Streamed(minStream)
 		synctest.Wait()
 		if n := w.asked.Load(); b.Nr(Dirty) != 0 || n != 0 {
@@ -244,7 +278,7 @@ func TestNoCommitForAStream(t *testing.T) {
 // hear that nothing is.
 func TestPagesOnTheirWayCount(t *testing.T) {
 	b := newDomain(t).NewBDI("test")
-	b.Add(&Counts{Dirty: 3})
+	b.Add(&Counts{Dirty: 3}, false)
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -253,8 +287,8 @@ func TestPagesOnTheirWayCount(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				b.Add(&Counts{Dirty: -3, Writeback: 3})
-				b.Add(&Counts{Dirty: 3, Writeback: -3})
+				b.Add(&Counts{Dirty: -3, Writeback: 3}, false)
+				b.Add(&Counts{Dirty: 3, Writeback: -3}, false)
 			}
 		}
 	}()
