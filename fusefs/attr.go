@@ -77,10 +77,10 @@ func (in *inode) beginIO(fd int) {
 
 // endIO says that we changed the backing file. If nothing is left to be written to it, it
 // gets the time of change that callers see; until then it has a later one.
-func (in *inode) endIO(fd int) {
+func (s *Store) endIO(in *inode, fd int) {
 	in.am.Lock()
 	defer in.am.Unlock()
-	if in.m == nil || in.m.Nr(pagecache.Dirty) == 0 {
+	if (in.m == nil || in.m.Nr(pagecache.Dirty) == 0) && s.held() == nil {
 		_ = setMtime(fd, in.mtime.Sec, in.mtime.Nsec)
 	}
 	in.settle(fd)

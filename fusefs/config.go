@@ -37,7 +37,7 @@ const (
 	// An inode that cannot be written out is tried again after retryMin ns,
 	// then after twice as long each time, up to retryMax.
 	retryMin = 100e6
-	retryMax = 5e9
+	retryMax = 1e9
 	// maxRuns is how many runs of adjacent pages are written out together; moreAIO is how
 	// many callers, beside the flushers, may have the device write more than one at once.
 	maxRuns = 64

@@ -425,6 +425,54 @@ func TestOneBadFileSparesOthers(t *testing.T) {
 	f.ok(unix.Mount("none", f.dir, "tmpfs", unix.MS_REMOUNT, "size=64m"))
 }
 
+// However many write at once to a full disk, there is memory for readers.
+func TestBurstOnFullDisk(t *testing.T) {
+	onFull(t, options{bytes: 16 << 20}, func(f *fixture, makeRoom func()) {
+		most := int(f.maxIO)
+		small := f.create(vfs.RootID, "small", 0o644)
+		f.write(small, 0, pattern(most, 1), vfs.FileSync)
+		in, err := f.inode(small)
+		f.ok(err)
+		in.m.InvalidateClean()
+		start, cancel := make(chan struct{}), make(chan struct{})
+		var all sync.WaitGroup
+		for i := range 24 << 20 / most {
+			node := f.create(vfs.RootID, strconv.Itoa(i), 0o644)
+			op := f.mem.newOp(strconv.Itoa(i))
+			op.Cancel = cancel
+			all.Go(func() {
+				p := pattern(most, 1)
+				<-start
+				for err := error(nil); err == nil; {
+					_, err = writeAs(f.Store, op, node, 0, p, vfs.Unstable)
+				}
+			})
+		}
+		close(start)
+		peak := 0
+		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			peak = max(peak, f.bdi.Pages())
+		}
+		if total := f.arena.Total(); peak > total/2 {
+			f.t.Errorf("%d of %d pages were not clean", peak, total)
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := readAs(f.Store, f.mem.newOp("reader"), small, 0, uint32(most))
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			f.ok(err)
+		case <-time.After(10 * time.Second):
+			f.t.Error("a READ finds no memory")
+		}
+		close(cancel)
+		makeRoom()
+		all.Wait()
+	})
+}
+
 // One page cannot be written; what became dirty after it is, by COMMIT and at the end.
 func TestBadPageSparesOthers(t *testing.T) {
 	for _, atEnd := range []bool{false, true} {

@@ -1,9 +1,11 @@
 package fusefs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,16 +18,20 @@ func TestNotHeld(t *testing.T) {
 	for _, buffered := range []bool{false, true} {
 		var lost atomic.Bool
 		f := newFixture(t, options{lenient: true, buffered: buffered, holds: func() bool { return !lost.Load() }})
-		n := f.create(vfs.RootID, "a", 0o600)
+		n := f.create(vfs.RootID, "a", 0o6666)
 		f.aio.filling.Wait()
 		f.write(n, 0, pattern(5*4096, 1), vfs.FileSync)
 		f.write(n, 4096, pattern(4096, 2), vfs.Unstable)
 		f.write(n, 3*4096, pattern(4096, 2), vfs.Unstable) // not adjacent: both at once
+		user := f.mem.newOp("user")
+		user.Cred = vfs.Cred{UID: 1000, GID: 1000}
 		before := tree(t, f.dir)
 		lost.Store(true)
 		_, _, err := f.Commit(f.op, n, 0, 0)
 		f.wants(err, unix.EIO)
 		_, err = writeAs(f.Store, f.op, n, 100, pattern(5000, 3), vfs.FileSync)
+		f.wants(err, unix.EIO)
+		_, err = writeAs(f.Store, user, n, 0, []byte("takes set-uid away"), vfs.Unstable)
 		f.wants(err, unix.EIO)
 		_, err = f.SetAttr(f.op, n, &vfs.SetAttr{SetSize: true, Size: 1})
 		f.wants(err, unix.EIO)
@@ -46,7 +52,22 @@ func TestNotHeld(t *testing.T) {
 	}
 }
 
-// tree returns the names in a directory, with their content.
+// Nor does it say that what is in the memory of this host's kernel is on the disk.
+func TestSyncWhenNotHeld(t *testing.T) {
+	var lost atomic.Bool
+	f := newFixture(t, options{noStart: true, holds: func() bool { return !lost.Load() }})
+	n := f.create(vfs.RootID, "a", 0o600)
+	f.write(n, 0, pattern(5*4096, 1), vfs.Unstable)
+	f.WritePages(f.op.Scope, 100)
+	lost.Store(true)
+	_, _, err := f.Commit(f.op, n, 0, 0)
+	f.wants(err, unix.EIO)
+	f.wants(f.Sync(f.op, n), unix.EIO)
+	lost.Store(false)
+	f.ok(f.Sync(f.op, n))
+}
+
+// tree returns the names in a directory, with their attributes and content.
 func tree(t *testing.T, dir string) (all string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -57,7 +78,12 @@ func tree(t *testing.T, dir string) (all string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all += e.Name() + ": " + string(content) + "\n"
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		all += fmt.Sprint(e.Name(), " ", info.Mode(), st.Mtim, st.Ctim, ": ", string(content), "\n")
 	}
 	return all
 }

@@ -71,6 +71,9 @@ func (s *Store) setAttr(op *vfs.Op, in *inode, fd int, set *vfs.SetAttr) error {
 		in.am.Lock()
 		s.stripSuid(op, in, fd)
 		in.am.Unlock()
+		if err := s.held(); err != nil { // the disk may have taken its time
+			return err
+		}
 	}
 	if set.SetAtime != vfs.SetToClientTime && set.SetMtime != vfs.SetToClientTime {
 		if err := s.touch(op, in, fd, set); err != nil {
@@ -211,7 +214,7 @@ func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 	case err == nil && size < in.size.Load():
 		in.size.Store(size)
 		in.m.WaitWriteback(op.Scope, in.m.Seq(), nil)
-		if lengthOf(fd) > size {
+		if err = s.held(); err == nil && lengthOf(fd) > size {
 			err = ftruncate(fd, size)
 		}
 		s.cut(in, size)
@@ -222,7 +225,7 @@ func (s *Store) truncate(op *vfs.Op, in *inode, fd int, size uint64) error {
 		in.touch()
 		in.am.Unlock()
 	}
-	in.endIO(fd)
+	s.endIO(in, fd)
 	if !in.dirty() {
 		in.writeFail.clear(s, in)
 	}

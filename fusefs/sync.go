@@ -149,6 +149,9 @@ func (s *Store) syncFD(in *inode, full bool) error {
 		return err
 	}
 	defer s.fds.release(in)
+	if err := s.held(); err != nil {
+		return err
+	}
 	switch {
 	case in.typ != vfs.TypeRegular && in.typ != vfs.TypeDirectory:
 		err = unix.Syncfs(s.rootFD) // it cannot be opened
@@ -159,8 +162,9 @@ func (s *Store) syncFD(in *inode, full bool) error {
 	}
 	if err != nil {
 		s.afterLoss(in, err)
+		return err
 	}
-	return err
+	return s.held() // else it may have come too late
 }
 
 // afterLoss is called when what was written to in may be in no page and not on the disk:
@@ -170,7 +174,7 @@ func (s *Store) afterLoss(in *inode, err error) {
 	in.changes.Add(1)
 	in.wbErr.Set(err)
 	s.verifier.Add(1)
-	if in.typ == vfs.TypeRegular {
+	if in.typ == vfs.TypeRegular && !in.stale.Load() { // what is stale would go over what others have written
 		in.m.DirtyAll()
 	}
 }

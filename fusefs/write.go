@@ -30,11 +30,14 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 		return err
 	}
 	defer s.fds.release(in)
-	if err := s.mayDirty(in); err != nil {
+	failures := in.syncs.failures()
+	most := n>>alloc.PageShift + 2
+	if err := s.reserve(op, in, most); err != nil {
 		return err
 	}
-	failures := in.syncs.failures()
-	if err := s.place(op, in, fd, off, n, v, res); err != nil {
+	err = s.place(op, in, fd, off, n, v, res)
+	s.bdi.Unreserve(most)
+	if err != nil {
 		return err
 	}
 	if how == vfs.Unstable {
@@ -48,6 +51,24 @@ func (s *Store) Write(op *vfs.Op, node vfs.NodeID, off uint64, v *vfs.Vec, how v
 		return nil
 	}
 	return s.syncSince(op.Scope, in, how == vfs.FileSync, failures)
+}
+
+// reserve waits until so many pages more may become dirty, or not at all.
+func (s *Store) reserve(op *vfs.Op, in *inode, pages int) error {
+	for {
+		if err := s.mayDirty(in); err != nil {
+			return err
+		}
+		if s.bdi.Reserve(op.Scope, pages) {
+			return nil
+		}
+		if op.MustWait() {
+			return errWouldWait
+		}
+		if !s.bdi.AwaitReserve(op.Scope, pages, op.Cancel) {
+			return unix.EINTR
+		}
+	}
 }
 
 // place writes n bytes of v at off, or at the end.
@@ -167,12 +188,18 @@ func (s *Store) mayWrite(op *vfs.Op, in *inode, fd int, w *vfs.WCC) error {
 	}
 	s.fill(in, &w.Post)
 	w.Pre, w.HasPre = w.Post.Pre(), true
-	return s.ioPermission(op, in, fd, vfs.MayWrite)
+	if err := s.ioPermission(op, in, fd, vfs.MayWrite); err != nil {
+		return err
+	}
+	if in.losesSuid(op) {
+		return s.held()
+	}
+	return nil
 }
 
-// prepare makes every page of sp present and valid, but for the bytes that will
-// be written. Nothing in the cache changes if it fails. The lock is held
-// exclusively.
+// prepare makes every page of sp valid, but for the bytes that will be written. Those
+// that are new go into no mapping yet: what they have there is what the memory had in it
+// before. Nothing in the cache changes if it fails. The lock is held exclusively.
 func (s *Store) prepare(in *inode, fd int, sp span, b *scratch) error {
 	size := in.size.Load()
 	for i := b.given; i < len(b.fs); i++ {
@@ -180,16 +207,10 @@ func (s *Store) prepare(in *inode, fd int, sp span, b *scratch) error {
 			return err
 		}
 	}
-	for i := b.given; i < len(b.fs); i++ {
-		if f := b.fs[i]; f.Owner() == 0 {
-			in.m.Insert(sp.first+uint64(i), f)
-		}
-	}
 	return nil
 }
 
-// preparePage is prepare for page i. A new one goes into no mapping yet: what the write
-// does not leave of it is what the memory had in it before.
+// preparePage is prepare for page i.
 func (s *Store) preparePage(fd int, sp span, i int, b *scratch, size uint64) error {
 	f := b.fs[i]
 	switch {
@@ -258,6 +279,9 @@ func (s *Store) copyIn(in *inode, sp span, b *scratch, v *vfs.Vec) {
 			n := copy(dst, left)
 			dst, left = dst[n:], left[n:]
 		}
+		if f := b.fs[i]; f.Owner() == 0 {
+			in.m.Insert(sp.first+uint64(i), f)
+		}
 	}
 }
 
@@ -306,7 +330,7 @@ func (in *inode) losesSuid(op *vfs.Op) bool {
 // stripSuid takes away set-uid and set-gid from a file that a user writes to
 // (file_remove_privs). am is held.
 func (s *Store) stripSuid(op *vfs.Op, in *inode, fd int) {
-	if !in.losesSuid(op) {
+	if !in.losesSuid(op) || s.held() != nil {
 		return
 	}
 	mode := in.st.Mode & 0o7777

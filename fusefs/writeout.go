@@ -26,14 +26,20 @@ import (
 type writeFailure struct {
 	seq   atomic.Uint64 // failures so far
 	errno atomic.Int32  // of the last, 0 after a success
-	retry atomic.Int64  // not before this time, in ns
+	retry atomic.Int64  // not before this time (monotonic)
 	delay atomic.Int64
 }
+
+// loaded is where monotonic starts.
+var loaded = time.Now()
+
+// monotonic returns a time in ns that nobody sets.
+func monotonic() int64 { return int64(time.Since(loaded)) }
 
 // set records err.
 func (w *writeFailure) set(s *Store, in *inode, err error) {
 	w.seq.Add(1)
-	if now := time.Now().UnixNano(); now >= w.retry.Load() { // else it is of the same attempt
+	if now := monotonic(); now >= w.retry.Load() { // else it is of the same attempt
 		delay := min(max(2*w.delay.Load(), retryMin), retryMax)
 		w.delay.Store(delay)
 		w.retry.Store(now + delay)
@@ -125,7 +131,7 @@ func (s *Store) writeStuck(b *scratch, nr int) (done int) {
 			break
 		}
 		in := m.Host.(*inode)
-		if time.Now().UnixNano() < in.writeFail.retry.Load() {
+		if monotonic() < in.writeFail.retry.Load() {
 			continue
 		}
 		n, _ := s.writeSome(in, b, nr-done, ^uint64(0))
@@ -215,7 +221,7 @@ func (s *Store) store(in *inode, b *scratch, fs []*alloc.Folio) error {
 	}
 	defer s.fds.release(in)
 	in.beginIO(fd)
-	defer in.endIO(fd)
+	defer s.endIO(in, fd)
 	// The size is read after the pages were put under write-back: whoever
 	// makes the file shorter from now on waits for them.
 	size := in.size.Load()

@@ -60,6 +60,7 @@ type Domain struct {
 	cfg       Config
 	nr        atomic.Int64 // all pages of all devices that become clean sooner or later
 	stuck     atomic.Int64 // those that cannot be written for now
+	coming    atomic.Int64 // those that are about to become dirty
 	throttled atomic.Uint64
 	closed    atomic.Bool
 	wq        waitq.Queue // throttled writers
@@ -73,17 +74,21 @@ func NewDomain(cfg Config) (*Domain, error) {
 	return &Domain{cfg: cfg}, nil
 }
 
+// dirtyable returns how many pages can hold file data now.
+func (d *Domain) dirtyable() int {
+	if d.cfg.Dirtyable == nil {
+		return d.cfg.Pages
+	}
+	return min(d.cfg.Pages, d.cfg.Dirtyable())
+}
+
 // minThresh lets somebody write however little memory is left, in pages.
 const minThresh = 16
 
 // Thresholds returns the hard and the background limit of this moment, in pages
 // (global_dirty_limits). Pages that are stuck are not there to be dirty.
 func (d *Domain) Thresholds() (thresh, background int) {
-	pages := d.cfg.Pages
-	if d.cfg.Dirtyable != nil {
-		pages = min(pages, d.cfg.Dirtyable())
-	}
-	pages = max(pages-d.Stuck(), 0)
+	pages := max(d.dirtyable()-d.Stuck(), 0)
 	thresh = max(pages*d.cfg.DirtyRatio/100, minThresh)
 	background = pages * d.cfg.BackgroundRatio / 100
 	if d.cfg.BackgroundPages > 0 {
@@ -184,6 +189,63 @@ func (b *BDI) Nr(c Counter) int { return int(b.nr[c].Load()) }
 // Pages returns the number of pages of this device that are not clean.
 func (b *BDI) Pages() int { return int(b.all.Load()) }
 
+// moving returns how many of them are not stuck.
+func (b *BDI) moving() int { return int(b.all.Load() - b.stuck.Load()) }
+
+// Reserve says that so many pages are about to become dirty, until Unreserve, and reports
+// whether they may: together with all that are not clean, or about to be, they must leave half
+// of the memory that can hold file data. So memory can be had, however many write at once, and
+// whatever the disks do. A device that has little takes an eighth besides. Those whom others
+// wait for (LocalThrottle) are not refused.
+func (b *BDI) Reserve(sc gfp.Scope, pages int) bool {
+	for {
+		coming := b.dom.coming.Load()
+		if !b.mayCome(sc, pages, coming) {
+			b.WakeFlusher()
+			return false
+		}
+		if b.dom.coming.CompareAndSwap(coming, coming+int64(pages)) {
+			return true
+		}
+	}
+}
+
+// mayCome reports whether so many pages may become dirty besides those that are coming.
+func (b *BDI) mayCome(sc gfp.Scope, pages int, coming int64) bool {
+	d := b.dom
+	total := int(coming) + pages + d.Pages() + d.Stuck()
+	if total <= d.cfg.Pages/4 || total == pages || sc.IsLocalThrottle() || d.closed.Load() {
+		return true
+	}
+	most := d.dirtyable()
+	if b.moving()+pages <= most/16 {
+		return total <= most/8*5
+	}
+	return total <= most/2
+}
+
+// Unreserve ends Reserve: the pages are dirty now, or are not after all.
+func (b *BDI) Unreserve(pages int) {
+	b.dom.coming.Add(-int64(pages))
+	b.dom.wq.Wake()
+}
+
+// AwaitReserve waits, if Reserve would refuse, until something has changed. It returns false
+// when cancel is closed.
+func (b *BDI) AwaitReserve(sc gfp.Scope, pages int, cancel <-chan struct{}) bool {
+	d := b.dom
+	w := d.wq.Prepare()
+	defer d.wq.Finish(w)
+	if b.mayCome(sc, pages, d.coming.Load()) {
+		return true
+	}
+	d.throttled.Add(1)
+	task := sc.Task()
+	task.Wait("", "dirty pages to fall below half of the memory", 0, DirtyResource)
+	defer task.Done()
+	return w.Wait(cancel)
+}
+
 // DirtyResource is what a throttled writer waits for. Tasks that clean pages
 // hold it while they do.
 var DirtyResource = waitfor.Resource{Kind: waitfor.DirtyLimit, ID: 1}
@@ -210,7 +272,7 @@ func (b *BDI) BalanceDirtyPages(sc gfp.Scope, cancel <-chan struct{}) {
 // has the flusher begin.
 func (b *BDI) Exceeded(sc gfp.Scope) bool {
 	d := b.dom
-	l := Load{Pages: d.Pages(), DevicePages: int(b.all.Load() - b.stuck.Load())}
+	l := Load{Pages: d.Pages(), DevicePages: b.moving()}
 	l.Thresh, l.Background = d.Thresholds()
 	if l.Pages > l.Background {
 		b.WakeFlusher()
