@@ -16,6 +16,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"loopnfs/fusefs"
 )
@@ -66,6 +67,8 @@ func detachAll(t *testing.T, dir string) {
 		t.Errorf("left mounted: %s", m.Mountpoint)
 		if mp, _ := fusefs.FindMount(m.Mountpoint); mp != nil {
 			mp.Detach()
+		} else {
+			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH)
 		}
 	}
 }

@@ -82,6 +82,7 @@ var (
 	descReserve  = desc("alloc_reserve_pages_total", "Pages taken from the reserve.")
 	descReclaim  = desc("reclaim_pages_total", "Pages that reclaim looked at, and freed.", "result")
 	descDirty    = desc("dirty_bytes", "Memory that is not clean.", "export", "state")
+	descStuck    = desc("stuck_bytes", "Memory that is not clean and that the disk does not take for now.", "export")
 	descWait     = desc("throttled_writers", "Writers that wait for the dirty limit now.")
 	descCalls    = desc("nfs_calls_total", "NFS calls served.", "procedure")
 	descLocks    = desc("lock_calls_total", "Calls of the lock manager and the status monitor served.")
@@ -141,6 +142,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, b := range c.server.BDIs() {
 		gauge(descDirty, b.Nr(writeback.Dirty)<<alloc.PageShift, b.Name(), "dirty")
 		gauge(descDirty, b.Nr(writeback.Writeback)<<alloc.PageShift, b.Name(), "writeback")
+		gauge(descStuck, b.Stuck()<<alloc.PageShift, b.Name())
 	}
 	s := c.server.NFS.Stats()
 	count(descLocks, s.LockCalls)

@@ -236,6 +236,9 @@ func (p *picture) exports() {
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		dirty, wb := p.now.value("dirty_bytes", name, "dirty"), p.now.value("dirty_bytes", name, "writeback")
 		p.line("export", "%s: dirty %s, being written %s", strings.TrimPrefix(name, "store "), mib(dirty), mib(wb))
+		if n := p.now.value("stuck_bytes", name); n > 0 {
+			p.line("", "THE DISK DOES NOT TAKE %s: it is full, or fails", mib(n))
+		}
 	}
 	throttled := "nobody is throttled"
 	if n := p.now.value("throttled_writers"); n > 0 {

@@ -64,6 +64,7 @@ type Domain struct {
 	throttled atomic.Uint64
 	closed    atomic.Bool
 	wq        waitq.Queue // throttled writers
+	room      waitq.Queue // those who wait to reserve
 }
 
 // NewDomain returns a domain without devices.
@@ -107,12 +108,20 @@ func (d *Domain) Pages() int { return int(d.nr.Load()) }
 func (d *Domain) Stuck() int { return int(d.stuck.Load()) }
 
 // Throttled returns how many writers wait now, and how many ever waited.
-func (d *Domain) Throttled() (now int, total uint64) { return d.wq.Len(), d.throttled.Load() }
+func (d *Domain) Throttled() (now int, total uint64) {
+	return d.wq.Len() + d.room.Len(), d.throttled.Load()
+}
 
 // Close lets every throttled writer go and throttles no more.
 func (d *Domain) Close() {
 	d.closed.Store(true)
+	d.wake()
+}
+
+// wake has all who wait look again.
+func (d *Domain) wake() {
 	d.wq.Wake()
+	d.room.Wake()
 }
 
 // BDI accounts for one backing device (struct bdi_writeback).
@@ -167,7 +176,7 @@ func (b *BDI) Add(by *Counts, stuck bool) {
 		}
 	}
 	if sum < 0 || by[Writeback] < 0 {
-		b.dom.wq.Wake()
+		b.dom.wake()
 	}
 }
 
@@ -179,7 +188,7 @@ func (b *BDI) Stick(pages int) {
 	b.dom.stuck.Add(int64(pages))
 	b.dom.nr.Add(-int64(pages))
 	if pages > 0 {
-		b.dom.wq.Wake()
+		b.dom.wake()
 	}
 }
 
@@ -189,7 +198,10 @@ func (b *BDI) Nr(c Counter) int { return int(b.nr[c].Load()) }
 // Pages returns the number of pages of this device that are not clean.
 func (b *BDI) Pages() int { return int(b.all.Load()) }
 
-// moving returns how many of them are not stuck.
+// Stuck returns how many of them cannot be written for now.
+func (b *BDI) Stuck() int { return int(b.stuck.Load()) }
+
+// moving returns how many can.
 func (b *BDI) moving() int { return int(b.all.Load() - b.stuck.Load()) }
 
 // Reserve says that so many pages are about to become dirty, until Unreserve, and reports
@@ -227,15 +239,15 @@ func (b *BDI) mayCome(sc gfp.Scope, pages int, coming int64) bool {
 // Unreserve ends Reserve: the pages are dirty now, or are not after all.
 func (b *BDI) Unreserve(pages int) {
 	b.dom.coming.Add(-int64(pages))
-	b.dom.wq.Wake()
+	b.dom.room.Wake()
 }
 
 // AwaitReserve waits, if Reserve would refuse, until something has changed. It returns false
 // when cancel is closed.
 func (b *BDI) AwaitReserve(sc gfp.Scope, pages int, cancel <-chan struct{}) bool {
 	d := b.dom
-	w := d.wq.Prepare()
-	defer d.wq.Finish(w)
+	w := d.room.Prepare()
+	defer d.room.Finish(w)
 	if b.mayCome(sc, pages, d.coming.Load()) {
 		return true
 	}

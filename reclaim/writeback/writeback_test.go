@@ -139,6 +139,68 @@ func TestStuckPagesDoNotCount(t *testing.T) {
 	})
 }
 
+// Half of the memory stays clean however many write at once, but for a little for each device.
+func TestReserve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDomain(t)
+		a, b := d.NewBDI("a"), d.NewBDI("b")
+		local := gfp.Scope{}.LocalThrottle()
+		a.Add(&Counts{Dirty: 450}, false)
+		for _, c := range []struct {
+			name  string
+			b     *BDI
+			sc    gfp.Scope
+			pages int
+			want  bool
+		}{
+			{"half", a, gfp.Scope{}, 50, true},
+			{"more than half", a, gfp.Scope{}, 51, false},
+			{"others wait for it", a, local, 51, true},
+			{"device with few", b, gfp.Scope{}, 62, true},
+			{"not so few", b, gfp.Scope{}, 63, false},
+		} {
+			got := c.b.Reserve(c.sc, c.pages)
+			if got {
+				c.b.Unreserve(c.pages)
+			}
+			if got != c.want {
+				t.Errorf("%s: %v", c.name, got)
+			}
+		}
+		waits := func(pages int) *bool {
+			done := new(bool)
+			go func() {
+				for !a.Reserve(gfp.Scope{}, pages) {
+					a.AwaitReserve(gfp.Scope{}, pages, nil)
+				}
+				a.Unreserve(pages)
+				*done = true
+			}()
+			synctest.Wait()
+			return done
+		}
+		if !a.Reserve(gfp.Scope{}, 50) {
+			t.Fatal("there is room")
+		}
+		first, second := waits(10), waits(60)
+		if *first || *second {
+			t.Fatal("there is no room")
+		}
+		a.Unreserve(50)
+		synctest.Wait()
+		if !*first || *second {
+			t.Errorf("what is reserved no more: %v, %v", *first, *second)
+		}
+		a.Add(&Counts{Dirty: -10, Writeback: 10}, false)
+		a.Add(&Counts{Writeback: -10}, false)
+		synctest.Wait()
+		if !*second {
+			t.Error("who waits to reserve does not see what is clean")
+		}
+		a.Add(&Counts{Dirty: -440}, false)
+	})
+}
+
 // Who waits looks again when something was written, though as many pages count as before: the
 // limit may be another one by now, or a COMMIT be all that is left to do.
 func TestThrottledWriterLooksAgain(t *testing.T) {
