@@ -39,7 +39,7 @@ func newMemory(t testing.TB, bytes int64, policy alloc.Policy) *memory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dom, err := writeback.NewDomain(writeback.Config{Pages: arena.Total(), DirtyRatio: 20, BackgroundRatio: 10, Throttle: writeback.LocalThrottle{}})
+	dom, err := writeback.NewDomain(writeback.Config{Pages: arena.Total(), DirtyRatio: 20, BackgroundRatio: 10, Throttle: writeback.FairThrottle{Throttle: writeback.LocalThrottle{}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,6 +156,7 @@ func (o *serveOptions) memoryConfig(keep *hostguard.Keep) stack.MemoryConfig {
 	if !o.without.has(localThrottle) {
 		cfg.Throttle = writeback.GlobalThrottle{}
 	}
+	cfg.Throttle = writeback.FairThrottle{Throttle: cfg.Throttle}
 	return cfg
 }
 

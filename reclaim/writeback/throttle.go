@@ -13,16 +13,6 @@ type Load struct {
 // (dirty_freerun_ceiling).
 func (l Load) FreeRun() int { return (l.Thresh + l.Background) / 2 }
 
-// share is the part of the limit that a device has whatever others do with the rest.
-const share = 8
-
-// FairShare reports whether the device has so little of what counts that its writers may go
-// on beyond the limit: the device that has the rest may hang, or be slow (wb_thresh). Up to
-// twice the limit is for those.
-func (l Load) FairShare() bool {
-	return l.DevicePages < max(l.Thresh/share, 1) && l.Pages < 2*l.Thresh
-}
-
 // Throttle decides whether a writer has to wait.
 type Throttle interface {
 	Exceeded(l Load, sc gfp.Scope) bool
@@ -37,8 +27,7 @@ func (GlobalThrottle) Exceeded(l Load, _ gfp.Scope) bool { return l.Pages >= l.T
 // LocalThrottle spares writers whose scope says LocalThrottle: they clean pages
 // of another device of the same domain, so the only limit that may stop them is
 // that of the device they write to (PF_LOCAL_THROTTLE). Its pages become clean
-// without their help. All others wait when the domain is over its limit, unless their device
-// has less than its share.
+// without their help.
 type LocalThrottle struct{}
 
 // Exceeded implements Throttle.
@@ -46,7 +35,20 @@ func (LocalThrottle) Exceeded(l Load, sc gfp.Scope) bool {
 	if sc.IsLocalThrottle() {
 		return l.DevicePages >= l.FreeRun()
 	}
-	return l.Pages >= l.Thresh && !l.FairShare()
+	return l.Pages >= l.Thresh
+}
+
+// FairThrottle spares writers to a device that has little of what counts, for the one that has
+// the rest may hang, or be slow (wb_thresh). All others are for the other Throttle.
+type FairThrottle struct{ Throttle }
+
+// share is the part of the limit that a device has whatever others do with the rest.
+const share = 8
+
+// Exceeded implements Throttle. What devices have above the limit is as much again, at most.
+func (t FairThrottle) Exceeded(l Load, sc gfp.Scope) bool {
+	fair := l.DevicePages < max(l.Thresh/share, 1) && l.Pages < 2*l.Thresh
+	return !fair && t.Throttle.Exceeded(l, sc)
 }
 
 // Historical25 is what the kernel did from 2014 to 2020 (PF_LESS_THROTTLE):
