@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -49,10 +50,11 @@ type status struct {
 	l      *net.UnixListener
 	giveUp chan struct{} // closed when asked to
 
-	once  sync.Once
-	ended chan struct{}
-	last  statusReport // valid after ended
-	conns sync.WaitGroup
+	once   sync.Once
+	served chan struct{} // closed when serve returns
+	ended  chan struct{}
+	last   statusReport // valid after ended
+	conns  sync.WaitGroup
 }
 
 func listenStatus(mountpoint string) (*status, error) {
@@ -63,7 +65,7 @@ func listenStatus(mountpoint string) (*status, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a socket for %s: %w", mountpoint, err)
 	}
-	return &status{l: l, giveUp: make(chan struct{}), ended: make(chan struct{})}, nil
+	return &status{l: l, giveUp: make(chan struct{}), served: make(chan struct{}), ended: make(chan struct{})}, nil
 }
 
 // nameTaken returns the error for a mount point whose socket another process has. Every user
@@ -79,8 +81,9 @@ func nameTaken(mountpoint string) error {
 	return fmt.Errorf("mount point %s is in use: it is mounted, or an earlier mount is still writing to its server; see loopnfs umount %s", mountpoint, mountpoint)
 }
 
-// serve answers until close. unwritten returns how many bytes are left.
+// serve answers until finish. unwritten returns how many bytes are left.
 func (s *status) serve(unwritten func() int64) {
+	defer close(s.served)
 	for {
 		c, err := s.l.AcceptUnix()
 		if err != nil {
@@ -139,12 +142,15 @@ func (s *status) answer(c *net.UnixConn, unwritten func() int64) {
 	}
 }
 
-// finish gives everybody who asked the last answer.
+// finish gives everybody who asked the last answer. serve was called. The name is free by
+// then: who hears that the mount has ended may mount again.
 func (s *status) finish(lost error) {
 	s.last.Ended = true
 	if lost != nil {
 		s.last.Lost = lost.Error()
 	}
+	s.close()
+	<-s.served
 	close(s.ended)
 	s.conns.Wait()
 }
@@ -179,9 +185,13 @@ func dialStatus(mountpoint string, believe func(uid int) bool) (*statusClient, e
 	}
 	s := &statusClient{c: c, r: bufio.NewReader(c), pid: int(cred.Pid), uid: int(cred.Uid), left: -1}
 	// Once it has answered, it does not end without the last report.
-	if rep, err := s.next(time.Now().Add(answerTime)); err == nil {
-		s.left = rep.Unwritten
-		s.first = &rep
+	rep, err := s.next(time.Now().Add(answerTime))
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // it ended as we came
+		c.Close()
+		return nil, nil
+	case err == nil:
+		s.left, s.first = rep.Unwritten, &rep
 	}
 	return s, nil
 }
